@@ -1,0 +1,90 @@
+"""kn func's front door.
+
+Its middleware forwards no lifespan, calls `start`, `stop`, `alive` and `ready` on the running loop without awaiting
+them, and goes on serving after an exception in `start`. After `stop` its loop ends at once and cancels every task. So
+one task lives as long as the function does: it starts the application, and closes it when it is cancelled.
+"""
+
+import asyncio
+from collections.abc import Mapping
+
+from user_service.app import Application, Receive, Scope, Send, create_app
+from user_service.errors import ConfigurationError, Unavailable
+from user_service.logs import log, set_up_logs
+from user_service.settings import Settings
+from user_service.web.answers import problem_of
+
+
+class Function:
+    """The User Service as kn func's middleware wants it."""
+
+    def __init__(self) -> None:
+        self.application: Application | None = None
+        self.life: asyncio.Task[None] | None = None
+        self.started = asyncio.Event()
+        self.failed = False
+
+    def start(self, cfg: Mapping[str, str]) -> None:
+        """Begins to start; what keeps the application from starting is logged, and `ready` stays false."""
+        set_up_logs(level="info", log_format="json")
+        try:
+            self.application = create_app(Settings.load(cfg), environ=cfg)
+        except ConfigurationError as error:
+            self.fail(error)
+            return
+        self.life = asyncio.get_running_loop().create_task(self.live(self.application))
+
+    async def live(self, application: Application) -> None:
+        try:
+            await application.start()
+            self.started.set()
+            await asyncio.Event().wait()
+        except ConfigurationError as error:
+            self.fail(error)
+        finally:
+            await application.stop()
+            log.info("the function is closed")
+
+    def fail(self, error: ConfigurationError) -> None:
+        log.critical("the function can't start", extra={"reason": str(error)})
+        self.failed = True
+        self.started.set()
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI. No exception leaves it: the middleware's own answer to one is broken."""
+        await self.started.wait()
+        if self.failed or self.application is None:
+            await refuse(send)
+            return
+        try:
+            await self.application(scope, receive, send)
+        except Exception:
+            # What is left to go wrong here is the connection itself: there is nobody to answer.
+            log.warning("an answer could not be sent", exc_info=True)
+
+    def alive(self) -> tuple[bool, str]:
+        return True, "alive"
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether requests can be served, as of a look at the database that is about a second old."""
+        if self.failed or self.application is None or not self.started.is_set():
+            return False, "starting"
+        health = self.application.health
+        health.look_again()
+        return (True, "ready") if health.answer().status == 200 else (False, "not ready")
+
+    def stop(self) -> None:
+        """The application is closed when the middleware's loop ends, right after this."""
+        if self.application is not None:
+            self.application.health.stopping = True
+
+
+async def refuse(send: Send) -> None:
+    answer = problem_of(Unavailable("The function could not start; its log says why."), "none")
+    await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+def new() -> Function:
+    """The function, for kn func's scaffolding."""
+    return Function()

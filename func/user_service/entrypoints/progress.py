@@ -1,0 +1,54 @@
+"""Progress of long commands: a bar on a terminal, with rate and remaining time; silence elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+
+class Progress(Protocol):
+    def show(self, done: int, total: int | None, unit: str) -> None:
+        """How much is done, of how much where that is known; `unit` is `bytes` or what is counted."""
+
+
+class Silence:
+    """For logs and pipes."""
+
+    def show(self, done: int, total: int | None, unit: str) -> None: ...
+
+
+@contextmanager
+def progress_on(stream: TextIO) -> Iterator[Progress]:
+    """A bar when `stream` is a terminal and rich is installed (`pip install 'function[cli]'`)."""
+    if not stream.isatty():
+        yield Silence()
+        return
+    try:
+        from rich import progress as rich
+        from rich.console import Console
+    except ImportError:
+        yield Silence()
+        return
+    columns = (
+        rich.BarColumn(),
+        rich.TextColumn("{task.percentage:>3.0f} %"),
+        rich.TextColumn("{task.fields[rate]}"),
+        rich.TimeRemainingColumn(),
+    )
+    with rich.Progress(*columns, console=Console(file=stream), transient=True) as bars:
+        yield RichBar(bars)
+
+
+class RichBar:
+    """One bar of rich's."""
+
+    def __init__(self, bars: "RichProgress") -> None:
+        self.bars = bars
+        self.task = bars.add_task("", rate="", total=None)
+
+    def show(self, done: int, total: int | None, unit: str) -> None:
+        speed = self.bars.tasks[0].speed or 0
+        rate = f"{speed / 1e6:.1f} MB/s" if unit == "bytes" else f"{done:,} {unit}, {speed:,.0f}/s"
+        self.bars.update(self.task, completed=done, total=total, rate=rate)

@@ -1,0 +1,101 @@
+"""Where events go: an HTTP endpoint that takes CloudEvents 1.0 in binary mode."""
+
+import ssl
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final, Protocol
+
+import aiohttp
+import orjson
+from cloudevents.core.bindings.http import HTTPMessage, to_binary_event
+from cloudevents.core.v1.event import CloudEvent
+
+from user_service.errors import ConfigurationError
+from user_service.events.types import PendingChange
+from user_service.settings import Settings
+from user_service.tracing import Tracing
+
+POST_SECONDS: Final = 10.0
+POSTS_AT_ONCE: Final = 16
+# What another event would be answered with too, or what a later attempt may not: the sink's trouble, not the event's.
+RETRIED: Final = frozenset({401, 402, 403, 404, 405, 407, 408, 409, 421, 423, 424, 425, 426, 429, 451})
+
+
+class Outcome(Enum):
+    """What became of a post: taken, not taken by a sink in trouble, or refused as an event."""
+
+    PUBLISHED = "published"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+class Sink(Protocol):
+    async def post(self, change: PendingChange) -> tuple[Outcome, str]:
+        """The outcome and a reason for the log. Never raises for what the sink does."""
+
+    async def close(self) -> None: ...
+
+
+class HttpSink:
+    """Posts to one URL. Make it on a running loop."""
+
+    def __init__(
+        self, url: str, *, extensions: Mapping[str, str], ca_certs: str | None, tracing: Tracing | None = None
+    ) -> None:
+        self.url = url
+        self.tracing = tracing
+        self.extensions = extensions
+        context = ssl.create_default_context()
+        if ca_certs is not None:
+            try:
+                context.load_verify_locations(cadata=ca_certs)
+            except ssl.SSLError:
+                raise ConfigurationError("K_CA_CERTS: these are no certificates in PEM") from None
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=context, limit=POSTS_AT_ONCE),
+            timeout=aiohttp.ClientTimeout(total=POST_SECONDS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": "user-service"},
+        )
+
+    async def post(self, change: PendingChange) -> tuple[Outcome, str]:
+        if self.tracing is None:
+            return await self.send(self.message_of(change))
+        with self.tracing.publish(change.type, change.traceparent) as publication:
+            # The extension goes on naming the change; the header names this attempt.
+            message = self.message_of(change, traceparent=publication.traceparent)
+            outcome, reason = await self.send(message)
+            publication.ended(outcome.value, failed=outcome is not Outcome.PUBLISHED)
+            return outcome, reason
+
+    async def send(self, message: HTTPMessage) -> tuple[Outcome, str]:
+        try:
+            async with self.session.post(
+                self.url, data=message.body, headers=message.headers, allow_redirects=False
+            ) as response:
+                return outcome_of(response.status), str(response.status)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            return Outcome.FAILED, type(error).__name__
+
+    def message_of(self, change: PendingChange, *, traceparent: str | None = None) -> HTTPMessage:
+        attributes: dict[str, Any] = {**change.attributes, **self.extensions}
+        # The SDK writes anything but an object as its Python form, so it gets bytes.
+        message = to_binary_event(CloudEvent(attributes, orjson.dumps(change.data)))
+        return HTTPMessage({**message.headers, "traceparent": traceparent or change.traceparent}, message.body)
+
+    async def close(self) -> None:
+        await self.session.close()
+
+
+def outcome_of(status: int) -> Outcome:
+    if 200 <= status < 300:
+        return Outcome.PUBLISHED
+    return Outcome.REFUSED if 400 <= status < 500 and status not in RETRIED else Outcome.FAILED
+
+
+def open_sink(settings: Settings, tracing: Tracing | None = None) -> HttpSink:
+    """The sink of the settings, which must name one. Raises ConfigurationError when K_CA_CERTS can't be read."""
+    assert settings.sink_url is not None
+    return HttpSink(
+        settings.sink_url, extensions=settings.k_ce_overrides, ca_certs=settings.k_ca_certs, tracing=tracing
+    )

@@ -1,0 +1,357 @@
+"""Every setting, typed and documented: read once from the environment, then frozen.
+
+A value comes from the variable itself, from the file that `<NAME>_FILE` names, or from a file of that name in
+`SECRETS_DIR`, in this order. docs/configuration.md lists them all.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import quote, urlsplit
+
+import orjson
+
+from user_service.errors import ConfigurationError
+
+EXTENSION_NAME: Final = re.compile("[a-z0-9]+")
+RESERVED_EXTENSIONS: Final = frozenset(
+    {"id", "source", "type", "specversion", "subject", "time", "datacontenttype", "dataschema", "data"}
+)
+PLACEHOLDERS: Final = frozenset(
+    {"changeme", "change-me", "placeholder", "secret", "password", "replace-me", "example", "development-only"}
+)
+MIN_SECRET_LENGTH: Final = 16
+# `user:password@host:port`; several hosts are a list, an IPv6 address stands in brackets.
+HOST: Final = r"(?:\[[0-9A-Fa-f:.%]+\]|[^:\[\]@,]*)(?::[0-9]{1,5})?"
+AUTHORITY: Final = re.compile(rf"(?:.*@)?{HOST}(?:,{HOST})*")
+
+
+def parse_bool(text: str) -> bool:
+    lowered = text.lower()
+    if lowered in {"true", "1", "yes", "on"}:
+        return True
+    if lowered in {"false", "0", "no", "off"}:
+        return False
+    raise ValueError("expected true or false")
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"expected one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise ValueError(f"expected a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def url_of(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        scheme, _, rest = text.partition("://")
+        if scheme not in schemes or not rest:
+            raise ValueError(f"expected a URL that starts with {' or '.join(f'{s}://' for s in schemes)}")
+        if scheme != "unix" and not AUTHORITY.fullmatch(re.split("[/?#]", rest, maxsplit=1)[0]):
+            raise ValueError(
+                "the host and port can't be made out; special characters of a password are written as in `%2F` for /"
+            )
+        return text
+
+    return parse
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def ce_overrides(text: str) -> dict[str, str]:
+    """The extensions of K_CE_OVERRIDES, `{"extensions": {"name": "value"}}`, by name."""
+    try:
+        extensions = orjson.loads(text).get("extensions") or {}
+        items = list(extensions.items())
+    except (orjson.JSONDecodeError, AttributeError):
+        raise ValueError('expected JSON, as {"extensions": {"name": "value"}}') from None
+    for name, value in items:
+        if not EXTENSION_NAME.fullmatch(name) or name in RESERVED_EXTENSIONS or not isinstance(value, str):
+            raise ValueError("an extension has a name of a-z and 0-9 that is no attribute, and a string as its value")
+    return extensions
+
+
+def pem(text: str) -> str:
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise ValueError("expected certificates in PEM")
+    return text
+
+
+database_url = url_of("postgresql", "postgres")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings in force. Durations are in seconds, sizes in bytes."""
+
+    app_env: str = "development"
+    host: str = "0.0.0.0"  # noqa: S104 - a container is reached from outside
+    port: int = 3002
+    serve: str = "all"
+    data_dir: Path = Path("~/.local/share/user-service")
+    database_url: str | None = None
+    database_read_url: str | None = None
+    postgres_max_connections: int = 20
+    database_timeout: int = 5
+    audit_retention_days: int = 365
+    redis_url: str | None = None
+    redis_key_prefix: str = "user-service:"
+    cache: str = "auto"
+    cache_ttl: int = 300
+    cache_max_bytes: int = 32 * 1024 * 1024
+    encryption_key: str | None = None
+    blind_index_key: str | None = None
+    internal_api_key: tuple[str, ...] = ()
+    secrets_reload_seconds: int = 5
+    k_sink: str | None = None
+    event_sink_url: str | None = None
+    k_ce_overrides: Mapping[str, str] = field(default_factory=dict)
+    k_ca_certs: str | None = None
+    jwt_issuer: str | None = None
+    jwt_audience: str | None = None
+    jwt_jwks_url: str | None = None
+    jwt_subject: str = "either"
+    events_audience: str | None = None
+    events_issuer: str = "https://kubernetes.default.svc.cluster.local"
+    events_jwks_url: str = "https://kubernetes.default.svc/openid/v1/jwks"
+    events_subjects: tuple[str, ...] = ("*",)
+    events_trust_network: bool = False
+    jwks_ca_file: Path | None = None
+    events_jwks_token_file: Path | None = None
+    rate_limit_max: int = 100
+    rate_limit_internal_max: int = 0
+    max_in_flight: int = 256
+    max_connections: int = 4096
+    request_timeout: int = 30
+    head_timeout: int = 10
+    body_timeout: int = 10
+    log_level: str = "info"
+    log_format: str = "json"
+    access_log: bool = True
+    otel_exporter_otlp_endpoint: str | None = None
+    otel_exporter_otlp_traces_endpoint: str | None = None
+    otel_sdk_disabled: bool = False
+    shutdown_timeout: int = 8
+
+    @property
+    def is_production(self) -> bool:
+        return self.app_env == "production"
+
+    @property
+    def sink_url(self) -> str | None:
+        """Where events go. A SinkBinding's K_SINK comes first."""
+        return self.k_sink or self.event_sink_url
+
+    @property
+    def traces_wanted(self) -> bool:
+        """Whether a collector is named; OpenTelemetry reads its other variables itself."""
+        named = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
+        return named is not None and not self.otel_sdk_disabled
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str]) -> Self:
+        """Settings from `environ`. Raises ConfigurationError that lists every fault, without any value of a secret."""
+        source = SettingsSource(environ)
+        values = {name: source.read(name, parse) for name, parse in PARSERS.items()}
+        values["database_url"] = values["database_url"] or source.database_url()
+        values["redis_url"] = values["redis_url"] or source.redis_url()
+        present = {name: value for name, value in values.items() if value is not None}
+        settings = cls(**present)
+        source.faults += missing_in_production(settings) + half_named_issuers(settings)
+        if source.faults:
+            raise ConfigurationError("The service can't start:\n" + "\n".join(f"- {f}" for f in source.faults))
+        return settings
+
+
+PARSERS: Final[dict[str, Callable[[str], Any]]] = {
+    "app_env": one_of("development", "production"),
+    "host": str,
+    "port": whole(0, 65535),
+    "serve": one_of("api", "events", "all"),
+    "data_dir": Path,
+    "database_url": database_url,
+    "database_read_url": database_url,
+    "postgres_max_connections": whole(2, 1000),
+    "database_timeout": whole(1, 300),
+    # Not less than the events of the changes may wait.
+    "audit_retention_days": whole(7, 36_500),
+    "redis_url": url_of("redis", "rediss", "unix"),
+    "redis_key_prefix": str,
+    "cache": one_of("auto", "none"),
+    "cache_ttl": whole(1, 86_400),
+    "cache_max_bytes": whole(0, 2**40),
+    "encryption_key": str,
+    "blind_index_key": str,
+    "internal_api_key": comma_separated,
+    "secrets_reload_seconds": whole(1, 300),
+    "k_sink": url_of("http", "https"),
+    "event_sink_url": url_of("http", "https"),
+    "k_ce_overrides": ce_overrides,
+    "k_ca_certs": pem,
+    "jwt_issuer": str,
+    "jwt_audience": str,
+    "jwt_jwks_url": url_of("https", "http"),
+    "jwt_subject": one_of("either", "external_id", "id"),
+    "events_audience": str,
+    "events_issuer": str,
+    "events_jwks_url": url_of("https", "http"),
+    "events_subjects": comma_separated,
+    "events_trust_network": parse_bool,
+    "jwks_ca_file": Path,
+    "events_jwks_token_file": Path,
+    "rate_limit_max": whole(0, 10**9),
+    "rate_limit_internal_max": whole(0, 10**9),
+    "max_in_flight": whole(1, 100_000),
+    "max_connections": whole(1, 1_000_000),
+    "request_timeout": whole(1, 3600),
+    "head_timeout": whole(1, 3600),
+    "body_timeout": whole(1, 3600),
+    "log_level": one_of("debug", "info", "warning", "error"),
+    "log_format": one_of("json", "text"),
+    "access_log": parse_bool,
+    "otel_exporter_otlp_endpoint": url_of("http", "https"),
+    "otel_exporter_otlp_traces_endpoint": url_of("http", "https"),
+    "otel_sdk_disabled": parse_bool,
+    "shutdown_timeout": whole(1, 300),
+}
+assert set(PARSERS) == {field.name for field in fields(Settings)}
+
+
+class SettingsSource:
+    """Reads single values and collects what is wrong with them."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.secrets_dir = Path(environ.get("SECRETS_DIR") or "/var/run/secrets/user-service")
+        self.faults: list[str] = []
+
+    def file_of(self, name: str) -> Path:
+        """The file that a setting comes from when there is no variable."""
+        named = self.environ.get(f"{name}_FILE", "").strip()
+        return Path(named) if named else self.secrets_dir / name
+
+    def text(self, name: str) -> str | None:
+        """The raw value of setting `NAME`; an empty one counts as absent."""
+        if value := self.environ.get(name, "").strip():
+            return value
+        named = self.environ.get(f"{name}_FILE", "").strip()
+        path = self.file_of(name)
+        try:
+            return path.read_text(encoding="utf-8").strip() or None
+        except FileNotFoundError:
+            if named:
+                self.faults.append(f"{name}_FILE: there is no file {named}")
+        except (OSError, UnicodeDecodeError) as error:
+            self.faults.append(f"{name}: {path} can't be read ({error.__class__.__name__})")
+        return None
+
+    def read(self, field: str, parse: Callable[[str], Any]) -> Any:
+        text = self.text(field.upper())
+        if text is None:
+            return None
+        try:
+            return parse(text)
+        except ValueError as error:
+            self.faults.append(f"{field.upper()}: {error}")
+            return None
+
+    def database_url(self) -> str | None:
+        host = self.text("POSTGRES_HOST")
+        if host is None:
+            return None
+        user = quote(self.text("POSTGRES_USER") or "user_service", safe="")
+        password = self.text("POSTGRES_USER_PASSWORD")
+        credentials = f"{user}:{quote(password, safe='')}" if password else user
+        port = self.read("postgres_port", whole(1, 65535)) or 5432
+        database = quote(self.text("POSTGRES_DB") or "user_service", safe="")
+        if host.startswith("/"):
+            return f"postgresql://{credentials}@/{database}?host={quote(host, safe='/')}&port={port}"
+        return f"postgresql://{credentials}@{bracketed(host)}:{port}/{database}"
+
+    def redis_url(self) -> str | None:
+        host = self.text("REDIS_HOST")
+        if host is None:
+            return None
+        password = self.text("REDIS_PASSWORD")
+        credentials = f":{quote(password, safe='')}@" if password else ""
+        port = self.read("redis_port", whole(1, 65535)) or 6379
+        return f"redis://{credentials}{bracketed(host)}:{port}/0"
+
+
+def bracketed(host: str) -> str:
+    """A host as a URL writes it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def is_weak(secret: str) -> bool:
+    """Whether a secret is too short or a well-known stand-in."""
+    return len(secret) < MIN_SECRET_LENGTH or is_placeholder(secret) or len(set(secret)) < 6
+
+
+def is_placeholder(secret: str) -> bool:
+    lowered = secret.lower()
+    return any(word in lowered for word in PLACEHOLDERS)
+
+
+def password_of(url: str | None) -> str:
+    """The password of a URL as it stands there; empty where it has none."""
+    return url.partition("://")[2].rpartition("@")[0].partition(":")[2] if url is not None else ""
+
+
+def missing_in_production(settings: Settings) -> list[str]:
+    if not settings.is_production:
+        return []
+    faults = []
+    if settings.database_url is None:
+        faults.append("DATABASE_URL (or POSTGRES_HOST): production needs a PostgreSQL of its own")
+    if settings.encryption_key is None:
+        faults.append("ENCRYPTION_KEY: production needs one; make it with `user-service keys new`")
+    if is_placeholder((settings.encryption_key or "").partition(":")[0]):
+        faults.append("ENCRYPTION_KEY: this one is published with the manifests; make one with `user-service keys new`")
+    for name, url in (("POSTGRES_USER_PASSWORD", settings.database_url), ("REDIS_PASSWORD", settings.redis_url)):
+        if is_placeholder(password_of(url)):
+            faults.append(f"{name}: the password is a placeholder; set another, there and in the server")
+    if not settings.internal_api_key and not settings.jwt_issuer:
+        faults.append(
+            "INTERNAL_API_KEY: production needs at least one, made with `openssl rand -hex 32`, or a JWT_ISSUER"
+        )
+    if any(is_weak(key) for key in settings.internal_api_key):
+        faults.append(
+            f"INTERNAL_API_KEY: a key is a placeholder or shorter than {MIN_SECRET_LENGTH} characters; "
+            "make one with `openssl rand -hex 32`"
+        )
+    return faults
+
+
+def half_named_issuers(settings: Settings) -> list[str]:
+    """What is missing where an issuer of tokens is named in part, and key sets that would come over an open network."""
+    faults = []
+    named = [settings.jwt_issuer, settings.jwt_audience, settings.jwt_jwks_url]
+    if any(named) and not all(named):
+        faults.append("JWT_ISSUER, JWT_AUDIENCE, JWT_JWKS_URL: set all three, or none of them")
+    for name, url in (("JWT_JWKS_URL", settings.jwt_jwks_url), ("EVENTS_JWKS_URL", settings.events_jwks_url)):
+        if settings.is_production and url is not None and not is_private(url):
+            faults.append(f"{name}: whoever can change the answer decides who gets in; use https")
+    return faults
+
+
+def is_private(url: str) -> bool:
+    """Whether nobody between can change what comes from a URL: https, this machine, or a Service of the cluster."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return parts.scheme == "https" or host == "localhost" or host.endswith((".svc", ".svc.cluster.local"))

@@ -1,0 +1,146 @@
+"""Encryption of personal data at rest: AES-256-GCM (NIST SP 800-38D) under a ring of keys.
+
+Token: `0x01 | length of key id | key id | 12-byte nonce | ciphertext and 16-byte tag`. The associated data are the
+purpose (a column, or the cache) and the user's id, so that a token moved to another user or column does not open.
+Nonces are random: change the active key before it has sealed 2**32 tokens.
+"""
+
+import base64
+import binascii
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from user_service.errors import ConfigurationError, KeyNotLoaded, ServiceError
+
+FORMAT: Final = 1
+NONCE_BYTES: Final = 12
+KEY_BYTES: Final = 32
+# As much of a token as can be needed to tell its key: format, length, and an id of 32 characters.
+HEAD_BYTES: Final = 34
+KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
+
+
+class DecryptionError(Exception):
+    """A token that none of the keys opens: altered, moved, or sealed under a key that is gone."""
+
+
+class KeyMissing(DecryptionError, KeyNotLoaded):
+    """A token under a key that is not in the ring: a 503, since another replica may have it, or this one soon."""
+
+    def __init__(self, key_id: str) -> None:
+        ServiceError.__init__(self, f"The key {key_id!r} is not in ENCRYPTION_KEY of this replica.")
+
+
+def parse_keys(text: str, *, setting: str = "ENCRYPTION_KEY") -> dict[str, bytes]:
+    """Keys by id, in the order given, of `id:base64-of-32-bytes[,…]`. Raises ConfigurationError, without the key."""
+    keys: dict[str, bytes] = {}
+    for position, part in enumerate(text.split(","), start=1):
+        key_id, separator, encoded = part.strip().partition(":")
+        where = f"{setting}: key {position}"
+        if not separator or not KEY_ID.fullmatch(key_id):
+            raise ConfigurationError(f"{where} is not `id:base64-of-32-bytes`; make one with `user-service keys new`")
+        try:
+            key = base64.b64decode(encoded, altchars=b"-_" if "-" in encoded or "_" in encoded else None, validate=True)
+        except binascii.Error:
+            raise ConfigurationError(f"{where} ({key_id}) is not base64") from None
+        if len(key) != KEY_BYTES:
+            raise ConfigurationError(f"{where} ({key_id}) has {len(key)} bytes, {KEY_BYTES} are needed")
+        if len(set(key)) < 8:
+            raise ConfigurationError(f"{where} ({key_id}) is a placeholder; make one with `user-service keys new`")
+        if key_id in keys:
+            raise ConfigurationError(f"{where}: the id {key_id} is there twice")
+        keys[key_id] = key
+    return keys
+
+
+class Ring(NamedTuple):
+    """Keys as AES-GCM uses them: all of them open, one seals, and its tokens begin with `prefix`."""
+
+    openers: Mapping[bytes, AESGCM]
+    active_id: str
+    sealer: AESGCM
+    prefix: bytes
+
+
+def ring_of(keys: Mapping[str, bytes], active_id: str) -> Ring:
+    openers = {key_id.encode(): AESGCM(key) for key_id, key in keys.items()}
+    return Ring(openers, active_id, openers[active_id.encode()], prefix_of(active_id))
+
+
+def prefix_of(key_id: str) -> bytes:
+    """What every token that is sealed under a key begins with."""
+    return bytes((FORMAT, len(key_id))) + key_id.encode()
+
+
+def key_id_of(token: bytes) -> str:
+    """The id of the key that a token, or the first `HEAD_BYTES` of one, is sealed under. Raises DecryptionError."""
+    if len(token) < 2 or token[0] != FORMAT:
+        raise DecryptionError("not a token of this service")
+    key_id = token[2 : 2 + token[1]].decode("ascii", "replace")
+    if not KEY_ID.fullmatch(key_id):
+        raise DecryptionError("not a token of this service")
+    return key_id
+
+
+def nothing_more(key_id: str) -> Mapping[str, bytes]:
+    return {}
+
+
+class Cipher:
+    """Seals with one key of the ring, the first unless told otherwise, and opens with any of them.
+
+    `find_more` is asked for keys when a token is under one, of this id, that is not in the ring. It must be quick, and
+    may be asked often. What it finds opens and never seals.
+    """
+
+    def __init__(self, keys: Mapping[str, bytes]) -> None:
+        self.find_more: Callable[[str], Mapping[str, bytes]] = nothing_more
+        self.use(keys)
+
+    def use(self, keys: Mapping[str, bytes], *, active_id: str | None = None) -> None:
+        """Goes on with another ring, from one token to the next."""
+        self.ring = ring_of(keys, active_id or next(iter(keys)))
+
+    @property
+    def active_id(self) -> str:
+        return self.ring.active_id
+
+    def seal(self, plaintext: bytes, *, purpose: bytes, user_id: bytes) -> bytes:
+        """A token of `plaintext`, bound to a purpose and a 16-byte user id."""
+        ring = self.ring
+        nonce = os.urandom(NONCE_BYTES)
+        return ring.prefix + nonce + ring.sealer.encrypt(nonce, plaintext, purpose + b"\0" + user_id)
+
+    def open(self, token: bytes, *, purpose: bytes, user_id: bytes) -> bytes:
+        """The plaintext of a token. Raises DecryptionError, which names the key id and no data."""
+        ring = self.ring
+        if token.startswith(ring.prefix):
+            opener, start = ring.sealer, len(ring.prefix)
+        else:
+            opener, start = self.opener_of(token)
+        body = start + NONCE_BYTES
+        try:
+            return opener.decrypt(token[start:body], token[body:], purpose + b"\0" + user_id)
+        except (InvalidTag, ValueError):
+            raise DecryptionError(f"a token for {purpose.decode()} does not open under its key") from None
+
+    def opener_of(self, token: bytes) -> tuple[AESGCM, int]:
+        key_id = key_id_of(token)
+        start = 2 + token[1]
+        opener = self.ring.openers.get(token[2:start])
+        if opener is None:
+            new = {name.encode(): AESGCM(key) for name, key in self.find_more(key_id).items()}
+            self.ring = self.ring._replace(openers={**new, **self.ring.openers})
+            opener = self.ring.openers.get(token[2:start])
+        if opener is None:
+            raise KeyMissing(key_id)
+        return opener, start
+
+    def is_current(self, token: bytes) -> bool:
+        """Whether a token is sealed under the active key."""
+        return token.startswith(self.ring.prefix)

@@ -1,0 +1,61 @@
+"""E-mail addresses: one form to show, one key to compare.
+
+The shown form is trimmed, NFC, with the domain in lower-case IDNA 2008 A-labels; the case of the local part stays.
+Addresses are the same when their keys are: NFKC case-folded local part, then the domain (RFC 5321, 5891, 6531).
+"""
+
+import re
+import unicodedata
+from typing import Final
+
+MAX_LENGTH: Final = 254
+MAX_LOCAL_BYTES: Final = 64
+TOO_LONG: Final = f"not an e-mail address: longer than {MAX_LENGTH} characters"
+PLAIN: Final = re.compile(
+    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,64}(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,64})*"
+    r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])"
+)
+
+
+def normalise_email(text: str) -> str:
+    """The form of an address that is stored and shown. Raises ValueError with a reason for people."""
+    trimmed = text.strip()
+    if len(trimmed) <= MAX_LENGTH and PLAIN.fullmatch(trimmed):
+        local, _, domain = trimmed.rpartition("@")
+        # Double hyphens in third place mark A-labels, whose insides need the library's look.
+        if len(local) <= MAX_LOCAL_BYTES and "--" not in domain:
+            return f"{local}@{domain.lower()}"
+    return normalise_rare_email(trimmed)
+
+
+def normalise_rare_email(trimmed: str) -> str:
+    """Addresses beyond plain ASCII, by the library; its reasons quote the address, so ours don't pass them on."""
+    from email_validator import EmailNotValidError, validate_email
+
+    if len(trimmed) > 4 * MAX_LENGTH:
+        raise ValueError(TOO_LONG)
+    try:
+        parts = validate_email(
+            unicodedata.normalize("NFC", trimmed), check_deliverability=False, globally_deliverable=False
+        )
+    except (EmailNotValidError, UnicodeError):
+        raise ValueError("not an e-mail address; expected local-part@domain, as in ada@example.org") from None
+    domain = (parts.ascii_domain or parts.domain).lower()
+    if "." not in domain:
+        raise ValueError("not an e-mail address: the domain after the @ has no dot")
+    if domain.rpartition(".")[2].isdigit():
+        raise ValueError("not an e-mail address: an IP address stands for the domain after the @")
+    if len(parts.local_part.encode()) > MAX_LOCAL_BYTES:
+        raise ValueError(f"not an e-mail address: more than {MAX_LOCAL_BYTES} bytes before the @")
+    email = f"{parts.local_part}@{domain}"
+    if len(email) > MAX_LENGTH:
+        raise ValueError(TOO_LONG)
+    return email
+
+
+def email_key(email: str) -> str:
+    """What two spellings of one address share; takes the output of `normalise_email`."""
+    if email.isascii():
+        return email.lower()
+    folded = unicodedata.normalize("NFKC", email).casefold()
+    return unicodedata.normalize("NFKC", folded)

@@ -1,0 +1,272 @@
+"""Imports: users from a stream of any length, in chunks of 1,000, each chunk and its progress in one transaction.
+
+An import's position is the number of records that it has dealt with. Whoever goes on with it sends the same records
+from the start; those up to the position are passed over. A chunk is applied only where the import stands, so that two
+who go on with one import at once can't apply a record twice.
+"""
+
+import asyncio
+import hmac
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from sqlalchemy import RowMapping, case, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as insert_unless_there
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from user_service.errors import Conflict, IdempotencyKeyReused, NotFound, ServiceError, ValidationFailed
+from user_service.users.batch import Batches
+from user_service.users.batch_bodies import CreateBatch
+from user_service.users.changes import Origin
+from user_service.users.idempotency import KeptAnswer
+from user_service.users.ids import new_id
+from user_service.users.kept import Links
+from user_service.users.record_streams import FIELDS, BadRecord, Record
+from user_service.users.tables import import_failures, imports
+
+CHUNK: Final = 1000
+# One is applied while the next one is checked.
+CHUNKS_AT_ONCE: Final = 2
+COUNTED: Final = ("created", "updated", "skipped", "failed")
+# An import that nobody has moved for so long has lost its sender.
+SILENCE: Final = timedelta(seconds=60)
+STARTED_ON: Final = b"import"
+FAILURES_AT_ONCE: Final = 1000
+
+Import = RowMapping
+
+# A process that was killed could not say so.
+STATE: Final = case(
+    ((imports.c.state == "running") & (imports.c.updated_at < func.now() - SILENCE), "interrupted"),
+    else_=imports.c.state,
+).label("state")
+SHOWN: Final = (*(column for column in imports.c if column.name not in {"state", "key", "fingerprint"}), STATE)
+
+
+class ImportMoved(Conflict):
+    code, title = "import_in_progress", "Somebody else is going on with this import"
+
+
+class ImportDiffers(IdempotencyKeyReused):
+    code, title = "import_differs", "The records are not those that the import began with"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Records of an import in a row: a `Once` whose effect is the import's progress. `start` counts those before.
+
+    Chunks are checked side by side and applied one after the other: each in its `turn`, which the one before gives.
+    """
+
+    id: UUID
+    start: int
+    records: Sequence[Record]
+    fingerprint: bytes
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+    next_turn: asyncio.Event = field(default_factory=asyncio.Event)
+    keeps_all: bool = False
+
+    @property
+    def good(self) -> list[tuple[int, dict[str, Any]]]:
+        """The readable records, with their numbers, from 1."""
+        return [
+            (number, record) for number, record in enumerate(self.records, self.start + 1) if isinstance(record, dict)
+        ]
+
+    async def claim(self, session: AsyncSession) -> None:
+        """Holds the import. Raises ImportMoved when it does not stand where the chunk begins."""
+        await self.turn.wait()
+        held = select(imports.c.position).where(imports.c.id == self.id).with_for_update()
+        if (await session.execute(held)).scalar_one() != self.start:
+            raise ImportMoved
+
+    async def keep(self, session: AsyncSession, answer: KeptAnswer, links: Links) -> None:
+        """Moves the import on, and writes down what failed."""
+        results = orjson.loads(answer.body)["items"]
+        failures = self.failures(results)
+        counts = {name: sum(result["status"] == name for result in results) for name in COUNTED}
+        counts["failed"] = len(failures)
+        if failures:
+            await session.execute(insert(import_failures), failures)
+        changes: dict[str, Any] = {name: imports.c[name] + count for name, count in counts.items()}
+        if self.start == 0:
+            changes["fingerprint"] = self.fingerprint
+        moved = update(imports).where(imports.c.id == self.id)
+        await session.execute(
+            moved.values(position=self.start + len(self.records), updated_at=func.now(), state="running", **changes)
+        )
+
+    def failures(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of import_failures: where, and why; never the record."""
+        rows = [
+            self.failure(number, record.code, record.detail, None)
+            for number, record in enumerate(self.records, self.start + 1)
+            if isinstance(record, BadRecord)
+        ]
+        for (number, _), result in zip(self.good, results, strict=True):
+            if result["status"] == "failed":
+                error = result["error"]
+                place = error.get("pointer", "").partition("/data/")[2]
+                rows.append(self.failure(number, error["code"], error["detail"], field_of(place)))
+        return rows
+
+    def failure(self, number: int, code: str, detail: str, field: str | None) -> dict[str, Any]:
+        return {"import_id": self.id, "record": number, "code": code, "detail": detail, "pointer": field}
+
+
+def field_of(place: str) -> str | None:
+    """The field that a place in a record is in. Names that no schema has are the sender's and could be anything:
+    what is kept for a month must not hold them.
+    """
+    field = place.partition("/")[0]
+    return f"/{field}" if field in FIELDS else None
+
+
+class Imports:
+    """Imports as they are kept, and how they go on."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self.storage = batches.storage
+        self.keys = batches.storage.keys
+
+    async def begin(self, origin: Origin, *, file_format: str, on_conflict: str, key: str | None) -> Import:
+        """A new import, or the one that this principal began under the same key.
+
+        Raises IdempotencyKeyReused when that one has another format or another way with conflicts.
+        """
+        fresh = {
+            "id": new_id(),
+            "actor": origin.actor,
+            "key": self.hashed(origin.actor, key) if key is not None else None,
+            "format": file_format,
+            "on_conflict": on_conflict,
+            "state": "running",
+        }
+        async with self.storage.transaction() as session:
+            insertion = insert_unless_there(imports).values(fresh).on_conflict_do_nothing().returning(imports.c.id)
+            made = (await session.execute(insertion)).scalar_one_or_none()
+            known = imports.c.id == made if made is not None else imports.c.key == fresh["key"]
+            row = (await session.execute(select(imports).where(known))).mappings().one()
+        if (row["format"], row["on_conflict"]) != (file_format, on_conflict):
+            raise IdempotencyKeyReused("This key belongs to an import of another format or on_conflict.")
+        return row
+
+    async def find(self, import_id: UUID) -> Import:
+        """Raises NotFound."""
+        async with self.storage.transaction() as session:
+            row = (await session.execute(select(*SHOWN).where(imports.c.id == import_id))).mappings().one_or_none()
+        if row is None:
+            raise NotFound("There is no such import.")
+        return row
+
+    async def latest(self, limit: int) -> Sequence[Import]:
+        """The newest imports first."""
+        newest = select(*SHOWN).order_by(imports.c.id.desc()).limit(limit)
+        async with self.storage.transaction() as session:
+            return (await session.execute(newest)).mappings().all()
+
+    async def failures(self, import_id: UUID) -> AsyncIterator[bytes]:
+        """The failures in the order of the records, as NDJSON, a piece at a time."""
+        last = 0
+        while True:
+            page = (
+                select(import_failures)
+                .where(import_failures.c.import_id == import_id, import_failures.c.record > last)
+                .order_by(import_failures.c.record)
+                .limit(FAILURES_AT_ONCE)
+            )
+            async with self.storage.transaction() as session:
+                rows = (await session.execute(page)).all()
+            if not rows:
+                return
+            last = rows[-1].record
+            yield b"".join(map(failure_line, rows))
+
+    async def take(self, begun: Import, records: AsyncIterator[Sequence[Record]], origin: Origin) -> None:
+        """Goes on with an import from its position, with all its records from the start; then it is completed.
+
+        While PostgreSQL applies a chunk, the next one is read and checked. Raises ImportMoved, ImportDiffers, and what
+        the stream raises: then the import stands where its last chunk ended.
+        """
+        if begun["state"] == "completed":
+            return
+        applying: deque[asyncio.Task[None]] = deque()
+        turn = asyncio.Event()
+        turn.set()
+        try:
+            async for chunk in self.chunks(begun, records):
+                chunk, turn = replace(chunk, turn=turn), chunk.next_turn
+                if len(applying) == CHUNKS_AT_ONCE:
+                    await applying.popleft()
+                applying.append(asyncio.create_task(self.apply(chunk, begun["on_conflict"], origin)))
+            while applying:
+                await applying.popleft()
+        except BaseException as error:
+            await asyncio.gather(*applying, return_exceptions=True)
+            if not isinstance(error, ImportMoved | ImportDiffers):
+                await self.stop(begun["id"], "failed" if isinstance(error, ValidationFailed) else "interrupted")
+            raise
+        await self.set_state(begun["id"], "completed")
+
+    async def stop(self, import_id: UUID, state: str) -> None:
+        """Says that nobody goes on with an import; where even that fails, its silence will."""
+        with suppress(ServiceError):
+            await self.set_state(import_id, state)
+
+    async def chunks(self, begun: Import, records: AsyncIterator[Sequence[Record]]) -> AsyncIterator[Chunk]:
+        """What is still to do, in chunks that begin where the import stands."""
+        start = 0
+        held: list[Record] = []
+        async for some in records:
+            held += some
+            while len(held) >= CHUNK:
+                if (chunk := self.chunk(begun, start, held[:CHUNK])) is not None:
+                    yield chunk
+                start += CHUNK
+                del held[:CHUNK]
+        if held and (chunk := self.chunk(begun, start, held)) is not None:
+            yield chunk
+
+    def chunk(self, begun: Import, start: int, records: Sequence[Record]) -> Chunk | None:
+        """The chunk, or None when it was dealt with before."""
+        position = begun["position"]
+        fingerprint = self.fingerprint(records) if start == 0 else b""
+        if start == 0 and begun["fingerprint"] not in (None, fingerprint):
+            raise ImportDiffers("Send the file that this import began with, from its first byte.")
+        done = max(0, min(position - start, len(records)))
+        rest = records[done:]
+        return Chunk(begun["id"], start + done, rest, fingerprint) if rest else None
+
+    async def apply(self, chunk: Chunk, on_conflict: str, origin: Origin) -> None:
+        items: list[Any] = [{"data": record} for _, record in chunk.good]
+        batch = CreateBatch.model_construct(mode="partial", dry_run=False, on_conflict=on_conflict, items=items)
+        try:
+            await self.batches.run("create", batch, origin, once=chunk)
+        finally:
+            chunk.next_turn.set()
+
+    async def set_state(self, import_id: UUID, state: str) -> None:
+        # Nobody goes on with what is completed, so that what it began with need not be known again.
+        ended = {"finished_at": func.now(), "fingerprint": None} if state == "completed" else {"finished_at": None}
+        change = update(imports).where(imports.c.id == import_id)
+        async with self.storage.transaction() as session:
+            await session.execute(change.values(state=state, updated_at=func.now(), **ended))
+
+    def hashed(self, actor: str, key: str) -> bytes:
+        return hmac.digest(self.keys.idempotency, orjson.dumps([actor, key]), "sha256")
+
+    def fingerprint(self, records: Sequence[Record]) -> bytes:
+        """Tells whether a file begins as the import's did; a keyed hash, since it is over personal data."""
+        return hmac.digest(self.keys.idempotency, STARTED_ON + orjson.dumps(list(records)), "sha256")
+
+
+def failure_line(row: Any) -> bytes:
+    line = {"record": row.record, "code": row.code, "detail": row.detail, "pointer": row.pointer}
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

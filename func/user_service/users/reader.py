@@ -1,0 +1,133 @@
+"""The read of one user by id: the hot path. It imports neither FastAPI nor SQLAlchemy nor pydantic.
+
+Cache in this process, then Redis, then PostgreSQL; the last two through coalescers, so that concurrent reads share
+their round trips.
+"""
+
+from asyncio import timeout
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+from uuid import UUID
+
+from user_service.cache import Cache, Entry
+from user_service.coalesce import Coalescer
+from user_service.database import ReadPool
+from user_service.database_clock import DatabaseClock
+from user_service.errors import DatabaseUnavailable
+from user_service.metrics import Metrics
+from user_service.users.cipher import Cipher, DecryptionError
+from user_service.users.records import SELECTED, user_of_row
+
+SELECT_BY_IDS: Final = (
+    f"SELECT {SELECTED}, extract(epoch FROM statement_timestamp())::float8 FROM users WHERE id = ANY($1::uuid[])"  # noqa: S608
+)
+# By id, deleted ones too; by the keys of the living. The e-mail's index comes last, behind what makes a user.
+SELECT_BY_KEYS: Final = " UNION ALL ".join(
+    f"SELECT {SELECTED}, email_index FROM users WHERE {condition}"  # noqa: S608
+    for condition in (
+        "id = ANY($1::uuid[])",
+        "email_index = ANY($2::bytea[]) AND deleted_at IS NULL",
+        "external_id = ANY($3::text[]) AND deleted_at IS NULL",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a set of keys leads to: users as they are answered, by id, and the ids that the other keys stand for."""
+
+    entries: Mapping[UUID, Entry | Exception]
+    by_email_index: Mapping[bytes, UUID]
+    by_external_id: Mapping[str, UUID]
+
+
+class UserReader:
+    """Users by id, as they are answered."""
+
+    def __init__(
+        self, pool: ReadPool, cache: Cache, cipher: Cipher, metrics: Metrics, *, clock: DatabaseClock | None = None
+    ) -> None:
+        self.pool = pool
+        self.cache = cache
+        self.cipher = cipher
+        self.clock = clock or DatabaseClock()
+        self.tier, self.local_tier = (cache.tier,), (cache.local_tier,)
+        metrics.cache_hits.begin(cache.local_tier)
+        self.hits = metrics.cache_hits.begin(cache.tier)
+        self.misses = metrics.cache_misses.begin(cache.tier)
+        self.cached: Coalescer[Entry] = Coalescer(cache.get)
+        self.stored: Coalescer[Entry] = Coalescer(self.fetch)
+
+    def peek(self, written: str) -> Entry | None:
+        """A user that is at hand in this process, deleted ones too, by the id as `str` writes it."""
+        entry = self.cache.peek(written)
+        if entry is not None:
+            self.hits[self.local_tier] += 1
+        return entry
+
+    async def read(self, user_id: UUID, *, fresh: bool = False) -> Entry | None:
+        """A user, deleted ones too; None where there is none. `fresh` goes to the database.
+
+        Raises DatabaseUnavailable when the answer needs the database and it is away.
+        """
+        if not fresh:
+            if (entry := self.peek(str(user_id))) is not None:
+                return entry
+            if self.cache.tier == "redis" and (entry := await self.cached.load(user_id)) is not None:
+                self.hits[self.tier] += 1
+                return entry
+            self.misses[self.tier] += 1
+        try:
+            async with timeout(self.pool.seconds):
+                return await self.stored.load(user_id)
+        except TimeoutError as error:
+            raise DatabaseUnavailable from error
+
+    async def fetch(self, ids: list[UUID]) -> Mapping[UUID, Entry | Exception]:
+        sent = monotonic()
+        rows = await self.pool.fetch(SELECT_BY_IDS, ids)
+        if rows:
+            self.clock.observe(sent, rows[0][-1])
+        answers = {row[0]: self.entry_of(row[:-1], sent) for row in rows}
+        await self.cache.fill({user_id: entry for user_id, entry in answers.items() if isinstance(entry, Entry)})
+        return answers
+
+    async def find(
+        self, ids: Collection[UUID], email_indexes: Collection[bytes], external_ids: Collection[str], *, fresh: bool
+    ) -> Found:
+        """Users by any of their keys: one look into the cache, and one into the database for what it lacks.
+
+        `fresh` goes to the database. Raises DatabaseUnavailable.
+        """
+        entries: dict[UUID, Entry | Exception] = {}
+        if ids and not fresh:
+            entries.update(await self.cache.get(ids))
+            self.hits[self.tier] += len(entries)
+            self.misses[self.tier] += len(ids) - len(entries)
+        missing = [user_id for user_id in ids if user_id not in entries]
+        by_email: dict[bytes, UUID] = {}
+        by_external_id: dict[str, UUID] = {}
+        if missing or email_indexes or external_ids:
+            sent = monotonic()
+            rows = await self.pool.fetch(SELECT_BY_KEYS, missing, list(email_indexes), list(external_ids))
+            read = {row["id"]: row for row in rows}
+            fetched = {user_id: self.entry_of(row[:-1], sent) for user_id, row in read.items()}
+            await self.cache.fill({user_id: entry for user_id, entry in fetched.items() if isinstance(entry, Entry)})
+            entries |= fetched
+            living = [row for row in read.values() if row["deleted_at"] is None]
+            by_email = {row["email_index"]: row["id"] for row in living}
+            by_external_id = {row["external_id"]: row["id"] for row in living if row["external_id"] is not None}
+        return Found(entries, by_email, by_external_id)
+
+    def entry_of(self, row: Any, as_of: float) -> Entry | Exception:
+        """The entry of a row that was asked for at `as_of`, or the error of one that its key does not open.
+
+        Its neighbours are read all the same.
+        """
+        try:
+            user = user_of_row(row, self.cipher)
+        except DecryptionError as error:
+            return error
+        return Entry(user.version, user.is_deleted, user.to_json(), as_of)

@@ -1,0 +1,173 @@
+"""Files of users, NDJSON or CSV, as a stream of records: any length in bounded memory.
+
+A record is the `data` of a created user, or a BadRecord where the line is none; both have a number, from 1.
+"""
+
+import codecs
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import orjson
+
+from user_service.errors import FieldError, ValidationFailed
+from user_service.users.schemas import UserCreate
+
+MAX_RECORD_BYTES: Final = 256 * 1024
+TRUTHS: Final = {"true": True, "false": False}
+JSON_COLUMNS: Final = frozenset({"preferences", "metadata"})
+BOOLEAN_COLUMNS: Final = frozenset({"email_verified"})
+METADATA_PREFIX: Final = "metadata."
+FIELDS: Final = frozenset(UserCreate.model_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class BadRecord:
+    """A record that can't be read. It fails alone; the ones after it are read all the same."""
+
+    code: str
+    detail: str
+
+
+Record = dict[str, Any] | BadRecord
+TOO_LONG: Final = BadRecord("record_too_long", f"The record is longer than {MAX_RECORD_BYTES} bytes.")
+
+
+class RecordReader(Protocol):
+    """Takes the bytes of a file piece by piece. Raises ValidationFailed when no record of the file can be read."""
+
+    def feed(self, piece: bytes) -> Iterator[Record]: ...
+
+    def end(self) -> Iterator[Record]: ...
+
+
+class NdjsonReader:
+    """One JSON object a line (UTF-8); empty lines count for nothing."""
+
+    def __init__(self) -> None:
+        self.held = bytearray()
+        self.skipping = False
+
+    def feed(self, piece: bytes) -> Iterator[Record]:
+        self.held += piece
+        *lines, rest = self.held.split(b"\n")
+        self.held = rest
+        for line in lines:
+            yield from self.record_of(line)
+        if len(self.held) > MAX_RECORD_BYTES:
+            self.held.clear()
+            self.skipping = True
+
+    def end(self) -> Iterator[Record]:
+        if self.held or self.skipping:
+            yield from self.record_of(self.held)
+
+    def record_of(self, line: bytearray) -> Iterator[Record]:
+        too_long, self.skipping = self.skipping or len(line) > MAX_RECORD_BYTES, False
+        if too_long:
+            yield TOO_LONG
+        elif text := line.strip():
+            yield parse_object(text)
+
+
+def parse_object(text: bytes | bytearray | str) -> Record:
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return BadRecord("malformed_json", f"The line is not JSON: {error.msg} at character {error.pos}.")
+    return document if isinstance(document, dict) else BadRecord("not_an_object", "The line is not a JSON object.")
+
+
+class CsvReader:
+    """RFC 4180 with a header that names the fields. `preferences` and `metadata` hold JSON, `metadata.plan` one value.
+
+    An empty cell is an absent field.
+    """
+
+    def __init__(self, fields: frozenset[str]) -> None:
+        self.fields = fields
+        self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self.held = ""
+        self.header: list[str] | None = None
+
+    def feed(self, piece: bytes) -> Iterator[Record]:
+        yield from self.take(self.decode(piece))
+
+    def end(self) -> Iterator[Record]:
+        yield from self.take(self.decode(b"", final=True))
+        if self.held.strip():
+            last, self.held = self.held, ""
+            yield from self.rows_of(last)
+
+    def decode(self, piece: bytes, *, final: bool = False) -> str:
+        try:
+            return self.decoder.decode(piece, final)
+        except UnicodeDecodeError:
+            raise ValidationFailed(errors=[FieldError("", "encoding", "The file is not UTF-8.")]) from None
+
+    def take(self, text: str) -> Iterator[Record]:
+        """Whole rows only: a line end inside quotes belongs to its cell."""
+        self.held += text
+        end = self.held.rfind("\n") + 1
+        while end and self.held.count('"', 0, end) % 2:
+            end = self.held.rfind("\n", 0, end - 1) + 1
+        whole, self.held = self.held[:end], self.held[end:]
+        if whole:
+            yield from self.rows_of(whole)
+        if len(self.held) > MAX_RECORD_BYTES:
+            raise ValidationFailed(
+                errors=[
+                    FieldError(
+                        "", "record_too_long", f"A row is longer than {MAX_RECORD_BYTES} bytes: a quote may be open."
+                    )
+                ]
+            )
+
+    def rows_of(self, text: str) -> Iterator[Record]:
+        rows = csv.reader(text.splitlines(keepends=True), strict=True)
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield BadRecord("malformed_csv", f"The row is not CSV: {error}.")
+                continue
+            if self.header is None and row:
+                self.header = self.check_header([name.strip() for name in row])
+            elif row:
+                yield self.record_of(row)
+
+    def check_header(self, header: list[str]) -> list[str]:
+        unknown = [name for name in header if name not in self.fields and not name.startswith(METADATA_PREFIX)]
+        faults = [FieldError("/header", "unknown_column", f"there is no field {name!r}") for name in unknown]
+        if len(set(header)) < len(header):
+            faults.append(FieldError("/header", "repeated_column", "names a field twice"))
+        if faults:
+            raise ValidationFailed("The CSV header does not fit.", errors=faults)
+        return header
+
+    def record_of(self, row: list[str]) -> Record:
+        assert self.header is not None
+        if len(row) != len(self.header):
+            return BadRecord("wrong_number_of_cells", f"The row has {len(row)} cells, the header {len(self.header)}.")
+        record: dict[str, Any] = {}
+        for name, cell in zip(self.header, row, strict=True):
+            if cell == "":
+                continue
+            if name in JSON_COLUMNS:
+                parsed = parse_object(cell)
+                if isinstance(parsed, BadRecord):
+                    return BadRecord(parsed.code, f"{name}: {parsed.detail}")
+                record[name] = {**record.get(name, {}), **parsed}
+            elif name.startswith(METADATA_PREFIX):
+                record.setdefault("metadata", {})[name.removeprefix(METADATA_PREFIX)] = cell
+            else:
+                record[name] = TRUTHS.get(cell.lower(), cell) if name in BOOLEAN_COLUMNS else cell
+        return record
+
+
+def reader_of(file_format: str) -> RecordReader:
+    """The reader of `ndjson` or `csv`."""
+    return NdjsonReader() if file_format == "ndjson" else CsvReader(FIELDS)

@@ -1,0 +1,336 @@
+"""All SQL that writes users, and the reads that writing needs. A statement takes a set; one user is a set of one."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import repeat
+from operator import attrgetter, itemgetter
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from asyncpg import UniqueViolationError
+from sqlalchemy import TextClause, delete, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from user_service.errors import EmailTaken, ExternalIdTaken, ServiceError
+from user_service.users.blind_index import BlindIndex
+from user_service.users.changes import Change, Origin
+from user_service.users.cipher import Cipher
+from user_service.users.records import SELECTED, User, user_of_row
+from user_service.users.tables import OUTBOX_LANES, users
+
+UNIQUE_VIOLATION: Final = "23505"
+UPDATE_ATTEMPTS: Final = 3
+
+# Every column that is written, with the type of its array; `metadata` travels as text.
+WRITTEN: Final = {
+    "id": "uuid",
+    "external_id": "text",
+    "email_index": "bytea",
+    "personal": "bytea",
+    "email_verified": "boolean",
+    "locale": "text",
+    "timezone": "text",
+    "status": "text",
+    "prior_status": "text",
+    "metadata": "text",
+    "version": "integer",
+    "created_at": "timestamptz",
+    "updated_at": "timestamptz",
+    "last_login_at": "timestamptz",
+    "deleted_at": "timestamptz",
+}
+AS_JSON: Final = {"metadata": "v.metadata::jsonb"}
+# Columns that are no attributes.
+MADE: Final = frozenset({"email_index", "personal", "metadata"})
+# What a new user does not have yet, or has like every other; see rules.new_user.
+BORN_WITH: Final = {
+    "prior_status": "NULL",
+    "version": "1",
+    "updated_at": "v.created_at",
+    "last_login_at": "NULL",
+    "deleted_at": "NULL",
+}
+NEW: Final = tuple(name for name in WRITTEN if name not in BORN_WITH)
+# COPY costs PostgreSQL half of what INSERT does, and more round trips. It knows neither expressions nor ON CONFLICT.
+COPIED_FROM: Final = 50
+COPIED: Final = (*NEW, "updated_at", "version")
+EMAIL_INDEX_OF: Final = itemgetter(NEW.index("email_index"))
+
+
+def rows_of(names: Collection[str]) -> str:
+    """The parameters of these columns as rows `v`."""
+    arrays = ", ".join(f"CAST(:{name} AS {WRITTEN[name]}[])" for name in names)
+    return f"unnest({arrays}) AS v({', '.join(names)})"
+
+
+def values_of(constants: Mapping[str, str]) -> str:
+    """What is written into each column, from rows `v` where it is no constant."""
+    return ", ".join(constants.get(name) or f"v.{name}" for name in WRITTEN)
+
+
+# Sorted by the unique key, as the rows of a COPY are, so that two batches with the same addresses wait for each other
+# instead of deadlocking.
+INSERT: Final = text(
+    f"INSERT INTO users ({', '.join(WRITTEN)}) SELECT {values_of({**BORN_WITH, **AS_JSON})}"  # noqa: S608
+    f" FROM {rows_of(NEW)} ORDER BY v.email_index, v.id"
+    " ON CONFLICT DO NOTHING RETURNING id"
+)
+UPDATE: Final = text(
+    f"UPDATE users SET ({', '.join(WRITTEN)}) = ROW({values_of(AS_JSON)})"  # noqa: S608
+    f" FROM {rows_of(WRITTEN)} WHERE users.id = v.id"
+)
+# Each user's id travels once, and its terms name its place.
+NEW_TERMS: Final = (
+    "INSERT INTO user_terms (term, user_id) SELECT v.term, (CAST(:ids AS uuid[]))[v.place]"
+    " FROM unnest(CAST(:terms AS bigint[]), CAST(:places AS integer[])) AS v(term, place)"
+    " ORDER BY v.term, v.place"
+)
+# New users have none, and not looking for them saves PostgreSQL two fifths of the time.
+INSERT_FIRST_TERMS: Final = text(NEW_TERMS)
+INSERT_TERMS: Final = text(f"{NEW_TERMS} ON CONFLICT DO NOTHING")
+DELETE_TERMS: Final = text(
+    "DELETE FROM user_terms USING unnest(CAST(:terms AS bigint[]), CAST(:places AS integer[])) AS v(term, place)"
+    " WHERE user_terms.term = v.term AND user_terms.user_id = (CAST(:ids AS uuid[]))[v.place]"
+)
+# A transaction may have its number before it waits for a user's lock, and then write a version after one of a later
+# number. A change takes over the number of the change before it where that is higher, so that the relay's order, by
+# number, is the order of versions; readers wait for both transactions either way.
+INSERT_CHANGES: Final = text(
+    "INSERT INTO user_changes"
+    " (user_id, version, type, status, changed, changed_at, lane, actor, request_id, traceparent, txid)"
+    " SELECT v.user_id, v.version, (CAST(:types AS text[]))[v.kind], (CAST(:statuses AS text[]))[v.kind],"
+    " string_to_array((CAST(:changed AS text[]))[v.kind], ','), :at,"
+    " get_byte(uuid_send(v.user_id), 15) % CAST(:lanes AS integer), :actor, :request_id, :traceparent,"
+    " CASE WHEN v.version = 1 THEN CAST(CAST(pg_current_xact_id() AS text) AS bigint) ELSE GREATEST("
+    "CAST(CAST(pg_current_xact_id() AS text) AS bigint),"
+    " (SELECT p.txid FROM user_changes p WHERE p.user_id = v.user_id ORDER BY p.version DESC LIMIT 1)) END"
+    " FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS integer[]), CAST(:kinds AS integer[]))"
+    " AS v(user_id, version, kind)"
+)
+
+
+def select_by(condition: str, *, lock: bool = False) -> TextClause:
+    ending = " ORDER BY id FOR UPDATE" if lock else ""
+    return text(f"SELECT {SELECTED} FROM users WHERE {condition}{ending}")  # noqa: S608
+
+
+ERASE: Final = text(
+    "UPDATE users SET external_id = NULL, email_index = '', personal = :personal, email_verified = false,"
+    " locale = NULL, timezone = NULL, status = :status, prior_status = NULL, metadata = '{}', version = :version,"
+    " updated_at = :updated_at, last_login_at = NULL, deleted_at = :deleted_at, erased_at = :updated_at WHERE id = :id"
+)
+HOLD: Final = text(
+    "SELECT id FROM users WHERE id = ANY(CAST(:ids AS uuid[])) AND erased_at IS NULL ORDER BY id FOR KEY SHARE"
+)
+
+
+ALL_BY_IDS: Final = select_by("id = ANY(CAST(:keys AS uuid[]))")
+BY_IDS: Final = select_by("id = ANY(CAST(:keys AS uuid[])) AND deleted_at IS NULL")
+LOCK_BY_IDS: Final = select_by("id = ANY(CAST(:keys AS uuid[]))", lock=True)
+BY_EXTERNAL_IDS: Final = select_by("external_id = ANY(CAST(:keys AS text[])) AND deleted_at IS NULL")
+BY_EMAIL_INDEXES: Final = select_by("email_index = ANY(CAST(:keys AS bytea[])) AND deleted_at IS NULL")
+HOLDERS: Final = text(
+    "SELECT id, email_index, external_id FROM users"
+    " WHERE deleted_at IS NULL AND email_index = ANY(CAST(:emails AS bytea[]))"
+    " UNION ALL SELECT id, email_index, external_id FROM users"
+    " WHERE deleted_at IS NULL AND external_id = ANY(CAST(:external_ids AS text[]))"
+)
+
+
+class UserRepository:
+    """Users in PostgreSQL, in the transaction of `session`."""
+
+    def __init__(self, session: AsyncSession, cipher: Cipher, index: BlindIndex) -> None:
+        self.session = session
+        self.cipher = cipher
+        self.index = index
+
+    async def lock(self, ids: Iterable[UUID]) -> dict[UUID, User]:
+        """The users of these ids, deleted ones too, locked in the order of their ids."""
+        return {user.id: user for user in await self.select(LOCK_BY_IDS, sorted(set(ids)))}
+
+    async def read(self, ids: Collection[UUID]) -> dict[UUID, User]:
+        """The users of these ids, deleted ones too."""
+        return {user.id: user for user in await self.select(ALL_BY_IDS, list(ids))}
+
+    async def find_by_ids(self, ids: Collection[UUID]) -> dict[UUID, User]:
+        """The living users of these ids."""
+        return {user.id: user for user in await self.select(BY_IDS, list(ids))}
+
+    async def find_by_external_ids(self, external_ids: Collection[str]) -> dict[str, User]:
+        """The living users of these external ids."""
+        found = await self.select(BY_EXTERNAL_IDS, list(external_ids))
+        return {user.external_id: user for user in found if user.external_id is not None}
+
+    async def find_by_emails(self, emails: Collection[str]) -> dict[str, User]:
+        """The living users of these normalised addresses, by the address asked for."""
+        indexes = {self.index.email(email): email for email in emails}
+        found = await self.select(BY_EMAIL_INDEXES, list(indexes))
+        return {indexes[self.index.email(user.email)]: user for user in found}
+
+    async def select(self, statement: TextClause, keys: Sequence[Any]) -> list[User]:
+        if not keys:
+            return []
+        rows = await self.session.execute(statement, {"keys": keys})
+        return [user_of_row(row, self.cipher) for row in rows]
+
+    async def insert(self, new: Sequence[User]) -> set[UUID]:
+        """Inserts users and their terms. Returns the ids that are in; the others met a unique key."""
+        if not new:
+            return set()
+        columns = self.columns_of(new, NEW)
+        if len(new) >= COPIED_FROM and await self.copy_unless_taken(new, columns):
+            return {user.id for user in new}
+        inserted = set((await self.session.execute(INSERT, columns)).scalars())
+        await self.change_terms(
+            INSERT_FIRST_TERMS, [(self.terms_of(user), user.id) for user in new if user.id in inserted]
+        )
+        return inserted
+
+    async def copy_unless_taken(self, new: Sequence[User], columns: Mapping[str, Sequence[Any]]) -> bool:
+        """Whether the new users and their terms are in, by COPY: all, or none when one meets a unique key."""
+        values = [columns[name] for name in NEW]
+        rows = sorted(zip(*values, columns["created_at"], repeat(1), strict=False), key=EMAIL_INDEX_OF)
+        terms = sorted((term, user.id) for user in new for term in self.terms_of(user))
+        try:
+            async with self.session.begin_nested():
+                connection = await driver_of(self.session)
+                await connection.copy_records_to_table("users", columns=COPIED, records=rows)
+                await connection.copy_records_to_table("user_terms", columns=("term", "user_id"), records=terms)
+        except UniqueViolationError:
+            return False
+        return True
+
+    async def update(self, pairs: Sequence[tuple[User, User]]) -> dict[UUID, ServiceError]:
+        """Writes (before, after) pairs of locked users. Returns the errors of those that met a unique key."""
+        refused: dict[UUID, ServiceError] = {}
+        misses = 0
+        while kept := [pair for pair in pairs if pair[1].id not in refused]:
+            if await self.update_unless_taken([after for _, after in kept]):
+                await self.update_terms(kept)
+                break
+            found = await self.conflicts([after for _, after in kept])
+            misses += not found
+            if misses == UPDATE_ATTEMPTS:
+                # Whoever holds the key lets go of it and takes it again: leave all alone that ask for another one.
+                found = {after.id: EmailTaken() for before, after in kept if claims_key(before, after)}
+            refused |= found
+        return refused
+
+    async def update_unless_taken(self, rows: Sequence[User]) -> bool:
+        """Whether the rows are written: all of them, or none when one meets a unique key."""
+        try:
+            async with self.session.begin_nested():
+                await self.session.execute(UPDATE, self.columns_of(rows, tuple(WRITTEN)))
+        except IntegrityError as error:
+            if getattr(error.orig, "sqlstate", None) != UNIQUE_VIOLATION:
+                raise
+            return False
+        return True
+
+    async def conflicts(self, rows: Sequence[User]) -> dict[UUID, ServiceError]:
+        """Which of these users can't be written because another living one has the e-mail or the external id."""
+        emails = {user.id: self.index.email(user.email) for user in rows}
+        external_ids = [user.external_id for user in rows if user.external_id is not None]
+        found = await self.session.execute(HOLDERS, {"emails": list(emails.values()), "external_ids": external_ids})
+        by_email: dict[bytes, UUID] = {}
+        by_external_id: dict[str | None, UUID] = {}
+        for user_id, email_index, external_id in found:
+            by_email[email_index] = by_external_id[external_id] = user_id
+        errors: dict[UUID, ServiceError] = {}
+        for user in rows:
+            if by_email.get(emails[user.id], user.id) != user.id:
+                errors[user.id] = EmailTaken()
+            elif user.external_id is not None and by_external_id.get(user.external_id, user.id) != user.id:
+                errors[user.id] = ExternalIdTaken()
+        return errors
+
+    async def purge(self, gone: Sequence[User]) -> None:
+        """Removes rows and their terms. The change log stays."""
+        if not gone:
+            return
+        await self.session.execute(delete(users).where(users.c.id.in_([user.id for user in gone])))
+        await self.change_terms(DELETE_TERMS, [(self.terms_of(user), user.id) for user in gone])
+
+    async def erase(self, before: User, after: User) -> None:
+        """Makes a locked user a tombstone, and removes the terms. The change log stays."""
+        values = {name: getattr(after, name) for name in ("id", "status", "version", "updated_at", "deleted_at")}
+        await self.session.execute(ERASE, values | {"personal": after.seal_personal(self.cipher)})
+        await self.change_terms(DELETE_TERMS, [(self.terms_of(before), before.id)])
+
+    async def hold(self, ids: Sequence[UUID]) -> bool:
+        """Whether all of these are there and not erased; they are not erased or purged until the transaction ends."""
+        return len((await self.session.execute(HOLD, {"ids": ids})).all()) == len(set(ids))
+
+    async def append_changes(self, changes: Sequence[Change], origin: Origin, at: datetime) -> None:
+        if not changes:
+            return
+        # Many users change alike: what is common travels once.
+        kinds: dict[tuple[str, str, tuple[str, ...]], int] = {}
+        places = [kinds.setdefault(change[2:], len(kinds) + 1) for change in changes]
+        types, statuses, changed = zip(*kinds, strict=True)
+        await self.session.execute(
+            INSERT_CHANGES,
+            {
+                "ids": [change.user_id for change in changes],
+                "versions": [change.version for change in changes],
+                "kinds": places,
+                "types": types,
+                "statuses": statuses,
+                "changed": [",".join(names) for names in changed],
+                "at": at,
+                "lanes": OUTBOX_LANES,
+                "actor": origin.actor,
+                "request_id": origin.request_id,
+                "traceparent": origin.traceparent,
+            },
+        )
+
+    def terms_of(self, user: User) -> set[int]:
+        return self.index.terms_of(user.names, user.metadata)
+
+    async def update_terms(self, pairs: Iterable[tuple[User, User]]) -> None:
+        gone, new = [], []
+        for before, after in pairs:
+            old_terms, new_terms = self.terms_of(before), self.terms_of(after)
+            gone.append((old_terms - new_terms, after.id))
+            new.append((new_terms - old_terms, after.id))
+        await self.change_terms(DELETE_TERMS, gone)
+        await self.change_terms(INSERT_TERMS, new)
+
+    async def change_terms(self, statement: TextClause, postings: Iterable[tuple[Collection[int], UUID]]) -> None:
+        terms: list[int] = []
+        places: list[int] = []
+        ids: list[UUID] = []
+        for own, user_id in postings:
+            if own:
+                ids.append(user_id)
+                terms += own
+                places += [len(ids)] * len(own)
+        if terms:
+            await self.session.execute(statement, {"terms": terms, "places": places, "ids": ids})
+
+    def columns_of(self, rows: Sequence[User], names: Sequence[str]) -> dict[str, Sequence[Any]]:
+        """The arrays of these columns, one value a user."""
+        plain = [name for name in names if name not in MADE]
+        columns: dict[str, Sequence[Any]] = dict(
+            zip(plain, zip(*map(attrgetter(*plain), rows), strict=True), strict=True)
+        )
+        columns["email_index"] = [self.index.email(user.email) for user in rows]
+        columns["personal"] = [user.seal_personal(self.cipher) for user in rows]
+        columns["metadata"] = [orjson.dumps(user.metadata).decode() for user in rows]
+        return columns
+
+
+async def driver_of(session: AsyncSession) -> Any:
+    """asyncpg's own connection, in the transaction of the session."""
+    connection = await session.connection()
+    return (await connection.get_raw_connection()).driver_connection
+
+
+def claims_key(before: User, after: User) -> bool:
+    """Whether a change asks for a unique key that the user did not hold."""
+    revived = before.is_deleted and not after.is_deleted
+    return revived or (before.email, before.external_id) != (after.email, after.external_id)

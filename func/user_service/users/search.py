@@ -1,0 +1,156 @@
+"""The list of users: filters, two orders, keyset pages. `created_at` is the order of ids (see ids.py).
+
+Every query walks an index: the primary key, `(updated_at, id)`, `(status, id)`, a unique key, or a term's postings.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, false, select, tuple_, union_all
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from user_service.users.blind_index import BlindIndex
+from user_service.users.cipher import Cipher
+from user_service.users.ids import first_id_after, first_id_at
+from user_service.users.pages import Cursor
+from user_service.users.records import DELETED, USER_COLUMNS, User, user_of_row
+from user_service.users.tables import user_terms, users
+from user_service.users.words import split_words
+
+EXPORT_ROWS: Final = 1000
+COLUMNS: Final = tuple(cast(users.c.metadata, Text) if name == "metadata" else users.c[name] for name in USER_COLUMNS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What a page of the list is asked for."""
+
+    email: str | None = None
+    external_id: str | None = None
+    status: str | None = None
+    q: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    updated_after: datetime | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    include_deleted: bool = False
+    sort: str = "created_at"
+    limit: int = 50
+    cursor: Cursor | None = None
+
+    @property
+    def by_update(self) -> bool:
+        return self.sort.endswith("updated_at")
+
+    @property
+    def descending(self) -> bool:
+        return self.sort.startswith("-")
+
+    @property
+    def sees_deleted(self) -> bool:
+        return self.include_deleted or self.status == DELETED
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Users in the order asked for, and where the next page starts; None on the last one."""
+
+    users: list[User]
+    next: Cursor | None
+
+
+class UserSearch:
+    """Pages of users. In id order, a user who is there for the whole of a walk is seen exactly once."""
+
+    def __init__(self, session: AsyncSession, cipher: Cipher, index: BlindIndex) -> None:
+        self.session = session
+        self.cipher = cipher
+        self.index = index
+
+    async def page(self, query: Query) -> Page:
+        rows = (await self.session.execute(self.statement(query))).all()
+        found = [user_of_row(row, self.cipher) for row in rows[: query.limit]]
+        more = len(rows) > query.limit
+        return Page(found, Cursor(found[-1].updated_at, found[-1].id) if more else None)
+
+    async def everyone(self, *, deleted: bool) -> AsyncIterator[list[User]]:
+        """All users in the order of their ids, a thousand at a time, by a server-side cursor."""
+        statement = select(*COLUMNS).order_by(users.c.id)
+        if not deleted:
+            statement = statement.where(users.c.deleted_at.is_(None))
+        rows = await self.session.stream(statement, execution_options={"yield_per": EXPORT_ROWS})
+        async for some in rows.partitions():
+            yield [user_of_row(row, self.cipher) for row in some]
+
+    async def last_changed(self, limit: int) -> list[UUID]:
+        """The ids of the living users that changed last, the newest change first."""
+        newest = select(users.c.id).where(users.c.deleted_at.is_(None)).order_by(users.c.updated_at.desc()).limit(limit)
+        return list((await self.session.execute(newest)).scalars())
+
+    def statement(self, query: Query) -> Select[Any]:
+        """One more row than the page holds, so that the last page knows that it is the last."""
+        postings = [(user_terms.alias(), term) for term in self.terms(query)]
+        # The ids of user and postings are one to the planner, which walks whichever it expects least of, in order.
+        ids: list[ColumnElement[UUID]] = [users.c.id, *(own.c.user_id for own, _ in postings)]
+        conditions = [own.c.term == term for own, term in postings]
+        conditions += [users.c.id == own.c.user_id for own, _ in postings]
+        if query.q is not None and not postings:
+            conditions.append(false())
+        statement = select(*COLUMNS).where(
+            *conditions, *self.column_conditions(query), *self.range_conditions(query, ids)
+        )
+        keys = (users.c.updated_at, users.c.id) if query.by_update else (users.c.id,)
+        order = [key.desc() for key in keys] if query.descending else list(keys)
+        return statement.order_by(*order).limit(query.limit + 1)
+
+    def terms(self, query: Query) -> list[int]:
+        pairs = {self.index.pair(name, value) for name, value in query.metadata.items()}
+        return sorted(pairs | {self.index.word(word) for word in split_words(query.q or "")})
+
+    def column_conditions(self, query: Query) -> list[ColumnElement[bool]]:
+        conditions: list[ColumnElement[bool]] = []
+        if not query.sees_deleted:
+            conditions.append(users.c.deleted_at.is_(None))
+        if query.status is not None:
+            conditions.append(users.c.status == query.status)
+        if query.updated_after is not None:
+            conditions.append(users.c.updated_at > query.updated_after)
+        if query.email is not None:
+            conditions.append(holds(users.c.email_index, self.index.email(query.email), query))
+        if query.external_id is not None:
+            conditions.append(holds(users.c.external_id, query.external_id, query))
+        return conditions
+
+    def range_conditions(self, query: Query, ids: list[ColumnElement[UUID]]) -> list[ColumnElement[bool]]:
+        """Said of each of the columns that have the id: of an inequality, the planner does not conclude that."""
+        conditions: list[ColumnElement[bool]] = []
+        if query.created_after is not None:
+            first = first_id_after(query.created_after)
+            conditions += [key >= first for key in ids]
+        if query.created_before is not None:
+            behind = first_id_at(query.created_before)
+            conditions += [key < behind for key in ids]
+        if query.cursor is None:
+            return conditions
+        if query.by_update:
+            place, last = (
+                tuple_(users.c.updated_at, users.c.id),
+                tuple_(query.cursor.updated_at, query.cursor.id),
+            )
+            conditions.append(place < last if query.descending else place > last)
+        else:
+            last_id = query.cursor.id
+            conditions += [key < last_id if query.descending else key > last_id for key in ids]
+        return conditions
+
+
+def holds(column: ColumnElement[Any], value: Any, query: Query) -> ColumnElement[bool]:
+    """Equality on a unique key of the living; for deleted users too, through the two partial indexes."""
+    if not query.sees_deleted:
+        return and_(column == value)
+    living = select(users.c.id).where(column == value, users.c.deleted_at.is_(None))
+    gone = select(users.c.id).where(column == value, users.c.deleted_at.is_not(None))
+    return users.c.id.in_(union_all(living, gone))

@@ -1,0 +1,211 @@
+"""The tables, as SQLAlchemy knows them. Migrations make them; a test compares the two."""
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    event,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = MetaData(naming_convention=NAMING)
+Time = TIMESTAMP(timezone=True)
+
+# Events of one user stay in order because a user is always in one lane; lanes are what replicas share.
+OUTBOX_LANES = 16
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("external_id", Text),
+    Column("email_index", LargeBinary, nullable=False),
+    Column("personal", LargeBinary, nullable=False),
+    Column("email_verified", Boolean, nullable=False),
+    Column("locale", Text),
+    Column("timezone", Text),
+    Column("status", Text, nullable=False),
+    Column("prior_status", Text),
+    Column("metadata", JSONB, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("updated_at", Time, nullable=False),
+    Column("last_login_at", Time),
+    Column("deleted_at", Time),
+    # Nothing of the person is left: a tombstone.
+    Column("erased_at", Time),
+    CheckConstraint("version >= 1", name="version_positive"),
+    CheckConstraint("status IN ('pending', 'active', 'suspended', 'deleted')", name="status_known"),
+    CheckConstraint("(status = 'deleted') = (deleted_at IS NOT NULL)", name="deleted_has_time"),
+)
+# Enforced for what is written; a migration that made it valid would read every row while all writes wait.
+event.listen(
+    users,
+    "after_create",
+    DDL(  # type: ignore[no-untyped-call]
+        "ALTER TABLE users ADD CONSTRAINT ck_users_erased_is_deleted"
+        " CHECK (erased_at IS NULL OR status = 'deleted') NOT VALID"
+    ),
+)
+Index(
+    "uq_users_email_index_living",
+    users.c.email_index,
+    unique=True,
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index(
+    "uq_users_external_id_living",
+    users.c.external_id,
+    unique=True,
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index("ix_users_email_index_deleted", users.c.email_index, postgresql_where=text("deleted_at IS NOT NULL"))
+Index("ix_users_external_id_deleted", users.c.external_id, postgresql_where=text("deleted_at IS NOT NULL"))
+Index("ix_users_updated_at_id", users.c.updated_at, users.c.id)
+Index("ix_users_status_id", users.c.status, users.c.id, postgresql_where=text("status <> 'active'"))
+
+# An inverted index in a table: the postings of a term are in id order, so that a page of a search is a range of it.
+user_terms = Table(
+    "user_terms",
+    metadata,
+    Column("term", BigInteger),
+    Column("user_id", Uuid),
+    PrimaryKeyConstraint("term", "user_id"),
+)
+
+# Audit trail and outbox in one. A relay's progress is kept in outbox_lanes; a row changes only when its user, or the
+# person who made the change, is erased.
+user_changes = Table(
+    "user_changes",
+    metadata,
+    Column("user_id", Uuid),
+    Column("version", Integer),
+    Column("type", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("changed", ARRAY(Text), nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("traceparent", Text, nullable=False),
+    Column("changed_at", Time, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("txid", BigInteger, nullable=False, server_default=text("(pg_current_xact_id()::text::bigint)")),
+    PrimaryKeyConstraint("user_id", "version"),
+)
+Index("ix_user_changes_lane_txid", *(user_changes.c[name] for name in ("lane", "txid", "user_id", "version")))
+
+Index("ix_user_changes_actor", user_changes.c.actor, postgresql_where=text("actor LIKE 'jwt:%'"))
+
+outbox_lanes = Table(
+    "outbox_lanes",
+    metadata,
+    Column("lane", SmallInteger, primary_key=True, autoincrement=False),
+    Column("txid", BigInteger, nullable=False, server_default=text("0")),
+    Column("user_id", Uuid, nullable=False, server_default=text("'00000000-0000-0000-0000-000000000000'")),
+    Column("version", Integer, nullable=False, server_default=text("0")),
+    # Who posts from this lane, and until when; how often in a row the sink failed, or refused the event in front.
+    Column("owner", Uuid),
+    Column("leased_until", Time),
+    Column("retry_at", Time),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("refusals", Integer, nullable=False, server_default=text("0")),
+)
+
+# Events that were processed: the reply to each, sealed, so that a redelivery gets it again.
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("source", Text),
+    Column("id", Text),
+    Column("digest", LargeBinary, nullable=False),
+    Column("reply", LargeBinary, nullable=False),
+    Column("processed_at", Time, nullable=False, server_default=text("now()")),
+    # Whom the answer speaks of: those changed under this trace, and these besides (see links.py).
+    Column("traceparent", Text),
+    Column("mentions", ARRAY(Uuid)),
+    PrimaryKeyConstraint("source", "id"),
+)
+Index("ix_inbox_processed_at", inbox.c.processed_at)
+
+# Requests with an Idempotency-Key, known by keyed hashes, and their sealed answers.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("id", LargeBinary, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    Column("created_at", Time, nullable=False),
+    Column("expires_at", Time, nullable=False),
+    # Whom the answer speaks of: those changed under this trace, and these besides (see links.py).
+    Column("traceparent", Text),
+    Column("mentions", ARRAY(Uuid)),
+)
+Index("ix_idempotency_keys_expires_at", idempotency_keys.c.expires_at)
+for answers in (inbox, idempotency_keys):
+    Index(f"ix_{answers.name}_traceparent", answers.c.traceparent)
+    Index(
+        f"ix_{answers.name}_mentions",
+        answers.c.mentions,
+        postgresql_using="gin",
+        postgresql_where=text("mentions IS NOT NULL"),
+    )
+
+# Imports and how far they are; `key` and `fingerprint` are keyed hashes.
+imports = Table(
+    "imports",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("actor", Text, nullable=False),
+    Column("key", LargeBinary, unique=True),
+    Column("fingerprint", LargeBinary),
+    Column("format", Text, nullable=False),
+    Column("on_conflict", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("position", BigInteger, nullable=False, server_default=text("0")),
+    Column("created", BigInteger, nullable=False, server_default=text("0")),
+    Column("updated", BigInteger, nullable=False, server_default=text("0")),
+    Column("skipped", BigInteger, nullable=False, server_default=text("0")),
+    Column("failed", BigInteger, nullable=False, server_default=text("0")),
+    Column("started_at", Time, nullable=False, server_default=text("now()")),
+    Column("updated_at", Time, nullable=False, server_default=text("now()")),
+    Column("finished_at", Time),
+    CheckConstraint("state IN ('running', 'interrupted', 'failed', 'completed')", name="state_known"),
+)
+import_failures = Table(
+    "import_failures",
+    metadata,
+    Column("import_id", Uuid),
+    Column("record", BigInteger),
+    Column("code", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("pointer", Text),
+    PrimaryKeyConstraint("import_id", "record"),
+    ForeignKeyConstraint(["import_id"], ["imports.id"], ondelete="CASCADE"),
+)
+
+# What must not change under a running service, such as the fingerprint of the blind index key.
+service_meta = Table(
+    "service_meta",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)

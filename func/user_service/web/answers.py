@@ -1,0 +1,48 @@
+"""An answer as the lane gives it, and problem details (RFC 9457) as both the lane and FastAPI give them."""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import orjson
+
+from user_service.errors import ServiceError
+
+Headers = Sequence[tuple[bytes, bytes]]
+PROBLEM_TYPE: Final = b"application/problem+json"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def problem_of(error: ServiceError, request_id: str) -> Answer:
+    """The problem document of an error."""
+    document = {
+        "type": f"urn:user-service:problem:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "request_id": request_id,
+        "errors": [fault._asdict() for fault in error.errors],
+    }
+    headers = [(b"content-type", PROBLEM_TYPE), (b"cache-control", b"no-store")]
+    if error.retry_after_seconds is not None:
+        headers.append((b"retry-after", str(error.retry_after_seconds).encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    body = orjson.dumps(document)
+    headers.append((b"content-length", str(len(body)).encode()))
+    return Answer(error.status, headers, body)
+
+
+def json_answer(value: object, *, status: int = 200) -> Answer:
+    body = orjson.dumps(value)
+    headers = (
+        (b"content-type", b"application/json"),
+        (b"cache-control", b"no-store"),
+        (b"content-length", str(len(body)).encode()),
+    )
+    return Answer(status, headers, body)

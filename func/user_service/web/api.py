@@ -1,0 +1,64 @@
+"""The FastAPI application: every route, over storage that is opened here."""
+
+from typing import Final
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from user_service import __version__
+from user_service.events.inbox import Inbox
+from user_service.resources import Resources
+from user_service.users.batch import Batches
+from user_service.users.imports import Imports
+from user_service.users.storage import Storage
+from user_service.web import batches, events, imports, operations, privacy, status, users
+from user_service.web.dependencies import documented_security
+from user_service.web.lane import Lane
+from user_service.web.openapi import add_openapi
+from user_service.web.problems import add_problem_handlers
+
+# Before the routes of one user: `batch`, `imports` and `export` are no users' ids.
+API_ROUTERS: Final = (batches.router, imports.router, users.router, privacy.router, operations.router, status.router)
+ROUTERS: Final = {"api": API_ROUTERS, "events": (events.router,), "all": (*API_ROUTERS, events.router)}
+
+
+def create_api(resources: Resources, lane: Lane) -> FastAPI:
+    """The application over open resources; `app.state.storage` is the caller's to close."""
+    app = FastAPI(
+        title="User Service",
+        version=__version__,
+        description="The user directory of a microservice backend.",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=name_of,
+    )
+    app.state.resources = resources
+    app.state.lane = lane
+    app.state.storage = Storage(
+        resources.settings,
+        resources.keys,
+        resources.cache,
+        resources.metrics,
+        size=resources.engine_size,
+        after_change=resources.wake_relay,
+    )
+    resources.follow(app.state.storage.adopt)
+    if resources.tracing is not None:
+        app.state.storage.trace(resources.tracing)
+    app.state.batches = Batches(app.state.storage, resources.reader, resources.activity)
+    app.state.imports = Imports(app.state.batches)
+    app.state.exposition = None
+    app.state.inbox = Inbox(app.state.batches, resources.keys.cipher, resources.metrics, relay=resources.relay_now)
+    for router in ROUTERS[resources.settings.serve]:
+        app.include_router(router, dependencies=documented_security)
+    app.include_router(operations.open_router)
+    app.include_router(status.page_router)
+    add_problem_handlers(app)
+    add_openapi(app)
+    return app
+
+
+def name_of(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,142 @@
+"""What endpoints ask for, each named once."""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+from fastapi import Depends, Header, Query, Request, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import BeforeValidator
+
+from user_service.errors import Forbidden, InvalidHeader, Unauthenticated
+from user_service.resources import Resources
+from user_service.users.idempotency import IdempotentRequest
+from user_service.users.records import User
+from user_service.users.schemas import check_id
+from user_service.users.search import UserSearch
+from user_service.users.service import ANY_VERSION, NO_VERSION, UserService
+from user_service.users.storage import Storage
+from user_service.web.auth import Principal
+from user_service.web.idempotency import Effect
+from user_service.web.parameters import Flag
+from user_service.web.problems import exchange_of
+
+VERSION_TAG: Final = re.compile(r'"([1-9][0-9]{0,8})"', re.ASCII)
+ENTITY_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+
+ENTITY_TAG_SCHEMA: Final[dict[str, Any]] = {"pattern": r'^(?:\*|(?:W/)?"[!#-~]*")?$', "examples": ['"3"']}
+
+# For the documentation: credentials are checked before a request gets here, in app.py.
+api_key_scheme = APIKeyHeader(name="X-API-Key", scheme_name="ApiKey", auto_error=False)
+bearer_scheme = HTTPBearer(scheme_name="Bearer", auto_error=False)
+
+
+def resources_of(request: Request) -> Resources:
+    resources: Resources = request.app.state.resources
+    return resources
+
+
+def storage_of(request: Request) -> Storage:
+    storage: Storage = request.app.state.storage
+    return storage
+
+
+def principal_of(request: Request) -> Principal:
+    """Who asks. Raises Unauthenticated where the path let nobody in particular through."""
+    principal = exchange_of(request).principal
+    if principal is None:
+        raise Unauthenticated
+    return principal
+
+
+def requires(scope: str) -> Callable[[Request], None]:
+    """A dependency that lets only principals with a scope pass."""
+
+    def check(request: Request) -> None:
+        principal_of(request).require(scope)
+
+    return check
+
+
+async def asked_once(
+    request: Request,
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            description="For 24 hours, the same request under this key gets the first answer and has no other effect",
+        ),
+    ] = None,
+) -> IdempotentRequest | None:
+    if key is None:
+        return None
+    url = request.url
+    asked = [request.method, url.path, url.query, request.headers.get("if-match", "")]
+    keys, index, principal = resources_of(request).keys, storage_of(request).index, principal_of(request).name
+    return IdempotentRequest(keys, index, principal=principal, key=key, request=asked, body=await request.body())
+
+
+AskedOnce = Annotated[IdempotentRequest | None, Depends(asked_once)]
+
+
+def may_delete(request: Request, purge: Annotated[Flag, Query()] = False) -> None:
+    """Raises Forbidden. Asked before anything else, so that a replay needs the scope too."""
+    principal_of(request).require("users:purge" if purge else "users:delete")
+
+
+async def user_service(request: Request, once: AskedOnce) -> AsyncIterator[UserService]:
+    resources_of(request).require_database()
+    exchange = exchange_of(request)
+    async with storage_of(request).unit_of_work(exchange.origin) as service:
+        if once is not None:
+            effect = Effect(service, once)
+            await effect.begin()
+            request.state.effect = effect
+        yield service
+    exchange.rows = len(service.touched)
+
+
+Users = Annotated[UserService, Depends(user_service, scope="function")]
+
+
+async def own_user(request: Request, users: Users) -> User:
+    """The user of the token. Raises Forbidden for who has no token of a user's issuer, UserNotFound."""
+    subject = principal_of(request).subject
+    if subject is None:
+        raise Forbidden("This is for tokens: an API key is nobody's own.")
+    return await users.own(subject, known_as=resources_of(request).settings.jwt_subject)
+
+
+async def user_search(request: Request) -> AsyncIterator[UserSearch]:
+    resources_of(request).require_database()
+    async with storage_of(request).reading() as search:
+        yield search
+
+
+def version_condition(
+    if_match: Annotated[str | None, Header(alias="If-Match", json_schema_extra=ENTITY_TAG_SCHEMA)] = None,
+) -> int | None:
+    """The version that a write asks for, None for no condition; strong comparison (RFC 9110, 13.1.1).
+
+    Raises InvalidHeader.
+    """
+    if if_match is None:
+        return None
+    text = if_match.strip()
+    if text == "*":
+        return ANY_VERSION
+    if tag := VERSION_TAG.fullmatch(text):
+        return int(tag[1])
+    if not text or ENTITY_TAG.fullmatch(text):
+        return NO_VERSION
+    raise InvalidHeader('If-Match must be one ETag of this user, as "3", or *.')
+
+
+UserId = Annotated[UUID, BeforeValidator(check_id)]
+Search = Annotated[UserSearch, Depends(user_search, scope="function")]
+Own = Annotated[User, Depends(own_user, scope="function")]
+IfMatch = Annotated[int | None, Depends(version_condition)]
+documented_security = [Security(api_key_scheme), Security(bearer_scheme)]

@@ -1,0 +1,42 @@
+"""A small document from a URL that an operator has set: bounded in time and size, without redirects."""
+
+import ssl
+import urllib.request
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+TIMEOUT_SECONDS: Final = 5.0
+MAX_BYTES: Final = 256 * 1024
+CHUNK_BYTES: Final = 16 * 1024
+
+
+class NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes an error of a redirect: the address that was set is the one that is trusted."""
+
+    def redirect_request(self, *arguments: Any, **named: Any) -> None:
+        return None
+
+
+def download(url: str, ca_file: Path | None = None, token_file: Path | None = None) -> bytes:
+    """What is at a URL; blocks for a few seconds at most. `token_file` holds a bearer token to show.
+
+    Raises OSError, http.client.HTTPException, and ValueError for a document that is too long or comes too slowly.
+    """
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - settings.py allows https and http only
+    if token_file is not None:
+        request.add_header("Authorization", f"Bearer {token_file.read_text(encoding='ascii').strip()}")
+    opener = urllib.request.build_opener(NoRedirects, urllib.request.HTTPSHandler(context=context))
+    deadline = monotonic() + TIMEOUT_SECONDS
+    received = b""
+    with opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
+        while chunk := answer.read1(CHUNK_BYTES):
+            received += chunk
+            if len(received) > MAX_BYTES:
+                raise ValueError(f"longer than {MAX_BYTES} bytes")
+            if monotonic() > deadline:
+                raise ValueError("too slow")
+    return received

@@ -1,0 +1,151 @@
+"""How every route reads its request: strict about content types, bodies and query parameters."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from fastapi import Request
+from fastapi.dependencies.models import Dependant
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.types import Message, Receive
+
+from user_service.errors import BadRequest, FieldError, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+from user_service.web.idempotency import answer_once
+
+JSON: Final = "application/json"
+MERGE_PATCH: Final = "application/merge-patch+json"
+OPEN_QUERY: Final = "x-open-query-prefix"
+
+
+class TextConvertor(Convertor[str]):
+    """The rest of a path, whatever is in it: `path` leaves out what has a line break, which then is no route's."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+class UserConvertor(TextConvertor):
+    """One step of a path that may be a user's id: a wrong one is refused by the endpoint, with a reason."""
+
+    regex = r"(?!(?:batch|by-external-id|export|imports|me)(?:/|$))[^/]+"
+
+
+register_url_convertor("text", TextConvertor())
+register_url_convertor("user", UserConvertor())
+
+
+class JsonRequest(Request):
+    """A request whose JSON is parsed strictly: UTF-8, no lone surrogates, no NaN, at most 1,024 levels."""
+
+    async def json(self) -> Any:
+        return orjson.loads(await self.body())
+
+
+class StrictRoute(APIRoute):
+    """Refuses what FastAPI would overlook: unknown or repeated query parameters, other content types, large bodies."""
+
+    # Two objects of 16 KiB, with every character escaped, and the rest.
+    max_body_bytes = 256 * 1024
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        known, limit = query_names(self.dependant), self.max_body_bytes
+        prefix = (self.openapi_extra or {}).get(OPEN_QUERY)
+        takes_json = self.body_field is not None
+        types = {JSON, MERGE_PATCH} if "PATCH" in (self.methods or ()) else {JSON}
+
+        async def strict(request: Request) -> Response:
+            check_encoding(request)
+            refuse_unknown(request, known, prefix)
+            check_length(request, limit)
+            if takes_json:
+                check_content_type(request, types)
+            request = JsonRequest(request.scope, limited(request.receive, limit))
+            if takes_json:
+                # Before FastAPI does, who would take a body that is too large for one that can't be read.
+                await request.body()
+            return await answer_once(request, handle)
+
+        return strict
+
+
+def too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body may have {limit:,} bytes at most.")
+
+
+def check_length(request: Request, limit: int) -> None:
+    """Raises PayloadTooLarge for a body that is declared to be too large, before any of it is read."""
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > limit:
+        raise too_large(limit)
+
+
+def limited(receive: Receive, limit: int) -> Receive:
+    """Reads a body whatever its declared length; raises PayloadTooLarge at the first byte beyond `limit`."""
+    seen = 0
+
+    async def receive_more() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise too_large(limit)
+        return message
+
+    return receive_more
+
+
+def check_encoding(request: Request) -> None:
+    """Raises BadRequest for a path or query that is not UTF-8, which servers and frameworks mend in silence."""
+    sent = (request.scope.get("raw_path") or b"") + b"?" + request.scope["query_string"]
+    if b"%" not in sent and sent.isascii():
+        return
+    try:
+        unquote_to_bytes(sent).decode()
+    except UnicodeDecodeError:
+        raise BadRequest("The address is not UTF-8 after percent-decoding.") from None
+
+
+def query_names(dependant: Dependant) -> set[str]:
+    """The query parameters of an endpoint and of all that it depends on."""
+    own = {parameter.alias for parameter in dependant.query_params}
+    return own.union(*(query_names(inner) for inner in dependant.dependencies))
+
+
+def refuse_unknown(request: Request, known: set[str], prefix: str | None) -> None:
+    """Raises ValidationFailed for parameters that are unknown or given twice; `prefix` opens a family of names."""
+
+    def is_known(name: str) -> bool:
+        return name in known or (prefix is not None and name.startswith(prefix))
+
+    names = [name for name, _ in request.query_params.multi_items()]
+    faults = [
+        FieldError(f"?{name}", "unknown_parameter", "there is no such query parameter here")
+        for name in dict.fromkeys(names)
+        if not is_known(name)
+    ]
+    faults += [
+        FieldError(f"?{name}", "repeated_parameter", "may be given once only")
+        for name in dict.fromkeys(names)
+        if is_known(name) and names.count(name) > 1
+    ]
+    if faults:
+        raise ValidationFailed(errors=faults)
+
+
+def check_content_type(request: Request, types: set[str]) -> None:
+    """Raises UnsupportedMediaType unless the body is declared to be JSON in UTF-8."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    if media_type.strip().lower() not in types or charset not in {"", "utf-8", "utf8"}:
+        raise UnsupportedMediaType(f"Send the body with Content-Type: {' or '.join(sorted(types))}.")
+    if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+        raise UnsupportedMediaType("Send the body without Content-Encoding.")
