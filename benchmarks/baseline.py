@@ -1,0 +1,41 @@
+"""What the service is measured against: a bare FastAPI route that answers with a user from memory.
+
+Run by `python -m benchmarks.baseline PORT USERS`, where USERS is a JSON file of `{id: user}`. No key check,
+rate limit, metrics, request id, ETag, encryption, cache or database: FastAPI's own price, under the server
+that the service uses.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, HTTPException
+
+app = FastAPI()
+users: dict[str, dict[str, Any]] = {}
+
+
+@app.get("/api/v1/users/{user_id}")
+async def read_user(user_id: str) -> dict[str, Any]:
+    if user_id not in users:
+        raise HTTPException(404)
+    return users[user_id]
+
+
+def main(port: str, file: str) -> None:
+    users.update(json.loads(Path(file).read_bytes()))
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=int(port),
+        http="httptools",
+        loop="uvloop",
+        access_log=False,
+        log_level="warning",
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,12 @@
+"""What keeps a benchmark from measuring."""
+
+
+class BenchmarkError(Exception):
+    """A server that does not start, an answer that is not the expected one, a load that met refusals.
+
+    The text says what was asked of whom and what came instead; a note holds the end of the server's log.
+    """
+
+
+def notes_of(error: BaseException) -> list[str]:
+    return getattr(error, "__notes__", [])

@@ -1,0 +1,47 @@
+"""What each number should be: a limit, an aim beyond it, and a bound that fails a strict run."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Judged(StrEnum):
+    AT_MOST = "at most"
+    AT_LEAST = "at least"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`bound` is wide: machines are noisy, and only a regression that no noise explains should fail."""
+
+    judged: Judged
+    limit: float
+    aim: float
+    bound: float
+    unit: str = "x"
+
+    def meets(self, value: float, mark: float) -> bool:
+        return value <= mark if self.judged is Judged.AT_MOST else value >= mark
+
+
+GOALS = {
+    "cold.read": Goal(Judged.AT_MOST, limit=1.6, aim=0.6, bound=3.2),
+    "cold.create": Goal(Judged.AT_MOST, limit=2.0, aim=2.0, bound=4.0),
+    "hot.memory": Goal(Judged.AT_LEAST, limit=0.8, aim=3.0, bound=0.4),
+    "hot.tiers": Goal(Judged.AT_LEAST, limit=0.8, aim=2.5, bound=0.4),
+    "hot.redis": Goal(Judged.AT_LEAST, limit=0.45, aim=0.9, bound=0.2),
+    "hot.postgres": Goal(Judged.AT_LEAST, limit=0.35, aim=0.8, bound=0.15),
+    "batch.create": Goal(Judged.AT_LEAST, limit=10_000, aim=25_000, bound=4_000, unit="users/s"),
+    "batch.find": Goal(Judged.AT_LEAST, limit=50_000, aim=100_000, bound=20_000, unit="users/s"),
+    "batch.growth": Goal(Judged.AT_MOST, limit=1.3, aim=1.1, bound=2.6),
+    "import.rate": Goal(Judged.AT_LEAST, limit=10_000, aim=25_000, bound=4_000, unit="users/s"),
+    "import.peak": Goal(Judged.AT_MOST, limit=250, aim=150, bound=400, unit="MiB"),
+    "events.binary": Goal(Judged.AT_LEAST, limit=0.9, aim=0.95, bound=0.6),
+    "events.structured": Goal(Judged.AT_LEAST, limit=0.9, aim=0.95, bound=0.6),
+    "list.depth": Goal(Judged.AT_MOST, limit=1.2, aim=1.2, bound=2.4),
+    "memory.idle": Goal(Judged.AT_MOST, limit=110, aim=90, bound=160, unit="MiB"),
+    "memory.loaded": Goal(Judged.AT_MOST, limit=150, aim=150, bound=220, unit="MiB"),
+    "overload.goodput": Goal(Judged.AT_LEAST, limit=0.8, aim=0.9, bound=0.5),
+    "overload.recovery": Goal(Judged.AT_MOST, limit=5, aim=1, bound=15, unit="s"),
+    "overload.memory": Goal(Judged.AT_MOST, limit=200, aim=150, bound=400, unit="MiB"),
+    "memory.growth": Goal(Judged.AT_MOST, limit=2, aim=1, bound=12, unit="MiB"),
+}

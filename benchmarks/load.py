@@ -1,0 +1,78 @@
+"""Load from wrk: one thread, 32 kept connections, each asking again as soon as it was answered."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.processes import LOOPBACK, processor_seconds
+from benchmarks.servers import API_KEY, Server
+
+CONNECTIONS = 32
+SCRIPT = Path(__file__).with_name("rotate.lua")
+
+
+@dataclass(frozen=True)
+class Target:
+    path: str
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str = ""
+
+    def line(self) -> str:
+        extra = "|".join(f"{name}: {value}" for name, value in self.headers.items())
+        return f"{self.method}\t{self.path}\t{extra}\t{self.body}\n"
+
+
+@dataclass(frozen=True)
+class Load:
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    processor_seconds: float
+
+    @property
+    def per_second(self) -> float:
+        return self.requests / self.seconds
+
+    @property
+    def processor_us(self) -> float:
+        """The server's processor time for one request, in microseconds: what a noisy neighbour changes least."""
+        return self.processor_seconds / self.requests * 1e6
+
+
+def wrk_program() -> str:
+    program = shutil.which("wrk")
+    if program is None:
+        raise BenchmarkError("wrk is not on PATH: apt-get install wrk, or brew install wrk")
+    return program
+
+
+def write_targets(file: Path, targets: Iterable[Target]) -> Path:
+    file.write_text("".join(target.line() for target in targets))
+    return file
+
+
+def load(server: Server, targets: Path, *, seconds: int) -> Load:
+    """Asks for the targets in turn for `seconds`; BenchmarkError on any answer of 400 and above."""
+    before = processor_seconds(server.pid)
+    seen = run_wrk(server, targets, seconds=seconds, connections=CONNECTIONS)
+    if seen["refused"] or seen["broken"] or not seen["requests"]:
+        raise BenchmarkError(f"wrk on port {server.port}: {seen}")
+    spent = processor_seconds(server.pid) - before
+    return Load(int(seen["requests"]), seen["seconds"], seen["p50_ms"], seen["p99_ms"], spent)
+
+
+def run_wrk(server: Server, targets: Path, *, seconds: int, connections: int) -> dict[str, float]:
+    """What wrk saw: `requests` answered in `seconds`, of which `refused` with 400 and above; `broken` connections."""
+    command = [wrk_program(), "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "-s", str(SCRIPT)]
+    command += ["-H", f"X-API-Key: {API_KEY}", f"http://{LOOPBACK}:{server.port}", "--", str(targets)]
+    ran = subprocess.run(command, capture_output=True, check=False, text=True, timeout=seconds + 30)
+    if ran.returncode != 0:
+        raise BenchmarkError(f"wrk ended with {ran.returncode}: {ran.stdout}{ran.stderr}")
+    seen: dict[str, float] = json.loads(ran.stdout.splitlines()[-1])
+    return seen

@@ -1,0 +1,43 @@
+"""How much of everything a run measures."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    cold_rounds: int
+    load_rounds: int
+    load_seconds: int
+    hot_users: int
+    listed_users: int
+    page_rounds: int
+    warm_requests: int
+    grown_requests: int
+    batches: int
+    batch_rounds: int
+
+
+FULL = Plan(
+    cold_rounds=15,
+    load_rounds=7,
+    load_seconds=2,
+    hot_users=1_000,
+    listed_users=1_000_000,
+    page_rounds=300,
+    warm_requests=30_000,
+    grown_requests=200_000,
+    batches=30,
+    batch_rounds=7,
+)
+QUICK = Plan(
+    cold_rounds=5,
+    load_rounds=3,
+    load_seconds=1,
+    hot_users=200,
+    listed_users=20_000,
+    page_rounds=100,
+    warm_requests=10_000,
+    grown_requests=30_000,
+    batches=12,
+    batch_rounds=3,
+)

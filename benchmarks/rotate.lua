@@ -1,0 +1,28 @@
+-- wrk asks for the targets of a file in turn. A line holds METHOD, path, header lines joined by "|" (or nothing) and
+-- body (or nothing), separated by tabs. The last line of the output is JSON.
+
+local requests = {}
+local turn = 0
+
+function init(arguments)
+  for line in io.lines(arguments[1]) do
+    local method, path, extra, body = line:match("^([^\t]*)\t([^\t]*)\t([^\t]*)\t(.*)$")
+    local headers = {}
+    for name, value in pairs(wrk.headers) do headers[name] = value end
+    for name, value in extra:gmatch("([^|:]+): ([^|]+)") do headers[name] = value end
+    requests[#requests + 1] = wrk.format(method, path, headers, body ~= "" and body or nil)
+  end
+end
+
+function request()
+  turn = turn % #requests + 1
+  return requests[turn]
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  print(string.format(
+    '{"requests": %d, "seconds": %.6f, "p50_ms": %.4f, "p99_ms": %.4f, "refused": %d, "broken": %d}',
+    summary.requests, summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    errors.status, errors.connect + errors.read + errors.write + errors.timeout))
+end
