@@ -1,0 +1,111 @@
+"""Try a running service from outside: health, the refusal of strangers, and a user's way through it.
+
+Standard library only, so that it runs anywhere; called by scripts/smoke-test and both deploy scripts. The API key comes
+from INTERNAL_API_KEY. Leaves nothing behind: the user that it creates is purged.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Target:
+    address: str
+    host: str | None
+    api_key: str
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, key: bool = True) -> tuple[int, Any]:
+        """The status and the decoded body; status 0 if nothing answers."""
+        request = urllib.request.Request(
+            self.address.rstrip("/") + path, data=None if body is None else json.dumps(body).encode(), method=method
+        )
+        request.add_header("Content-Type", "application/json")
+        if self.host:
+            request.add_header("Host", self.host)
+        if key:
+            request.add_header("X-API-Key", self.api_key)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status, decoded(answer.read())
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, decoded(refusal.read())
+        except OSError as error:
+            return 0, str(error)
+
+
+def decoded(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return content[:200].decode(errors="replace")
+
+
+class BrokenPromiseError(Exception):
+    """The service answered something else than it promises."""
+
+
+def expect(promise: str, answer: tuple[int, Any], status: int) -> Any:
+    if answer[0] != status:
+        raise BrokenPromiseError(f"{promise}: {status} was expected, {answer[0]} came: {answer[1]}")
+    print(f"ok   {promise}")
+    return answer[1]
+
+
+def wait_until_ready(target: Target, *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while (answer := target.ask("GET", "/api/health/ready", key=False))[0] != 200 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    expect("it is ready", answer, 200)
+
+
+def check_reading(target: Target) -> None:
+    expect("it is alive", target.ask("GET", "/api/health/live", key=False), 200)
+    expect("a stranger is refused", target.ask("GET", "/api/v1/users?limit=1", key=False), 401)
+    expect("users can be listed", target.ask("GET", "/api/v1/users?limit=1"), 200)
+    expect("what does not exist is not found", target.ask("GET", f"/api/v1/users/{uuid.uuid4()}"), 404)
+
+
+def check_writing(target: Target) -> None:
+    name = f"smoke-{uuid.uuid4().hex}"
+    created = expect("a user is created", target.ask("POST", "/api/v1/users", {"email": f"{name}@example.org"}), 201)
+    path = f"/api/v1/users/{created['id']}"
+    try:
+        read = expect("and read", target.ask("GET", path), 200)
+        if read["email"] != f"{name}@example.org":
+            raise BrokenPromiseError("another e-mail came back than was sent")
+        expect("and changed", target.ask("PATCH", path, {"given_name": "Smoke"}), 200)
+        expect("and deleted", target.ask("DELETE", path), 204)
+    finally:
+        target.ask("DELETE", f"{path}?purge=true")
+    expect("and gone", target.ask("GET", path), 404)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--address", required=True, help="for example http://127.0.0.1:3002")
+    parser.add_argument("--host", help="the Host header, where a gateway routes by it")
+    parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to wait for readiness")
+    parser.add_argument("--read-only", action="store_true", help="create nothing")
+    options = parser.parse_args()
+    target = Target(options.address, options.host, os.environ.get("INTERNAL_API_KEY", ""))
+    try:
+        wait_until_ready(target, seconds=options.wait)
+        check_reading(target)
+        if not options.read_only:
+            check_writing(target)
+    except BrokenPromiseError as broken:
+        print(f"FAIL {broken}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
