@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,15 +12,14 @@ import httpx
 import pytest
 
 from app_fixtures import API_KEY, ENCRYPTION_KEY
+from ports import free_port
 
 
 class Served:
     """`user-service serve` in a process of its own, over a database of the test's."""
 
     def __init__(self, database_url: str, folder: Path, **settings: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = folder / "log"
         own = {

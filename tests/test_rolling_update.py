@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,6 +21,7 @@ from pathlib import Path
 import asyncpg
 
 from load_balancer import LoadBalancer
+from ports import free_port
 
 PODS = 3
 RESTARTS = 20
@@ -48,9 +48,7 @@ class Pod:
     """One process of the service."""
 
     def __init__(self, database_url: str, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.log = folder / f"pod-{self.port}.log"
         self.environment = dict(os.environ) | {
             "DATABASE_URL": database_url,

@@ -1,10 +1,11 @@
 """The front doors as processes: each takes a request and gives an answer."""
 
 import base64
+import fcntl
 import json
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import NamedTuple, Protocol
 import httpx
 
 from doors.payloads import Payload
+from ports import free_port
 from running import PATIENCE_SECONDS, command_environ, serving
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +129,19 @@ def install_function(folder: Path) -> Path:
     return python
 
 
+def install_function_once(folder: Path) -> Path:
+    """The environment in this folder, made by whichever process of the tests comes first."""
+    folder.mkdir(exist_ok=True)
+    environment, done = folder / "environment", folder / "done"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(environment, ignore_errors=True)
+            install_function(environment)
+            done.touch()
+    return environment / "bin" / "python"
+
+
 class FunctionProcess:
     """The installed function behind func-python's middleware."""
 
@@ -184,13 +199,6 @@ def function_door(python: Path, folder: Path, **environ: str) -> Iterator[Door]:
         yield door
         door.client.close()
         function.end()
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port: int = held.getsockname()[1]
-        return port
 
 
 def environ_of(database_url: str) -> dict[str, str]:

@@ -10,8 +10,8 @@ import httpx
 import orjson
 import pytest
 
-from doors.doors import free_port
 from events.queue_proxy import find_queue_proxy, queue_proxy
+from ports import free_port
 from running import API_KEY, serving
 
 pytestmark = [

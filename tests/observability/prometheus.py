@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from observability.service import PATIENCE_SECONDS
+from ports import free_port
 
 RULE = Path(__file__).parents[2] / "k8s-common/components/monitoring/prometheusrule.yaml"
 POD = "user-service-00007-deployment-7c9-x2x"
@@ -87,11 +88,6 @@ class Prometheus:
 
     def values(self, query: str) -> list[float]:
         return [float(series["value"][1]) for series in self.ask("query", query=query)["result"]]
-
-
-def free_port() -> int:
-    with ThreadingHTTPServer(("127.0.0.1", 0), ClusterExporter) as server:
-        return server.server_port
 
 
 def configuration(service_url: str, exporter: str, folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -62,6 +63,8 @@ class Load:
         self.failures: list[str] = []
         self.answered = 0
         self.stopping = False
+        self.kinds = (self.read, self.read_past_the_cache, self.write, self.write_batches, self.list)
+        self.rounds: Counter[Callable[[], Awaitable[None]]] = Counter()
 
     async def ask(self, method: str, path: str, **options: object) -> httpx.Response:
         answer = await random.choice(self.replicas).http.request(method, path, **options)  # type: ignore[arg-type]
@@ -82,9 +85,10 @@ class Load:
 
     async def write_batches(self) -> None:
         items = [{"data": {"email": f"{uuid4().hex}@example.org"}} for _ in range(20)]
-        key = {"Idempotency-Key": uuid4().hex}
-        first = await self.ask("POST", f"{USERS}/batch/create", json={"items": items}, headers=key)
-        again = await self.ask("POST", f"{USERS}/batch/create", json={"items": items}, headers=key)
+        # Idempotency keys belong to a principal: the repetition must come under the API key of the first.
+        headers = {"Idempotency-Key": uuid4().hex, "X-API-Key": self.replicas[0].http.headers["X-API-Key"]}
+        first = await self.ask("POST", f"{USERS}/batch/create", json={"items": items}, headers=headers)
+        again = await self.ask("POST", f"{USERS}/batch/create", json={"items": items}, headers=headers)
         assert again.content == first.content
 
     async def list(self) -> None:
@@ -94,13 +98,22 @@ class Load:
     async def repeat(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self.stopping:
             await work()
+            self.rounds[work] += 1
             await asyncio.sleep(0.02)
+
+    async def next_round(self) -> None:
+        """Waits until what is being asked now has been answered."""
+        before = dict(self.rounds)
+
+        async def is_over() -> bool:
+            return all(self.rounds[work] > before.get(work, 0) for work in self.kinds)
+
+        await eventually(is_over)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        kinds = (self.read, self.read_past_the_cache, self.write, self.write_batches, self.list)
         async with asyncio.TaskGroup() as tasks:
-            for kind in kinds:
+            for kind in self.kinds:
                 tasks.create_task(self.repeat(kind))
             try:
                 yield
@@ -161,9 +174,9 @@ async def test_a_rotation_from_the_first_step_to_the_last_fails_no_request(
             await swap(INTERNAL_API_KEY=f"{OLD_API_KEY},{NEW_API_KEY}")
             for replica in replicas:
                 replica.http.headers["X-API-Key"] = NEW_API_KEY
-            await asyncio.sleep(1)
+            await load.next_round()
             await swap(INTERNAL_API_KEY=NEW_API_KEY)
-            await asyncio.sleep(1)
+            await load.next_round()
         with_the_old_key = [await replica.http.get(USERS, headers={"X-API-Key": OLD_API_KEY}) for replica in replicas]
         await load.close()
 
