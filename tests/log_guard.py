@@ -71,6 +71,19 @@ class ShownHandler(logging.Handler):
         stream.write(self.format(record) + "\n")
 
 
+@pytest.fixture(autouse=True)
+def unchanged_root() -> Iterator[None]:
+    """Takes back what a test that sets up the service's logs in this process did for those after it: the tests' own
+    HTTP client would log its addresses.
+    """
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    root.setLevel(logging.WARNING)
+    yield
+    root.handlers[:] = [handler for handler in handlers if not isinstance(handler.formatter, JsonFormatter)]
+    root.setLevel(logging.WARNING)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shown_log() -> Iterator[None]:
     handler = ShownHandler()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import uniform
 from time import perf_counter
@@ -32,7 +32,7 @@ from user_service.users.idempotency import Once
 from user_service.users.kept import Links, mentions_of_item
 from user_service.users.reader import UserReader
 from user_service.users.schemas import Body
-from user_service.users.service import Outcome, UserService
+from user_service.users.service import Newcomers, Outcome, UserService
 from user_service.users.storage import Storage
 
 ATTEMPTS: Final = 6
@@ -42,8 +42,11 @@ Apply = Callable[[UserService, Any, Sequence[Any]], Awaitable[list[Outcome]]]
 B = TypeVar("B", bound=Body)
 
 
-async def create(service: UserService, batch: CreateBatch, items: Sequence[CreateItem]) -> list[Outcome]:
-    return await service.create([item.data for item in items], on_conflict=batch.on_conflict)
+async def create(
+    service: UserService, batch: CreateBatch, items: Sequence[CreateItem], newcomers: Newcomers | None = None
+) -> list[Outcome]:
+    bodies = [item.data for item in items]
+    return await service.create(bodies, on_conflict=batch.on_conflict, newcomers=newcomers)
 
 
 async def update(service: UserService, batch: UpdateBatch, items: Sequence[UpdateItem]) -> list[Outcome]:
@@ -131,6 +134,8 @@ class Batches:
         """Tries again when PostgreSQL gave the transaction up in favour of another one."""
         assert verb.item is not None
         items = [parse_item(verb.item, index, item) for index, item in enumerate(batch.items)]
+        if once is not None and once.queues and isinstance(batch, CreateBatch):
+            verb = replace(verb, apply=partial(create, newcomers=await self.newcomers(items)))
         for attempt in range(1, ATTEMPTS):
             try:
                 return await self.attempt(verb, batch, items, origin, once)
@@ -138,6 +143,12 @@ class Batches:
                 # Not all at once again.
                 await asyncio.sleep(uniform(0, FIRST_PAUSE_SECONDS * 2**attempt))  # noqa: S311
         return await self.attempt(verb, batch, items, origin, once)
+
+    async def newcomers(self, items: Sequence[Any]) -> Newcomers:
+        """The users of the good items, as far as they can be made without a transaction."""
+        newcomers = Newcomers([item.data for item in items if not isinstance(item, dict)])
+        await newcomers.make_rows(self.storage.cipher, self.storage.index)
+        return newcomers
 
     async def attempt(
         self, verb: Verb, batch: Batch, items: Sequence[Any], origin: Origin, once: Once | None

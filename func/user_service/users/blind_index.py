@@ -56,7 +56,7 @@ class BlindIndex:
         self.pairs = PrefixedHmac(key, b"meta\0")
         # Words of names and pairs of metadata come again and again: a look instead of a hash.
         self.known_word = lru_cache(KNOWN_TERMS)(self.hash_word)
-        self.known_pair = lru_cache(KNOWN_TERMS)(self.hash_pair)
+        self.known_pair = lru_cache(KNOWN_TERMS, typed=True)(self.hash_pair)
         self.external_ids = PrefixedHmac(key, b"external_id\0")
         self.digests = PrefixedHmac(key, b"digest\0")
 
@@ -79,18 +79,21 @@ class BlindIndex:
     def hash_word(self, word: str) -> int:
         return term_of(self.words.digest(word.encode()))
 
-    def pair(self, name: str, value: str) -> int:
-        """The term of a metadata pair; `value` as `scalar_text` gives it."""
-        return (self.known_pair if len(name) + len(value) <= SHORT else self.hash_pair)(name, value)
+    def pair(self, name: str, value: Scalar) -> int:
+        """The term of a metadata pair; a value and the text that `scalar_text` makes of it have the same."""
+        length = len(value) if isinstance(value, str) else 0
+        # 0.0 and -0.0 are equal, but not their texts.
+        short = len(name) + length <= SHORT and not isinstance(value, float)
+        return (self.known_pair if short else self.hash_pair)(name, value)
 
-    def hash_pair(self, name: str, value: str) -> int:
-        return term_of(self.pairs.digest(f"{name}\0{value}".encode()))
+    def hash_pair(self, name: str, value: Scalar) -> int:
+        return term_of(self.pairs.digest(f"{name}\0{scalar_text(value)}".encode()))
 
     def terms_of(self, names: Iterable[str | None], metadata: Mapping[str, Scalar]) -> set[int]:
         """All terms of one user, of the names that are there and of each metadata pair."""
-        terms = set(map(self.word, split_words(" ".join(filter(None, names)))))
-        for name, value in metadata.items():
-            terms.add(self.pair(name, scalar_text(value)))
+        text = " ".join(filter(None, names))
+        terms = set(map(self.known_word if len(text) <= SHORT else self.word, split_words(text)))
+        terms.update(map(self.pair, metadata.keys(), metadata.values()))
         return terms
 
 

@@ -54,6 +54,10 @@ class Once(Protocol):
     def keeps_all(self) -> bool:
         """Whether answers without an effect are kept too: of a dry run, or of a batch refused for a wrong item."""
 
+    @property
+    def queues(self) -> bool:
+        """Whether it waits for others when it claims, so that all that can be done before should be."""
+
     async def claim(self, session: AsyncSession) -> KeptAnswer | None:
         """The answer of the first time; None for the first time itself. Raises what refuses the request."""
 
@@ -65,6 +69,7 @@ class IdempotentRequest:
     """One request under an Idempotency-Key: a `Once` over table idempotency_keys."""
 
     keeps_all = False
+    queues = False
 
     def __init__(
         self, keys: Keys, index: BlindIndex, *, principal: str, key: str, request: Sequence[str], body: bytes

@@ -31,7 +31,7 @@ from user_service.users.record_streams import FIELDS, BadRecord, Record
 from user_service.users.tables import import_failures, imports
 
 CHUNK: Final = 1000
-# One is applied while the next one is checked.
+# One is applied while the next one is checked and sealed.
 CHUNKS_AT_ONCE: Final = 2
 COUNTED: Final = ("created", "updated", "skipped", "failed")
 # An import that nobody has moved for so long has lost its sender.
@@ -61,7 +61,7 @@ class ImportDiffers(IdempotencyKeyReused):
 class Chunk:
     """Records of an import in a row: a `Once` whose effect is the import's progress. `start` counts those before.
 
-    Chunks are checked side by side and applied one after the other: each in its `turn`, which the one before gives.
+    Chunks are made ready side by side and applied one after the other: each in its `turn`, which the one before gives.
     """
 
     id: UUID
@@ -71,6 +71,7 @@ class Chunk:
     turn: asyncio.Event = field(default_factory=asyncio.Event)
     next_turn: asyncio.Event = field(default_factory=asyncio.Event)
     keeps_all: bool = False
+    queues: bool = True
 
     @property
     def good(self) -> list[tuple[int, dict[str, Any]]]:
@@ -192,8 +193,8 @@ class Imports:
     async def take(self, begun: Import, records: AsyncIterator[Sequence[Record]], origin: Origin) -> None:
         """Goes on with an import from its position, with all its records from the start; then it is completed.
 
-        While PostgreSQL applies a chunk, the next one is read and checked. Raises ImportMoved, ImportDiffers, and what
-        the stream raises: then the import stands where its last chunk ended.
+        While PostgreSQL applies a chunk, the next one is read, checked and sealed. Raises ImportMoved, ImportDiffers,
+        and what the stream raises: then the import stands where its last chunk ended.
         """
         if begun["state"] == "completed":
             return

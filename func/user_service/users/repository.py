@@ -139,6 +139,36 @@ HOLDERS: Final = text(
 )
 
 
+class NewRows:
+    """What PostgreSQL is given for new users, made a few at a time and outside of a transaction where that helps."""
+
+    def __init__(self, cipher: Cipher, index: BlindIndex) -> None:
+        self.cipher = cipher
+        self.index = index
+        self.key_id = cipher.active_id
+        self.columns: dict[str, list[Any]] = {name: [] for name in NEW}
+        self.users: list[tuple[Any, ...]] = []
+        self.terms: list[tuple[int, UUID]] = []
+
+    def fit(self, cipher: Cipher, index: BlindIndex) -> bool:
+        """Whether they would be the same by these keys; what is sealed under a retired one must not be written."""
+        return self.index is index and self.key_id == cipher.active_id
+
+    def add(self, users: Sequence[User]) -> None:
+        for name, values in columns_of(users, NEW, self.cipher, self.index).items():
+            self.columns[name] += values
+        self.terms += [(term, user.id) for user in users for term in self.index.terms_of(user.names, user.metadata)]
+
+    def sort(self) -> None:
+        """Puts the records of a COPY in the order in which they are written."""
+        if self.users:
+            return
+        values = [self.columns[name] for name in NEW]
+        self.users = sorted(zip(*values, self.columns["created_at"], repeat(1), strict=False), key=EMAIL_INDEX_OF)
+        # Users come in the order of their ids, and so stay within each term.
+        self.terms.sort(key=itemgetter(0))
+
+
 class UserRepository:
     """Users in PostgreSQL, in the transaction of `session`."""
 
@@ -176,29 +206,32 @@ class UserRepository:
         rows = await self.session.execute(statement, {"keys": keys})
         return [user_of_row(row, self.cipher) for row in rows]
 
-    async def insert(self, new: Sequence[User]) -> set[UUID]:
-        """Inserts users and their terms. Returns the ids that are in; the others met a unique key."""
+    async def insert(self, new: Sequence[User], rows: NewRows | None = None) -> set[UUID]:
+        """Inserts users and their terms. Returns the ids that are in; the others met a unique key.
+
+        `rows` are those of these users, where they were made before.
+        """
         if not new:
             return set()
-        columns = self.columns_of(new, NEW)
-        if len(new) >= COPIED_FROM and await self.copy_unless_taken(new, columns):
+        if rows is None or not rows.fit(self.cipher, self.index):
+            rows = NewRows(self.cipher, self.index)
+            rows.add(new)
+        if len(new) >= COPIED_FROM and await self.copy_unless_taken(rows):
             return {user.id for user in new}
-        inserted = set((await self.session.execute(INSERT, columns)).scalars())
+        inserted = set((await self.session.execute(INSERT, rows.columns)).scalars())
         await self.change_terms(
             INSERT_FIRST_TERMS, [(self.terms_of(user), user.id) for user in new if user.id in inserted]
         )
         return inserted
 
-    async def copy_unless_taken(self, new: Sequence[User], columns: Mapping[str, Sequence[Any]]) -> bool:
+    async def copy_unless_taken(self, rows: NewRows) -> bool:
         """Whether the new users and their terms are in, by COPY: all, or none when one meets a unique key."""
-        values = [columns[name] for name in NEW]
-        rows = sorted(zip(*values, columns["created_at"], repeat(1), strict=False), key=EMAIL_INDEX_OF)
-        terms = sorted((term, user.id) for user in new for term in self.terms_of(user))
+        rows.sort()
         try:
             async with self.session.begin_nested():
                 connection = await driver_of(self.session)
-                await connection.copy_records_to_table("users", columns=COPIED, records=rows)
-                await connection.copy_records_to_table("user_terms", columns=("term", "user_id"), records=terms)
+                await connection.copy_records_to_table("users", columns=COPIED, records=rows.users)
+                await connection.copy_records_to_table("user_terms", columns=("term", "user_id"), records=rows.terms)
         except UniqueViolationError:
             return False
         return True
@@ -223,7 +256,7 @@ class UserRepository:
         """Whether the rows are written: all of them, or none when one meets a unique key."""
         try:
             async with self.session.begin_nested():
-                await self.session.execute(UPDATE, self.columns_of(rows, tuple(WRITTEN)))
+                await self.session.execute(UPDATE, columns_of(rows, tuple(WRITTEN), self.cipher, self.index))
         except IntegrityError as error:
             if getattr(error.orig, "sqlstate", None) != UNIQUE_VIOLATION:
                 raise
@@ -312,16 +345,17 @@ class UserRepository:
         if terms:
             await self.session.execute(statement, {"terms": terms, "places": places, "ids": ids})
 
-    def columns_of(self, rows: Sequence[User], names: Sequence[str]) -> dict[str, Sequence[Any]]:
-        """The arrays of these columns, one value a user."""
-        plain = [name for name in names if name not in MADE]
-        columns: dict[str, Sequence[Any]] = dict(
-            zip(plain, zip(*map(attrgetter(*plain), rows), strict=True), strict=True)
-        )
-        columns["email_index"] = [self.index.email(user.email) for user in rows]
-        columns["personal"] = [user.seal_personal(self.cipher) for user in rows]
-        columns["metadata"] = [orjson.dumps(user.metadata).decode() for user in rows]
-        return columns
+
+def columns_of(
+    users: Sequence[User], names: Sequence[str], cipher: Cipher, index: BlindIndex
+) -> dict[str, Sequence[Any]]:
+    """The arrays of these columns, one value a user."""
+    plain = [name for name in names if name not in MADE]
+    columns: dict[str, Sequence[Any]] = dict(zip(plain, zip(*map(attrgetter(*plain), users), strict=True), strict=True))
+    columns["email_index"] = [index.email(user.email) for user in users]
+    columns["personal"] = [user.seal_personal(cipher) for user in users]
+    columns["metadata"] = [orjson.dumps(user.metadata).decode() for user in users]
+    return columns
 
 
 async def driver_of(session: AsyncSession) -> Any:

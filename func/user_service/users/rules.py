@@ -26,7 +26,6 @@ COMPARED: Final = tuple(
     if name not in {"id", "version", "created_at", "updated_at", "prior_status"}
 )
 compared_values: Final = attrgetter(*COMPARED)
-NOTHING: Final[dict[str, Any]] = {}
 
 
 def new_user(body: UserCreate) -> User:
@@ -146,5 +145,9 @@ def canonical_json(value: Any) -> bytes:
 
 def filled_fields(user: User) -> tuple[str, ...]:
     """The names of the fields that a new user came with or got by default, empty ones left out."""
-    pairs = zip(COMPARED, compared_values(user), strict=True)
-    return tuple([name for name, value in pairs if value is not None and value != NOTHING])
+    values = compared_values(user)
+    names = [name for name, value in zip(COMPARED, values, strict=True) if value is not None]
+    for name in MERGED:
+        if not getattr(user, name):
+            names.remove(name)
+    return tuple(names)

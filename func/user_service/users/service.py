@@ -4,6 +4,7 @@ Every operation takes a set and gives an outcome for each item in its order; an 
 The unit of work around it commits, then forgets `touched` in the cache.
 """
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -24,16 +25,20 @@ from user_service.errors import (
     VersionMismatch,
 )
 from user_service.users import rules
+from user_service.users.blind_index import BlindIndex
 from user_service.users.changes import Change, Origin
+from user_service.users.cipher import Cipher
 from user_service.users.ids import parse_id
 from user_service.users.records import User
-from user_service.users.repository import UserRepository, claims_key
+from user_service.users.repository import NewRows, UserRepository, claims_key
 from user_service.users.rules import Rule
 from user_service.users.schemas import OwnUpdate, UserCreate, UserUpdate, UserUpsert
 from user_service.users.traces import Traces
 from user_service.users.twins import find_twins
 
 UPSERT_ATTEMPTS = 5
+# Users whose rows are made before others may work: some 5 ms.
+AT_ONCE = 100
 # Conditions that name no version: that the user is there at all, and one that no user can meet.
 ANY_VERSION = 0
 NO_VERSION = -1
@@ -65,6 +70,24 @@ class Target:
     if_version: int | None = None
 
 
+class Newcomers:
+    """The users that bodies ask for, and which of them are twins."""
+
+    def __init__(self, bodies: Sequence[UserCreate]) -> None:
+        self.users = [rules.new_user(body) for body in bodies]
+        self.twins = find_twins(enumerate(self.users))
+        self.first = [user for place, user in enumerate(self.users) if place not in self.twins]
+        self.rows: NewRows | None = None
+
+    async def make_rows(self, cipher: Cipher, index: BlindIndex) -> None:
+        """Makes what PostgreSQL will be given, and lets others work in between."""
+        self.rows = NewRows(cipher, index)
+        for begin in range(0, len(self.first), AT_ONCE):
+            self.rows.add(self.first[begin : begin + AT_ONCE])
+            await asyncio.sleep(0)
+        self.rows.sort()
+
+
 class UserService:
     """The rules of users, over one repository and for one origin."""
 
@@ -94,14 +117,17 @@ class UserService:
         """Whom an operation was about without a change to log: one that changed nothing."""
         return [user_id for user_id in self.touched if user_id not in self.logged]
 
-    async def create(self, bodies: Sequence[UserCreate], *, on_conflict: str = "fail") -> list[Outcome]:
+    async def create(
+        self, bodies: Sequence[UserCreate], *, on_conflict: str = "fail", newcomers: Newcomers | None = None
+    ) -> list[Outcome]:
         """New users. Where a key is taken: `fail`, `skip` (the holder stays), or `update` (see `merge`).
 
-        Errors: EmailTaken, ExternalIdTaken, DuplicateInBatch, and those of an update.
+        `newcomers` are those of these bodies, where they were made before. Errors: EmailTaken, ExternalIdTaken,
+        DuplicateInBatch, and those of an update.
         """
-        new = [rules.new_user(body) for body in bodies]
-        twins = find_twins(enumerate(new))
-        inserted = await self.repository.insert([user for place, user in enumerate(new) if place not in twins])
+        newcomers = newcomers or Newcomers(bodies)
+        new, twins = newcomers.users, newcomers.twins
+        inserted = await self.repository.insert(newcomers.first, newcomers.rows)
         await self.log([(user, "created", rules.filled_fields(user)) for user in new if user.id in inserted])
         outcomes = {place: duplicate(first) for place, first in twins.items()}
         refused = [place for place, user in enumerate(new) if user.id not in inserted and place not in twins]
