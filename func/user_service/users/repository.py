@@ -147,6 +147,7 @@ class NewRows:
         self.index = index
         self.key_id = cipher.active_id
         self.columns: dict[str, list[Any]] = {name: [] for name in NEW}
+        self.postings: list[tuple[set[int], UUID]] = []
         self.users: list[tuple[Any, ...]] = []
         self.terms: list[tuple[int, UUID]] = []
 
@@ -157,7 +158,7 @@ class NewRows:
     def add(self, users: Sequence[User]) -> None:
         for name, values in columns_of(users, NEW, self.cipher, self.index).items():
             self.columns[name] += values
-        self.terms += [(term, user.id) for user in users for term in self.index.terms_of(user.names, user.metadata)]
+        self.postings += [(self.index.terms_of(user.names, user.metadata), user.id) for user in users]
 
     def sort(self) -> None:
         """Puts the records of a COPY in the order in which they are written."""
@@ -166,7 +167,7 @@ class NewRows:
         values = [self.columns[name] for name in NEW]
         self.users = sorted(zip(*values, self.columns["created_at"], repeat(1), strict=False), key=EMAIL_INDEX_OF)
         # Users come in the order of their ids, and so stay within each term.
-        self.terms.sort(key=itemgetter(0))
+        self.terms = sorted([(term, user_id) for own, user_id in self.postings for term in own], key=itemgetter(0))
 
 
 class UserRepository:
@@ -219,9 +220,7 @@ class UserRepository:
         if len(new) >= COPIED_FROM and await self.copy_unless_taken(rows):
             return {user.id for user in new}
         inserted = set((await self.session.execute(INSERT, rows.columns)).scalars())
-        await self.change_terms(
-            INSERT_FIRST_TERMS, [(self.terms_of(user), user.id) for user in new if user.id in inserted]
-        )
+        await self.change_terms(INSERT_FIRST_TERMS, [posting for posting in rows.postings if posting[1] in inserted])
         return inserted
 
     async def copy_unless_taken(self, rows: NewRows) -> bool:
