@@ -3,7 +3,6 @@
 from typing import Final
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 
 from user_service import __version__
 from user_service.events.inbox import Inbox
@@ -12,13 +11,12 @@ from user_service.users.batch import Batches
 from user_service.users.imports import Imports
 from user_service.users.storage import Storage
 from user_service.web import batches, events, imports, operations, privacy, status, users
-from user_service.web.dependencies import documented_security
 from user_service.web.lane import Lane
 from user_service.web.openapi import add_openapi
 from user_service.web.problems import add_problem_handlers
 
-# Before the routes of one user: `batch`, `imports` and `export` are no users' ids.
-API_ROUTERS: Final = (batches.router, imports.router, users.router, privacy.router, operations.router, status.router)
+API_ROUTERS: Final = (users.router, batches.router, imports.router, privacy.router, operations.router, status.router)
+OPEN_ROUTERS: Final = (operations.open_router, status.page_router)
 ROUTERS: Final = {"api": API_ROUTERS, "events": (events.router,), "all": (*API_ROUTERS, events.router)}
 
 
@@ -32,7 +30,6 @@ def create_api(resources: Resources, lane: Lane) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=name_of,
     )
     app.state.resources = resources
     app.state.lane = lane
@@ -51,14 +48,9 @@ def create_api(resources: Resources, lane: Lane) -> FastAPI:
     app.state.imports = Imports(app.state.batches)
     app.state.exposition = None
     app.state.inbox = Inbox(app.state.batches, resources.keys.cipher, resources.metrics, relay=resources.relay_now)
-    for router in ROUTERS[resources.settings.serve]:
-        app.include_router(router, dependencies=documented_security)
-    app.include_router(operations.open_router)
-    app.include_router(status.page_router)
+    # Including a router would make each of its routes once more, at the first request, and match each twice from then on.
+    for router in (*ROUTERS[resources.settings.serve], *OPEN_ROUTERS):
+        app.router.routes += router.routes
     add_problem_handlers(app)
     add_openapi(app)
     return app
-
-
-def name_of(route: APIRoute) -> str:
-    return route.name

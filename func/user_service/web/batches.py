@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
@@ -15,7 +15,7 @@ from user_service.web.dependencies import AskedOnce, requires, resources_of
 from user_service.web.idempotency import replayed
 from user_service.web.lane import asks_fresh
 from user_service.web.problems import exchange_of
-from user_service.web.routes import StrictRoute
+from user_service.web.routes import StrictRoute, make_router
 
 MAX_BODY_BYTES: Final = 2 * 1024 * 1024
 
@@ -92,7 +92,7 @@ def batches_of(request: Request) -> Batches:
 Run = Callable[[str, Batch], Awaitable[Response]]
 
 
-def batch_write(request: Request, once: AskedOnce) -> Run:
+async def batch_write(request: Request, once: AskedOnce) -> Run:
     """Runs a batch for this request, once when it has an Idempotency-Key."""
     resources_of(request).require_database()
 
@@ -112,7 +112,7 @@ ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     207: {"model": BatchRead, "description": "Some items failed"},
     409: {"model": BatchRefused, "description": "An atomic batch of which nothing was applied"},
 }
-router = APIRouter(prefix="/api/v1/users/batch", tags=["batches"], route_class=BatchRoute)
+router = make_router("batches", prefix="/api/v1/users/batch", route_class=BatchRoute)
 
 
 def scoped(verb: str) -> list[Any]:

@@ -1,12 +1,11 @@
-"""What endpoints ask for, each named once."""
+"""What endpoints ask for, each named once. All of them are coroutines: what is not, FastAPI runs on another thread."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import Depends, Header, Query, Request, Security
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi import Depends, Header, Query, Request
 from pydantic import BeforeValidator
 
 from user_service.errors import Forbidden, InvalidHeader, Unauthenticated
@@ -27,10 +26,6 @@ ENTITY_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 ENTITY_TAG_SCHEMA: Final[dict[str, Any]] = {"pattern": r'^(?:\*|(?:W/)?"[!#-~]*")?$', "examples": ['"3"']}
 
-# For the documentation: credentials are checked before a request gets here, in app.py.
-api_key_scheme = APIKeyHeader(name="X-API-Key", scheme_name="ApiKey", auto_error=False)
-bearer_scheme = HTTPBearer(scheme_name="Bearer", auto_error=False)
-
 
 def resources_of(request: Request) -> Resources:
     resources: Resources = request.app.state.resources
@@ -50,10 +45,10 @@ def principal_of(request: Request) -> Principal:
     return principal
 
 
-def requires(scope: str) -> Callable[[Request], None]:
+def requires(scope: str) -> Callable[[Request], Awaitable[None]]:
     """A dependency that lets only principals with a scope pass."""
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         principal_of(request).require(scope)
 
     return check
@@ -82,7 +77,7 @@ async def asked_once(
 AskedOnce = Annotated[IdempotentRequest | None, Depends(asked_once)]
 
 
-def may_delete(request: Request, purge: Annotated[Flag, Query()] = False) -> None:
+async def may_delete(request: Request, purge: Annotated[Flag, Query()] = False) -> None:
     """Raises Forbidden. Asked before anything else, so that a replay needs the scope too."""
     principal_of(request).require("users:purge" if purge else "users:delete")
 
@@ -116,7 +111,7 @@ async def user_search(request: Request) -> AsyncIterator[UserSearch]:
         yield search
 
 
-def version_condition(
+async def version_condition(
     if_match: Annotated[str | None, Header(alias="If-Match", json_schema_extra=ENTITY_TAG_SCHEMA)] = None,
 ) -> int | None:
     """The version that a write asks for, None for no condition; strong comparison (RFC 9110, 13.1.1).
@@ -139,4 +134,3 @@ UserId = Annotated[UUID, BeforeValidator(check_id)]
 Search = Annotated[UserSearch, Depends(user_search, scope="function")]
 Own = Annotated[User, Depends(own_user, scope="function")]
 IfMatch = Annotated[int | None, Depends(version_condition)]
-documented_security = [Security(api_key_scheme), Security(bearer_scheme)]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 from cloudevents.core.bindings.http import to_binary_event
 from cloudevents.core.v1.event import CloudEvent
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from user_service.errors import ShuttingDown
 from user_service.events.decode import BATCHED, MAX_NAME_BYTES, STRUCTURED, Incoming, decode
@@ -19,7 +19,7 @@ from user_service.users.changes import Origin
 from user_service.web.dependencies import principal_of, resources_of
 from user_service.web.exchange import Exchange
 from user_service.web.problems import exchange_of
-from user_service.web.routes import StrictRoute
+from user_service.web.routes import StrictRoute, make_router
 from user_service.web.trace import traceparent_of
 
 MAX_BODY_BYTES: Final = 2 * 1024 * 1024
@@ -30,7 +30,7 @@ class EventRoute(StrictRoute):
     max_body_bytes = MAX_BODY_BYTES
 
 
-router = APIRouter(tags=["events"], route_class=EventRoute)
+router = make_router("events", route_class=EventRoute)
 TEXT: Final = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_BYTES}
 EVENT: Final[dict[str, Any]] = {
     "title": "CloudEvent",

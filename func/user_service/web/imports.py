@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
@@ -16,7 +16,7 @@ from user_service.users.imports import Import, Imports
 from user_service.users.record_streams import Record, reader_of
 from user_service.web.dependencies import requires, resources_of, storage_of
 from user_service.web.problems import exchange_of
-from user_service.web.routes import StrictRoute
+from user_service.web.routes import StrictRoute, make_router
 
 NDJSON: Final = "application/x-ndjson"
 CSV: Final = "text/csv"
@@ -60,19 +60,19 @@ body: dict[str, Any] = {
 lines: dict[int | str, dict[str, Any]] = {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}}
 
 
-def takes_time(request: Request) -> None:
+async def takes_time(request: Request) -> None:
     """A stream takes as long as its sender and its reader need."""
     exchange_of(request).take_time()
 
 
-def imports_of(request: Request) -> Imports:
+async def imports_of(request: Request) -> Imports:
     resources_of(request).require_database()
     found: Imports = request.app.state.imports
     return found
 
 
-router = APIRouter(
-    prefix="/api/v1/users", tags=["imports"], route_class=StreamRoute, dependencies=[Depends(takes_time)]
+router = make_router(
+    "imports", prefix="/api/v1/users", route_class=StreamRoute, dependencies=[Depends(takes_time)]
 )
 ImportStore = Annotated[Imports, Depends(imports_of)]
 ImportKey = Annotated[

@@ -21,7 +21,7 @@ PageSize = Annotated[int, Field(ge=1, le=200), whole_number]
 PLACE_PARAMETERS: Final = frozenset({"cursor", "limit"})
 
 
-def user_query(
+async def user_query(
     request: Request,
     email: Annotated[Email | None, Query()] = None,
     external_id: Annotated[ExternalId | None, Query()] = None,

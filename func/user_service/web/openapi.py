@@ -52,7 +52,14 @@ REASONS: Final = {
     "429": "The rate limit is used up; try again after `Retry-After` seconds",
     "503": "The database does not answer, or too much is asked at once; try again after `Retry-After` seconds",
 }
+# Credentials are checked before a request gets to FastAPI, in app.py.
+CREDENTIALS: Final[dict[str, Any]] = {
+    "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "Bearer": {"type": "http", "scheme": "bearer"},
+}
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+GUARDED: Final = "/api/v1"
+EVENTS: Final = "/events"
 GUARDED_STATUSES: Final = ("400", "401", "403", "422", "429", "503")
 EVENT_STATUSES: Final = ("400", "401", "403", "409", "413", "415", "422", "503")
 CONFLICTING: Final = frozenset(
@@ -75,10 +82,13 @@ def add_openapi(app: FastAPI) -> None:
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     schemas["Problem"] = PROBLEM
+    document["components"]["securitySchemes"] = CREDENTIALS
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     for path, operations in document["paths"].items():
         for operation in operations.values():
+            if path == EVENTS or path.startswith(GUARDED):
+                operation["security"] = [{name: []} for name in CREDENTIALS]
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = without_null(parameter["schema"])
             for status in statuses_of(path, operation):
@@ -96,9 +106,9 @@ def without_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 def statuses_of(path: str, operation: dict[str, Any]) -> list[str]:
     operation["responses"].pop("422", None)
-    if path == "/events":
+    if path == EVENTS:
         return list(EVENT_STATUSES)
-    if not path.startswith("/api/v1"):
+    if not path.startswith(GUARDED):
         return ["422"] if operation.get("parameters") else []
     statuses = list(GUARDED_STATUSES)
     if "{user_id}" in path or "{import_id}" in path or path.endswith("/me"):

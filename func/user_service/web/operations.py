@@ -3,7 +3,7 @@
 from asyncio import to_thread
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from user_service.resources import Resources
@@ -13,14 +13,14 @@ from user_service.web.health import LIVE
 from user_service.web.pages import load_page
 from user_service.web.parameters import whole_number
 from user_service.web.problems import response_of
-from user_service.web.routes import StrictRoute
+from user_service.web.routes import make_router
 
 if TYPE_CHECKING:
     from user_service.web.exposition import Exposition
 
 WarmLimit = Annotated[int, Field(ge=1, le=10_000), whole_number]
-router = APIRouter(prefix="/api/v1/cache", tags=["operations"], route_class=StrictRoute)
-open_router = APIRouter(tags=["operations"], route_class=StrictRoute)
+router = make_router("operations", prefix="/api/v1/cache")
+open_router = make_router("operations")
 
 
 class HealthRead(BaseModel):

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -17,9 +17,9 @@ from user_service.users.schemas import UserRead
 from user_service.web.dependencies import IfMatch, UserId, Users, requires, resources_of, storage_of
 from user_service.web.lists import PageSize, codec
 from user_service.web.problems import exchange_of
-from user_service.web.routes import StrictRoute
+from user_service.web.routes import make_router
 
-router = APIRouter(prefix="/api/v1/users", tags=["privacy"], route_class=StrictRoute)
+router = make_router("privacy", prefix="/api/v1/users")
 reading = [Depends(requires("users:read"))]
 NO_STORE: Final = {"Cache-Control": "private, no-store"}
 
@@ -99,7 +99,7 @@ class PersonalExportRead(BaseModel):
     changes: list[ChangeRead]
 
 
-def names_of(request: Request) -> Callable[[User], Collection[str]]:
+async def names_of(request: Request) -> Callable[[User], Collection[str]]:
     """Gives the names that a user has in the audit trail, as a token's subject."""
     resources = resources_of(request)
     known_as = resources.settings.jwt_subject

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import asyncpg
 import orjson
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from user_service import __version__
@@ -21,7 +21,7 @@ from user_service.resources import Resources
 from user_service.users.imports import Import, Imports
 from user_service.web.dependencies import requires, resources_of, storage_of
 from user_service.web.pages import load_page
-from user_service.web.routes import StrictRoute
+from user_service.web.routes import make_router
 
 VERSIONS: Final = """
 SELECT current_setting('server_version') AS postgresql, (SELECT version_num FROM alembic_version) AS revision
@@ -29,8 +29,8 @@ SELECT current_setting('server_version') AS postgresql, (SELECT version_num FROM
 
 IMPORTS_SHOWN: Final = 20
 
-router = APIRouter(tags=["operations"], route_class=StrictRoute)
-page_router = APIRouter(route_class=StrictRoute)
+router = make_router("operations")
+page_router = make_router("operations")
 
 Milliseconds = Annotated[float | None, Field(description="None where nothing was answered")]
 

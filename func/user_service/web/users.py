@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import Depends, Header, Path, Query, Request, Response
 
 from user_service.users.records import User
 from user_service.users.schemas import ExternalId, OwnUpdate, UserCreate, UserPage, UserRead, UserUpdate, UserUpsert
@@ -11,9 +11,9 @@ from user_service.web.lane import matches
 from user_service.web.lists import METADATA_PREFIX, UserQuery, page_response
 from user_service.web.parameters import Flag
 from user_service.web.problems import exchange_of, response_of
-from user_service.web.routes import MERGE_PATCH, OPEN_QUERY, StrictRoute
+from user_service.web.routes import MERGE_PATCH, OPEN_QUERY, make_router
 
-router = APIRouter(prefix="/api/v1/users", tags=["users"], route_class=StrictRoute)
+router = make_router("users", prefix="/api/v1/users")
 reading = [Depends(requires("users:read"))]
 writing = [Depends(requires("users:write"))]
 
