@@ -273,3 +273,30 @@ def test_an_api_key_costs_no_imports_either(database_url: str, data_dir: Path) -
         assert client.get(USERS, headers={"X-API-Key": API_KEY}).status_code == 200
         assert server.application.resources.limiter.loading is None
         assert server.application.authenticator.tokens.rules is None
+
+
+async def test_the_first_lot_is_on_credit_and_is_paid_once_the_windows_are_there() -> None:
+    allowance = allowance_in(limiter(rate_limit_max=10_000))
+    counting = allowance.limiter
+
+    await allowance.charge(1)
+    imported_at_once = counting.loading is not None
+    async with asyncio.timeout(60):
+        while counting.windows is None:
+            await asyncio.sleep(0.05)
+    await allowance.charge(10)
+    await counting.close()
+
+    assert not imported_at_once
+    # The lot on credit and the one that the second charge drew.
+    assert allowance.rest == 10_000 - 2 * allowance.lot
+
+
+async def test_a_limiter_that_is_closed_on_credit_imports_nothing_any_more() -> None:
+    allowance = allowance_in(limiter(rate_limit_max=10_000))
+
+    await allowance.charge(1)
+    await allowance.limiter.close()
+
+    assert allowance.limiter.loading_later is not None
+    assert allowance.limiter.loading_later.cancelled()

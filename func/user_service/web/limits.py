@@ -23,6 +23,8 @@ LOTS: Final = 1000
 LOT_SECONDS: Final = 10.0
 ITEMS_FOR_ONE: Final = 100
 MAX_KNOWN: Final = 10_000
+# Where nobody waits for the windows, the API comes in first: two imports at once keep each other waiting.
+CREDIT_SECONDS: Final = 2.0
 
 
 class Limiter:
@@ -36,6 +38,7 @@ class Limiter:
         self.known: dict[str, Allowance] = {}
         self.windows: RateWindows | None = None
         self.loading: asyncio.Task[RateWindows] | None = None
+        self.loading_later: asyncio.TimerHandle | None = None
 
     def allowance_of(self, principal: Principal) -> "Allowance | None":
         """What a principal has left; None for one without a limit."""
@@ -55,6 +58,10 @@ class Limiter:
             self.loading = asyncio.create_task(self.build())
         return self.loading
 
+    def load_later(self) -> None:
+        if self.loading is None and self.loading_later is None:
+            self.loading_later = asyncio.get_running_loop().call_later(CREDIT_SECONDS, self.load)
+
     async def ready(self) -> "RateWindows":
         return self.windows if self.windows is not None else await asyncio.shield(self.load())
 
@@ -63,6 +70,8 @@ class Limiter:
         return self.windows
 
     async def close(self) -> None:
+        if self.loading_later is not None:
+            self.loading_later.cancel()
         if self.loading is not None:
             await self.loading
         if self.windows is not None:
@@ -116,10 +125,10 @@ class Allowance:
         self.until = monotonic() + LOT_SECONDS
 
     def borrow(self, cost: int) -> bool:
-        """Whether the first lot can be had on credit, since the libraries of the windows are still being imported."""
+        """Whether the first lot can be had on credit, while the libraries of the windows are not there yet."""
         if self.limiter.windows is not None or self.debt or cost > self.lot or self.lot == 1:
             return False
-        self.limiter.load()
+        self.limiter.load_later()
         self.debt = self.lot
         self.left, self.until = self.lot - cost, monotonic() + LOT_SECONDS
         return True
