@@ -81,10 +81,18 @@ class BlindIndex:
 
     def pair(self, name: str, value: Scalar) -> int:
         """The term of a metadata pair; a value and the text that `scalar_text` makes of it have the same."""
-        length = len(value) if isinstance(value, str) else 0
-        # 0.0 and -0.0 are equal, but not their texts.
-        short = len(name) + length <= SHORT and not isinstance(value, float)
-        return (self.known_pair if short else self.hash_pair)(name, value)
+        return self.pair_terms({name: value})[0]
+
+    def pair_terms(self, metadata: Mapping[str, Scalar]) -> list[int]:
+        """The terms of metadata pairs, in their order."""
+        known, hashed = self.known_pair, self.hash_pair
+        return [
+            # 0.0 and -0.0 are equal, but not their texts.
+            (hashed if type(value) is float or len(name) + (len(value) if type(value) is str else 0) > SHORT else known)(
+                name, value
+            )
+            for name, value in metadata.items()
+        ]
 
     def hash_pair(self, name: str, value: Scalar) -> int:
         return term_of(self.pairs.digest(f"{name}\0{scalar_text(value)}".encode()))
@@ -93,7 +101,7 @@ class BlindIndex:
         """All terms of one user, of the names that are there and of each metadata pair."""
         text = " ".join(filter(None, names))
         terms = set(map(self.known_word if len(text) <= SHORT else self.word, split_words(text)))
-        terms.update(map(self.pair, metadata.keys(), metadata.values()))
+        terms.update(self.pair_terms(metadata))
         return terms
 
 

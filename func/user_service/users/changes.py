@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 from typing import NamedTuple
-from uuid import UUID
+
+from user_service.users.records import User
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +16,8 @@ class Origin:
 
 
 class Change(NamedTuple):
-    """One version of one user. `type` ends the name of the event: created, updated, status_changed and so on."""
+    """A new version of a user, who is as it leaves them. `type` ends the name of the event: created, updated and so on."""
 
-    user_id: UUID
-    version: int
+    user: User
     type: str
-    status: str
     changed: tuple[str, ...]

@@ -1,5 +1,6 @@
 """A user in memory, and its two written forms: the API's JSON and the encrypted blob of the database."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -80,13 +81,26 @@ class User:
             option=JSON_OPTIONS,
         )
 
-    def seal_personal(self, cipher: Cipher) -> bytes:
-        """The encrypted blob of everything personal."""
-        personal = {name: value for name in PERSONAL_FIELDS if (value := getattr(self, name)) is not None}
-        return cipher.seal(orjson.dumps(personal), purpose=PERSONAL_PURPOSE, user_id=self.id.bytes)
+    def personal_json(self) -> bytes:
+        """Everything personal that there is, UTF-8."""
+        personal = {
+            "email": self.email,
+            "given_name": self.given_name,
+            "family_name": self.family_name,
+            "display_name": self.display_name,
+            "phone": self.phone,
+            "preferences": self.preferences,
+        }
+        if None in personal.values():
+            personal = {name: value for name, value in personal.items() if value is not None}
+        return orjson.dumps(personal)
 
 
-PERSONAL_FIELDS: Final = ("email", "given_name", "family_name", "display_name", "phone", "preferences")
+def seal_personal(users: Sequence[User], cipher: Cipher) -> list[bytes]:
+    """The encrypted blobs of everything personal, one for each user."""
+    documents = [user.personal_json() for user in users]
+    return cipher.seal_all(documents, purpose=PERSONAL_PURPOSE, user_ids=[user.id.bytes for user in users])
+
 
 # The columns of table `users` that a User is made of, in the order that `user_of_row` takes them.
 USER_COLUMNS: Final = (

@@ -17,7 +17,7 @@ from user_service.errors import EmailTaken, ExternalIdTaken, ServiceError
 from user_service.users.blind_index import BlindIndex
 from user_service.users.changes import Change, Origin
 from user_service.users.cipher import Cipher
-from user_service.users.records import SELECTED, User, user_of_row
+from user_service.users.records import SELECTED, User, seal_personal, user_of_row
 from user_service.users.tables import OUTBOX_LANES, users
 
 UNIQUE_VIOLATION: Final = "23505"
@@ -289,7 +289,8 @@ class UserRepository:
     async def erase(self, before: User, after: User) -> None:
         """Makes a locked user a tombstone, and removes the terms. The change log stays."""
         values = {name: getattr(after, name) for name in ("id", "status", "version", "updated_at", "deleted_at")}
-        await self.session.execute(ERASE, values | {"personal": after.seal_personal(self.cipher)})
+        (personal,) = seal_personal([after], self.cipher)
+        await self.session.execute(ERASE, values | {"personal": personal})
         await self.change_terms(DELETE_TERMS, [(self.terms_of(before), before.id)])
 
     async def hold(self, ids: Sequence[UUID]) -> bool:
@@ -301,13 +302,15 @@ class UserRepository:
             return
         # Many users change alike: what is common travels once.
         kinds: dict[tuple[str, str, tuple[str, ...]], int] = {}
-        places = [kinds.setdefault(change[2:], len(kinds) + 1) for change in changes]
+        places = [
+            kinds.setdefault((change.type, change.user.status, change.changed), len(kinds) + 1) for change in changes
+        ]
         types, statuses, changed = zip(*kinds, strict=True)
         await self.session.execute(
             INSERT_CHANGES,
             {
-                "ids": [change.user_id for change in changes],
-                "versions": [change.version for change in changes],
+                "ids": [change.user.id for change in changes],
+                "versions": [change.user.version for change in changes],
                 "kinds": places,
                 "types": types,
                 "statuses": statuses,
@@ -352,7 +355,7 @@ def columns_of(
     plain = [name for name in names if name not in MADE]
     columns: dict[str, Sequence[Any]] = dict(zip(plain, zip(*map(attrgetter(*plain), users), strict=True), strict=True))
     columns["email_index"] = [index.email(user.email) for user in users]
-    columns["personal"] = [user.seal_personal(cipher) for user in users]
+    columns["personal"] = seal_personal(users, cipher)
     columns["metadata"] = [orjson.dumps(user.metadata).decode() for user in users]
     return columns
 

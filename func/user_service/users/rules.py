@@ -143,11 +143,6 @@ def canonical_json(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
-def filled_fields(user: User) -> tuple[str, ...]:
-    """The names of the fields that a new user came with or got by default, empty ones left out."""
-    values = compared_values(user)
-    names = [name for name, value in zip(COMPARED, values, strict=True) if value is not None]
-    for name in MERGED:
-        if not getattr(user, name):
-            names.remove(name)
-    return tuple(names)
+def filled_fields(body: UserCreate) -> tuple[str, ...]:
+    """The names of the fields that a new user comes with or gets by default, empty ones left out."""
+    return tuple([name for name, value in vars(body).items() if value or (value is not None and value != {})])

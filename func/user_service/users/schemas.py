@@ -4,11 +4,20 @@ import re
 from datetime import datetime
 from functools import lru_cache
 from math import isfinite
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 from user_service.users.emails import normalise_email
@@ -20,6 +29,9 @@ MAX_OBJECT_DEPTH = 32
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 WITHOUT_NUL = r"^[^\x00]*$"
+WRITTEN_NUL: Final = b"\\u0000"
+# Metadata values that come back from jsonb as they went in; a text must hold no NUL besides.
+PLAIN_TYPES: Final = frozenset({str, int, bool, type(None)})
 # RFC 5646, 2.1
 LANGUAGE_TAG = re.compile(
     r"^(([a-zA-Z]{2,3}(-[a-zA-Z]{3}){0,3}|[a-zA-Z]{4,8})(-[a-zA-Z]{4})?(-([a-zA-Z]{2}|[0-9]{3}))?"
@@ -82,6 +94,11 @@ def check_preferences(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def take_preferences(value: Any, check_type: ValidatorFunctionWrapHandler) -> Any:
+    """All bodies come out of a JSON parser, so that what is inside needs no look: pydantic would copy it."""
+    return check_preferences(value if type(value) is dict else check_type(value))
+
+
 def check_scalar(value: Any) -> Any:
     """A metadata value, numbers as they come back from jsonb: without exponent where 64 bits hold them, no -0.0."""
     if isinstance(value, str) and "\0" in value:
@@ -104,6 +121,18 @@ def check_metadata(value: dict[str, Any]) -> dict[str, Any]:
             raise PydanticCustomError("metadata", "must not have empty keys or NUL characters")
     written(value)
     return value
+
+
+def take_metadata(value: Any, check_values: ValidatorFunctionWrapHandler) -> Any:
+    """Most metadata are plain, which one look at all of them tells; else pydantic looks at each and says which is not."""
+    if (
+        type(value) is dict
+        and PLAIN_TYPES.issuperset(map(type, value.values()))
+        and "" not in value
+        and WRITTEN_NUL not in written(value)
+    ):
+        return value
+    return check_values(value)
 
 
 def written(value: dict[str, Any]) -> bytes:
@@ -145,9 +174,7 @@ Timezone = Annotated[
     AfterValidator(check_timezone),
 ]
 LivingStatus = Literal["pending", "active", "suspended"]
-# All bodies come out of a JSON parser, so that what is inside needs no look: pydantic's JsonValue would call Python for
-# each value.
-Preferences = Annotated[dict[str, Any], AfterValidator(check_preferences)]
+Preferences = Annotated[dict[str, Any], WrapValidator(take_preferences)]
 Scalar = str | int | float | bool | None
 SCALAR_SCHEMA: dict[str, Any] = {
     "anyOf": [{"type": "string", "pattern": WITHOUT_NUL}, {"type": "number"}, {"type": "boolean"}, {"type": "null"}]
@@ -158,6 +185,7 @@ Metadata = Annotated[
     dict[str, MetadataValue],
     Field(json_schema_extra={"propertyNames": {"minLength": 1, "pattern": WITHOUT_NUL}}),
     AfterValidator(check_metadata),
+    WrapValidator(take_metadata),
 ]
 
 

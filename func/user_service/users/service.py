@@ -128,7 +128,13 @@ class UserService:
         newcomers = newcomers or Newcomers(bodies)
         new, twins = newcomers.users, newcomers.twins
         inserted = await self.repository.insert(newcomers.first, newcomers.rows)
-        await self.log([(user, "created", rules.filled_fields(user)) for user in new if user.id in inserted])
+        await self.log(
+            [
+                Change(user, "created", rules.filled_fields(body))
+                for user, body in zip(new, bodies, strict=True)
+                if user.id in inserted
+            ]
+        )
         outcomes = {place: duplicate(first) for place, first in twins.items()}
         refused = [place for place, user in enumerate(new) if user.id not in inserted and place not in twins]
         if refused:
@@ -281,7 +287,7 @@ class UserService:
             after = rules.erased(user, self.now)
             after.version, after.updated_at = user.version + 1, max(self.now, user.updated_at)
             await self.repository.erase(user, after)
-            await self.log([(after, "erased", tuple(rules.changed_fields(user, after)))])
+            await self.log([Change(after, "erased", tuple(rules.changed_fields(user, after)))])
         await self.traces.erase(user, names_of(user))
 
     async def purge(self, user_id: UUID, *, if_version: int | None = None) -> None:
@@ -292,7 +298,7 @@ class UserService:
         check_version(user, if_version)
         await self.repository.purge([user])
         user.version += 1
-        await self.log([(user, "purged", ())])
+        await self.log([Change(user, "purged", ())])
         await self.traces.take_out(user)
 
     async def change(self, targets: Sequence[Target], kind: str, *, among_deleted: bool = False) -> list[Outcome]:
@@ -317,7 +323,7 @@ class UserService:
         refused = await self.repository.update(pairs)
         await self.log(
             [
-                (after, kind_of(kind, changed), changed)
+                Change(after, kind_of(kind, changed), changed)
                 for before, after in pairs
                 if after.id not in refused and (changed := tuple(rules.changed_fields(before, after)))
             ]
@@ -353,11 +359,11 @@ class UserService:
         after.version, after.updated_at = user.version + 1, max(self.now, user.updated_at)
         return Outcome(kind, after)
 
-    async def log(self, entries: Sequence[tuple[User, str, tuple[str, ...]]]) -> None:
-        changes = [Change(user.id, user.version, kind, user.status, changed) for user, kind, changed in entries]
+    async def log(self, changes: Sequence[Change]) -> None:
         await self.repository.append_changes(changes, self.origin, self.now)
-        self.touched |= {user.id: user.version for user, _, _ in entries}
-        self.logged |= {user.id for user, _, _ in entries}
+        versions = {change.user.id: change.user.version for change in changes}
+        self.touched |= versions
+        self.logged |= versions.keys()
 
 
 def utc_now() -> datetime:
