@@ -17,7 +17,7 @@ from running import command
 from user_service.migrations import alembic_config, current, downgrade, head, upgrade
 from user_service.users.tables import metadata
 
-# What a comparison of tables does not see: constraints, partial indexes, defaults.
+# What a comparison of tables does not see: constraints, partial indexes, defaults, statistics.
 DEFINITIONS = """
 SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
 WHERE connamespace = 'public'::regnamespace AND conrelid::regclass::text <> 'alembic_version'
@@ -27,6 +27,9 @@ WHERE relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
 UNION ALL
 SELECT adrelid::regclass || '.' || attname || ' ' || pg_get_expr(adbin, adrelid) FROM pg_attrdef
 JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum
+UNION ALL
+SELECT attrelid::regclass || '.' || attname || ' statistics ' || attstattarget FROM pg_attribute
+WHERE attstattarget > 0
 ORDER BY 1
 """
 

@@ -281,9 +281,7 @@ async def test_the_first_lot_is_on_credit_and_is_paid_once_the_windows_are_there
 
     await allowance.charge(1)
     imported_at_once = counting.loading is not None
-    async with asyncio.timeout(60):
-        while counting.windows is None:
-            await asyncio.sleep(0.05)
+    await counting.ready()
     await allowance.charge(10)
     await counting.close()
 

@@ -88,9 +88,11 @@ class BlindIndex:
         known, hashed = self.known_pair, self.hash_pair
         return [
             # 0.0 and -0.0 are equal, but not their texts.
-            (hashed if type(value) is float or len(name) + (len(value) if type(value) is str else 0) > SHORT else known)(
-                name, value
-            )
+            (
+                hashed
+                if type(value) is float or len(name) + (len(value) if type(value) is str else 0) > SHORT
+                else known
+            )(name, value)
             for name, value in metadata.items()
         ]
 

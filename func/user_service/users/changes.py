@@ -16,7 +16,7 @@ class Origin:
 
 
 class Change(NamedTuple):
-    """A new version of a user, who is as it leaves them. `type` ends the name of the event: created, updated and so on."""
+    """A new version of a user, who is as it leaves them. `type` ends the event's name: created, updated and so on."""
 
     user: User
     type: str

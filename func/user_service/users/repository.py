@@ -1,13 +1,10 @@
 """All SQL that writes users, and the reads that writing needs. A statement takes a set; one user is a set of one."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import repeat
-from operator import attrgetter, itemgetter
 from typing import Any, Final
 from uuid import UUID
 
-import orjson
 from asyncpg import UniqueViolationError
 from sqlalchemy import TextClause, delete, text
 from sqlalchemy.exc import IntegrityError
@@ -17,46 +14,17 @@ from user_service.errors import EmailTaken, ExternalIdTaken, ServiceError
 from user_service.users.blind_index import BlindIndex
 from user_service.users.changes import Change, Origin
 from user_service.users.cipher import Cipher
+from user_service.users.columns import AS_JSON, BORN_WITH, NEW, WRITTEN, columns_of
+from user_service.users.copy_format import CHANGE_COLUMNS, TERM_COLUMNS, USER_COLUMNS, copied_changes
+from user_service.users.new_rows import NewRows
 from user_service.users.records import SELECTED, User, seal_personal, user_of_row
 from user_service.users.tables import OUTBOX_LANES, users
 
 UNIQUE_VIOLATION: Final = "23505"
 UPDATE_ATTEMPTS: Final = 3
 
-# Every column that is written, with the type of its array; `metadata` travels as text.
-WRITTEN: Final = {
-    "id": "uuid",
-    "external_id": "text",
-    "email_index": "bytea",
-    "personal": "bytea",
-    "email_verified": "boolean",
-    "locale": "text",
-    "timezone": "text",
-    "status": "text",
-    "prior_status": "text",
-    "metadata": "text",
-    "version": "integer",
-    "created_at": "timestamptz",
-    "updated_at": "timestamptz",
-    "last_login_at": "timestamptz",
-    "deleted_at": "timestamptz",
-}
-AS_JSON: Final = {"metadata": "v.metadata::jsonb"}
-# Columns that are no attributes.
-MADE: Final = frozenset({"email_index", "personal", "metadata"})
-# What a new user does not have yet, or has like every other; see rules.new_user.
-BORN_WITH: Final = {
-    "prior_status": "NULL",
-    "version": "1",
-    "updated_at": "v.created_at",
-    "last_login_at": "NULL",
-    "deleted_at": "NULL",
-}
-NEW: Final = tuple(name for name in WRITTEN if name not in BORN_WITH)
 # COPY costs PostgreSQL half of what INSERT does, and more round trips. It knows neither expressions nor ON CONFLICT.
 COPIED_FROM: Final = 50
-COPIED: Final = (*NEW, "updated_at", "version")
-EMAIL_INDEX_OF: Final = itemgetter(NEW.index("email_index"))
 
 
 def rows_of(names: Collection[str]) -> str:
@@ -139,37 +107,6 @@ HOLDERS: Final = text(
 )
 
 
-class NewRows:
-    """What PostgreSQL is given for new users, made a few at a time and outside of a transaction where that helps."""
-
-    def __init__(self, cipher: Cipher, index: BlindIndex) -> None:
-        self.cipher = cipher
-        self.index = index
-        self.key_id = cipher.active_id
-        self.columns: dict[str, list[Any]] = {name: [] for name in NEW}
-        self.postings: list[tuple[set[int], UUID]] = []
-        self.users: list[tuple[Any, ...]] = []
-        self.terms: list[tuple[int, UUID]] = []
-
-    def fit(self, cipher: Cipher, index: BlindIndex) -> bool:
-        """Whether they would be the same by these keys; what is sealed under a retired one must not be written."""
-        return self.index is index and self.key_id == cipher.active_id
-
-    def add(self, users: Sequence[User]) -> None:
-        for name, values in columns_of(users, NEW, self.cipher, self.index).items():
-            self.columns[name] += values
-        self.postings += [(self.index.terms_of(user.names, user.metadata), user.id) for user in users]
-
-    def sort(self) -> None:
-        """Puts the records of a COPY in the order in which they are written."""
-        if self.users:
-            return
-        values = [self.columns[name] for name in NEW]
-        self.users = sorted(zip(*values, self.columns["created_at"], repeat(1), strict=False), key=EMAIL_INDEX_OF)
-        # Users come in the order of their ids, and so stay within each term.
-        self.terms = sorted([(term, user_id) for own, user_id in self.postings for term in own], key=itemgetter(0))
-
-
 class UserRepository:
     """Users in PostgreSQL, in the transaction of `session`."""
 
@@ -219,18 +156,18 @@ class UserRepository:
             rows.add(new)
         if len(new) >= COPIED_FROM and await self.copy_unless_taken(rows):
             return {user.id for user in new}
-        inserted = set((await self.session.execute(INSERT, rows.columns)).scalars())
+        inserted = set((await self.session.execute(INSERT, rows.to_insert())).scalars())
         await self.change_terms(INSERT_FIRST_TERMS, [posting for posting in rows.postings if posting[1] in inserted])
         return inserted
 
     async def copy_unless_taken(self, rows: NewRows) -> bool:
         """Whether the new users and their terms are in, by COPY: all, or none when one meets a unique key."""
-        rows.sort()
+        users, terms = rows.to_copy()
         try:
             async with self.session.begin_nested():
                 connection = await driver_of(self.session)
-                await connection.copy_records_to_table("users", columns=COPIED, records=rows.users)
-                await connection.copy_records_to_table("user_terms", columns=("term", "user_id"), records=rows.terms)
+                await copy(connection, "users", USER_COLUMNS, users)
+                await copy(connection, "user_terms", TERM_COLUMNS, terms)
         except UniqueViolationError:
             return False
         return True
@@ -300,6 +237,10 @@ class UserRepository:
     async def append_changes(self, changes: Sequence[Change], origin: Origin, at: datetime) -> None:
         if not changes:
             return
+        if len(changes) >= COPIED_FROM and all(change.user.version == 1 for change in changes):
+            data = copied_changes(changes, origin, at, lanes=OUTBOX_LANES)
+            await copy(await driver_of(self.session), "user_changes", CHANGE_COLUMNS, data)
+            return
         # Many users change alike: what is common travels once.
         kinds: dict[tuple[str, str, tuple[str, ...]], int] = {}
         places = [
@@ -348,22 +289,19 @@ class UserRepository:
             await self.session.execute(statement, {"terms": terms, "places": places, "ids": ids})
 
 
-def columns_of(
-    users: Sequence[User], names: Sequence[str], cipher: Cipher, index: BlindIndex
-) -> dict[str, Sequence[Any]]:
-    """The arrays of these columns, one value a user."""
-    plain = [name for name in names if name not in MADE]
-    columns: dict[str, Sequence[Any]] = dict(zip(plain, zip(*map(attrgetter(*plain), users), strict=True), strict=True))
-    columns["email_index"] = [index.email(user.email) for user in users]
-    columns["personal"] = seal_personal(users, cipher)
-    columns["metadata"] = [orjson.dumps(user.metadata).decode() for user in users]
-    return columns
-
-
 async def driver_of(session: AsyncSession) -> Any:
     """asyncpg's own connection, in the transaction of the session."""
     connection = await session.connection()
     return (await connection.get_raw_connection()).driver_connection
+
+
+async def copy(connection: Any, table: str, columns: Sequence[str], data: bytes) -> None:
+    """Writes rows in the binary format. Raises what asyncpg raises, UniqueViolationError among it."""
+
+    async def source() -> AsyncIterator[bytes]:
+        yield data
+
+    await connection.copy_to_table(table, columns=columns, source=source(), format="binary")
 
 
 def claims_key(before: User, after: User) -> bool:

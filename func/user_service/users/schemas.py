@@ -124,7 +124,7 @@ def check_metadata(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def take_metadata(value: Any, check_values: ValidatorFunctionWrapHandler) -> Any:
-    """Most metadata are plain, which one look at all of them tells; else pydantic looks at each and says which is not."""
+    """Most metadata are plain, which one look tells; else pydantic looks at each and says which is not."""
     if (
         type(value) is dict
         and PLAIN_TYPES.issuperset(map(type, value.values()))

@@ -29,8 +29,9 @@ from user_service.users.blind_index import BlindIndex
 from user_service.users.changes import Change, Origin
 from user_service.users.cipher import Cipher
 from user_service.users.ids import parse_id
+from user_service.users.new_rows import NewRows
 from user_service.users.records import User
-from user_service.users.repository import NewRows, UserRepository, claims_key
+from user_service.users.repository import UserRepository, claims_key
 from user_service.users.rules import Rule
 from user_service.users.schemas import OwnUpdate, UserCreate, UserUpdate, UserUpsert
 from user_service.users.traces import Traces
@@ -85,7 +86,7 @@ class Newcomers:
         for begin in range(0, len(self.first), AT_ONCE):
             self.rows.add(self.first[begin : begin + AT_ONCE])
             await asyncio.sleep(0)
-        self.rows.sort()
+        self.rows.to_copy()
 
 
 class UserService:

@@ -48,7 +48,7 @@ def create_api(resources: Resources, lane: Lane) -> FastAPI:
     app.state.imports = Imports(app.state.batches)
     app.state.exposition = None
     app.state.inbox = Inbox(app.state.batches, resources.keys.cipher, resources.metrics, relay=resources.relay_now)
-    # Including a router would make each of its routes once more, at the first request, and match each twice from then on.
+    # Including a router would make each of its routes again, at the first request, and match each twice from then on.
     for router in (*ROUTERS[resources.settings.serve], *OPEN_ROUTERS):
         app.router.routes += router.routes
     add_problem_handlers(app)

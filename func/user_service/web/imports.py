@@ -71,9 +71,7 @@ async def imports_of(request: Request) -> Imports:
     return found
 
 
-router = make_router(
-    "imports", prefix="/api/v1/users", route_class=StreamRoute, dependencies=[Depends(takes_time)]
-)
+router = make_router("imports", prefix="/api/v1/users", route_class=StreamRoute, dependencies=[Depends(takes_time)])
 ImportStore = Annotated[Imports, Depends(imports_of)]
 ImportKey = Annotated[
     str | None,
