@@ -24,7 +24,7 @@ from benchmarks.servers import Bench, Server, migrate, service
 
 BATCH = "/api/v1/users/batch/"
 SIZE = 1_000
-CLIENTS = 3  # while one batch waits for PostgreSQL, the worker prepares the next
+CLIENTS = 6  # while some batches wait for PostgreSQL, the worker prepares the next
 numbers = count()
 
 

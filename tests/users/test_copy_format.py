@@ -37,8 +37,8 @@ BODIES: list[dict[str, Any]] = [
 ]
 # Times, tokens and ids are each user's own; the key of an e-mail is as long in both.
 USERS = """
-SELECT split_part(external_id, '-', 1) AS name, length(email_index), email_verified, locale, timezone, status, prior_status,
-  metadata, version, created_at = updated_at AS fresh, last_login_at, deleted_at, erased_at,
+SELECT split_part(external_id, '-', 1) AS name, length(email_index), email_verified, locale, timezone, status,
+  prior_status, metadata, version, created_at = updated_at AS fresh, last_login_at, deleted_at, erased_at,
   created_at > now() - interval '1 hour' AND created_at <= now() + interval '1 minute' AS recent
 FROM users WHERE id = ANY($1) ORDER BY id
 """

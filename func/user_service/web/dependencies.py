@@ -114,12 +114,12 @@ async def user_search(request: Request) -> AsyncIterator[UserSearch]:
 async def version_condition(
     if_match: Annotated[str | None, Header(alias="If-Match", json_schema_extra=ENTITY_TAG_SCHEMA)] = None,
 ) -> int | None:
-    """The version that a write asks for, None for no condition; strong comparison (RFC 9110, 13.1.1).
+    """The version that a write asks for, None for no condition. Raises InvalidHeader."""
+    return None if if_match is None else version_of(if_match)
 
-    Raises InvalidHeader.
-    """
-    if if_match is None:
-        return None
+
+def version_of(if_match: str) -> int:
+    """The version that `If-Match` names; strong comparison (RFC 9110, 13.1.1). Raises InvalidHeader."""
     text = if_match.strip()
     if text == "*":
         return ANY_VERSION
