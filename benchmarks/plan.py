@@ -24,8 +24,8 @@ FULL = Plan(
     hot_users=1_000,
     listed_users=1_000_000,
     page_rounds=300,
-    warm_requests=30_000,
-    grown_requests=200_000,
+    warm_requests=200_000,
+    grown_requests=800_000,
     batches=30,
     batch_rounds=7,
 )
