@@ -36,10 +36,10 @@ class BatchService:
     async def count(self, table: str) -> int:
         return int(await self.database.fetchval(f"SELECT count(*) FROM {table}"))
 
-    async def somebody_waits(self) -> None:
-        """Returns when a transaction waits for a lock."""
+    async def somebody_waits(self, *, count: int = 1) -> None:
+        """Returns when so many transactions wait for a lock."""
         waiting = 0
-        while not waiting:
+        while waiting < count:
             await asyncio.sleep(0.01)
             waiting = await self.count("pg_locks WHERE NOT granted")
 

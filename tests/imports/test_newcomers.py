@@ -8,6 +8,7 @@ from running import ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, USERS, running, settin
 from tokens_kept import key_ids
 from user_service.users.changes import Origin
 from user_service.users.cipher import parse_keys
+from user_service.users.key_check import check_keys
 from user_service.users.schemas import UserCreate
 from user_service.users.service import Newcomers
 
@@ -23,8 +24,7 @@ async def test_rows_sealed_under_a_key_that_is_no_longer_first_are_made_again(
     bodies = [UserCreate(email=f"{number}@example.org", given_name="Ada") for number in range(many)]
     async with running(settings_of(database_url, tmp_path, encryption_key=BOTH)) as client:
         storage = client.application.api.state.storage
-        newcomers = Newcomers(bodies)
-        await newcomers.make_rows(storage.cipher, storage.index)
+        newcomers = await Newcomers.ready(bodies, storage.cipher, storage.index)
         assert newcomers.rows is not None
         assert newcomers.rows.fit(storage.cipher, storage.index)
 
@@ -45,8 +45,7 @@ async def test_rows_made_before_are_those_that_are_written(database_url: str, tm
     async with running(settings_of(database_url, tmp_path, encryption_key=BOTH)) as client:
         assert (await client.post(USERS, json={"email": "taken@example.org"})).status_code == 201
         storage = client.application.api.state.storage
-        newcomers = Newcomers(bodies)
-        await newcomers.make_rows(storage.cipher, storage.index)
+        newcomers = await Newcomers.ready(bodies, storage.cipher, storage.index)
         async with storage.unit_of_work(ORIGIN) as service:
             outcomes = await service.create(bodies, newcomers=newcomers)
 
@@ -54,3 +53,15 @@ async def test_rows_made_before_are_those_that_are_written(database_url: str, tm
         assert errors == ["email_taken", *[None] * 60, "duplicate_in_batch"]
         page = (await client.get(USERS, params={"q": "grace", "limit": 200})).json()
         assert {user["id"] for user in page["items"]} == {str(user.id) for user in newcomers.users[1:-1]}
+
+
+async def test_rows_still_fit_after_the_keys_were_compared_with_the_database_again(
+    database_url: str, tmp_path: Path
+) -> None:
+    """The index is made anew, and forgets the terms that it knows, for another key alone."""
+    async with running(settings_of(database_url, tmp_path)) as client:
+        storage = client.application.api.state.storage
+        newcomers = await Newcomers.ready([UserCreate(email="ada@example.org")], storage.cipher, storage.index)
+        await check_keys(client.application.resources.pool, storage.keys)
+        assert newcomers.rows is not None
+        assert newcomers.rows.fit(storage.cipher, storage.index)

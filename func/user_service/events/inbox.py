@@ -44,7 +44,6 @@ class InboxEntry:
     """One event: a `Once` over table inbox. `time` is that of the reply, the same each time."""
 
     keeps_all = True
-    queues = False
 
     def __init__(self, event: Incoming, cipher: Cipher, index: BlindIndex) -> None:
         self.event = event

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from user_service.activity import Activity
 from user_service.errors import Contended, DuplicateInBatch, FieldError, PayloadTooLarge, ServiceError, ValidationFailed
-from user_service.users.batch_answer import BatchAnswer, ItemResult, applied, failure, refused
+from user_service.users.batch_answer import BatchAnswer, ItemResult, applied, failure, is_wrong, refused
 from user_service.users.batch_bodies import (
     MAX_ITEMS,
     Batch,
@@ -32,7 +32,7 @@ from user_service.users.idempotency import Once
 from user_service.users.kept import Links, mentions_of_item
 from user_service.users.reader import UserReader
 from user_service.users.schemas import Body
-from user_service.users.service import Newcomers, Outcome, UserService
+from user_service.users.service import Newcomers, Outcome, UserService, in_slices
 from user_service.users.storage import Storage
 
 ATTEMPTS: Final = 6
@@ -101,6 +101,7 @@ class Batches:
         self.activity = activity
         self.reader = reader
         self.metrics = storage.metrics
+        self.making = asyncio.Lock()
 
     async def run(
         self, verb: str, body: Body, origin: Origin, *, once: Once | None = None, fresh: bool = False
@@ -133,9 +134,13 @@ class Batches:
     async def write(self, verb: Verb, batch: Batch, origin: Origin, once: Once | None) -> BatchAnswer:
         """Tries again when PostgreSQL gave the transaction up in favour of another one."""
         assert verb.item is not None
-        items = [parse_item(verb.item, index, item) for index, item in enumerate(batch.items)]
-        if once is not None and once.queues and isinstance(batch, CreateBatch):
-            verb = replace(verb, apply=partial(create, newcomers=await self.newcomers(items)))
+        # One after the other: together they would end no sooner, and take more memory at once.
+        async with self.making:
+            items = await parse_items(verb.item, batch.items)
+            if isinstance(batch, CreateBatch):
+                bodies = [item.data for item in items if isinstance(item, CreateItem)]
+                newcomers = await Newcomers.ready(bodies, self.storage.cipher, self.storage.index)
+                verb = replace(verb, apply=partial(create, newcomers=newcomers))
         for attempt in range(1, ATTEMPTS):
             try:
                 return await self.attempt(verb, batch, items, origin, once)
@@ -143,12 +148,6 @@ class Batches:
                 # Not all at once again.
                 await asyncio.sleep(uniform(0, FIRST_PAUSE_SECONDS * 2**attempt))  # noqa: S311
         return await self.attempt(verb, batch, items, origin, once)
-
-    async def newcomers(self, items: Sequence[Any]) -> Newcomers:
-        """The users of the good items, as far as they can be made without a transaction."""
-        newcomers = Newcomers([item.data for item in items if not isinstance(item, dict)])
-        await newcomers.make_rows(self.storage.cipher, self.storage.index)
-        return newcomers
 
     async def attempt(
         self, verb: Verb, batch: Batch, items: Sequence[Any], origin: Origin, once: Once | None
@@ -164,7 +163,8 @@ class Batches:
             if failed or batch.dry_run:
                 await service.undo()
             answer = refused(results, origin.request_id) if failed else applied(results)
-            mended = batch.dry_run or (failed and has_wrong_item(results))
+            # Nobody needs the answer again that says what to mend.
+            mended = batch.dry_run or (failed and any(map(is_wrong, results)))
             if once is not None and (once.keeps_all or not mended):
                 mentions = partial(self.mentions, batch.items, results, service.logged)
                 await once.keep(session, answer.to_keep(), Links(origin.traceparent, mentions))
@@ -218,6 +218,14 @@ def check_size(count: int) -> None:
         raise PayloadTooLarge(f"A batch has {MAX_ITEMS:,} items at most; this one has {count:,}. Send several batches.")
 
 
+async def parse_items(kind: type[B], given: Sequence[object]) -> list[B | ItemResult]:
+    """Each item, or the failure that it is."""
+    items: list[B | ItemResult] = []
+    async for begin, some in in_slices(given):
+        items += [parse_item(kind, index, item) for index, item in enumerate(some, begin)]
+    return items
+
+
 def parse_item(kind: type[B], index: int, item: object) -> B | ItemResult:
     """The item, or the failure that it is."""
     try:
@@ -244,8 +252,3 @@ def moved_duplicate(first: int) -> DuplicateInBatch:
     error = DuplicateInBatch(first=first)
     error.detail = f"The item at index {first} is about the same user, or asks for the same e-mail or external_id."
     return error
-
-
-def has_wrong_item(results: Sequence[ItemResult]) -> bool:
-    """Whether an item did not fit its schema: nobody needs such an answer again."""
-    return any(result["status"] == "failed" and result["error"]["code"] == "validation_failed" for result in results)

@@ -38,7 +38,7 @@ class BatchAnswer:
         return cls(kept.status, kept.body, dict(kept.headers)["content-type"], replayed=True)
 
     def to_keep(self) -> KeptAnswer:
-        return KeptAnswer(self.status, [("content-type", self.media_type)], self.body)
+        return KeptAnswer(self.status, [("content-type", self.media_type)], self.body, self.items)
 
 
 def applied(items: Sequence[ItemResult]) -> BatchAnswer:
@@ -86,3 +86,8 @@ def failure(index: int, ref: str | None, error: ServiceError) -> ItemResult:
 
 def described(fault: FieldError) -> str:
     return f"{fault.detail} ({fault.code})"
+
+
+def is_wrong(result: ItemResult) -> bool:
+    """Whether an item did not fit its schema."""
+    return bool(result["status"] == "failed" and result["error"]["code"] == "validation_failed")

@@ -5,9 +5,9 @@ A row knows its request by keyed hashes alone, and holds the answer sealed: it m
 
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 from sqlalchemy import text
@@ -40,11 +40,12 @@ KEEP: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
-    """An answer as it was given the first time."""
+    """An answer as it was given the first time. `items` are a batch's outcomes, which its body holds as well."""
 
     status: int
     headers: Sequence[tuple[str, str]]
     body: bytes
+    items: Sequence[dict[str, Any]] = field(default=(), repr=False)
 
 
 class Once(Protocol):
@@ -53,10 +54,6 @@ class Once(Protocol):
     @property
     def keeps_all(self) -> bool:
         """Whether answers without an effect are kept too: of a dry run, or of a batch refused for a wrong item."""
-
-    @property
-    def queues(self) -> bool:
-        """Whether it waits for others when it claims, so that all that can be done before should be."""
 
     async def claim(self, session: AsyncSession) -> KeptAnswer | None:
         """The answer of the first time; None for the first time itself. Raises what refuses the request."""
@@ -69,7 +66,6 @@ class IdempotentRequest:
     """One request under an Idempotency-Key: a `Once` over table idempotency_keys."""
 
     keeps_all = False
-    queues = False
 
     def __init__(
         self, keys: Keys, index: BlindIndex, *, principal: str, key: str, request: Sequence[str], body: bytes

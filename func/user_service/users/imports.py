@@ -10,30 +10,26 @@ import hmac
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import RowMapping, case, func, insert, select, update
+from sqlalchemy import RowMapping, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_unless_there
-from sqlalchemy.ext.asyncio import AsyncSession
 
-from user_service.errors import Conflict, IdempotencyKeyReused, NotFound, ServiceError, ValidationFailed
+from user_service.errors import IdempotencyKeyReused, NotFound, ServiceError, ValidationFailed
 from user_service.users.batch import Batches
 from user_service.users.batch_bodies import CreateBatch
 from user_service.users.changes import Origin
-from user_service.users.idempotency import KeptAnswer
 from user_service.users.ids import new_id
-from user_service.users.kept import Links
-from user_service.users.record_streams import FIELDS, BadRecord, Record
+from user_service.users.import_chunks import Chunk, ImportMoved
+from user_service.users.record_streams import Record
 from user_service.users.tables import import_failures, imports
 
 CHUNK: Final = 1000
-# One is applied while the next one is checked and sealed.
-CHUNKS_AT_ONCE: Final = 2
-COUNTED: Final = ("created", "updated", "skipped", "failed")
+# PostgreSQL applies two while the next one is checked and sealed.
+CHUNKS_AT_ONCE: Final = 3
 # An import that nobody has moved for so long has lost its sender.
 SILENCE: Final = timedelta(seconds=60)
 STARTED_ON: Final = b"import"
@@ -49,84 +45,8 @@ STATE: Final = case(
 SHOWN: Final = (*(column for column in imports.c if column.name not in {"state", "key", "fingerprint"}), STATE)
 
 
-class ImportMoved(Conflict):
-    code, title = "import_in_progress", "Somebody else is going on with this import"
-
-
 class ImportDiffers(IdempotencyKeyReused):
     code, title = "import_differs", "The records are not those that the import began with"
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Records of an import in a row: a `Once` whose effect is the import's progress. `start` counts those before.
-
-    Chunks are made ready side by side and applied one after the other: each in its `turn`, which the one before gives.
-    """
-
-    id: UUID
-    start: int
-    records: Sequence[Record]
-    fingerprint: bytes
-    turn: asyncio.Event = field(default_factory=asyncio.Event)
-    next_turn: asyncio.Event = field(default_factory=asyncio.Event)
-    keeps_all: bool = False
-    queues: bool = True
-
-    @property
-    def good(self) -> list[tuple[int, dict[str, Any]]]:
-        """The readable records, with their numbers, from 1."""
-        return [
-            (number, record) for number, record in enumerate(self.records, self.start + 1) if isinstance(record, dict)
-        ]
-
-    async def claim(self, session: AsyncSession) -> None:
-        """Holds the import. Raises ImportMoved when it does not stand where the chunk begins."""
-        await self.turn.wait()
-        held = select(imports.c.position).where(imports.c.id == self.id).with_for_update()
-        if (await session.execute(held)).scalar_one() != self.start:
-            raise ImportMoved
-
-    async def keep(self, session: AsyncSession, answer: KeptAnswer, links: Links) -> None:
-        """Moves the import on, and writes down what failed."""
-        results = orjson.loads(answer.body)["items"]
-        failures = self.failures(results)
-        counts = {name: sum(result["status"] == name for result in results) for name in COUNTED}
-        counts["failed"] = len(failures)
-        if failures:
-            await session.execute(insert(import_failures), failures)
-        changes: dict[str, Any] = {name: imports.c[name] + count for name, count in counts.items()}
-        if self.start == 0:
-            changes["fingerprint"] = self.fingerprint
-        moved = update(imports).where(imports.c.id == self.id)
-        await session.execute(
-            moved.values(position=self.start + len(self.records), updated_at=func.now(), state="running", **changes)
-        )
-
-    def failures(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows of import_failures: where, and why; never the record."""
-        rows = [
-            self.failure(number, record.code, record.detail, None)
-            for number, record in enumerate(self.records, self.start + 1)
-            if isinstance(record, BadRecord)
-        ]
-        for (number, _), result in zip(self.good, results, strict=True):
-            if result["status"] == "failed":
-                error = result["error"]
-                place = error.get("pointer", "").partition("/data/")[2]
-                rows.append(self.failure(number, error["code"], error["detail"], field_of(place)))
-        return rows
-
-    def failure(self, number: int, code: str, detail: str, field: str | None) -> dict[str, Any]:
-        return {"import_id": self.id, "record": number, "code": code, "detail": detail, "pointer": field}
-
-
-def field_of(place: str) -> str | None:
-    """The field that a place in a record is in. Names that no schema has are the sender's and could be anything:
-    what is kept for a month must not hold them.
-    """
-    field = place.partition("/")[0]
-    return f"/{field}" if field in FIELDS else None
 
 
 class Imports:
@@ -199,11 +119,14 @@ class Imports:
         if begun["state"] == "completed":
             return
         applying: deque[asyncio.Task[None]] = deque()
-        turn = asyncio.Event()
-        turn.set()
+        before: Chunk | None = None
         try:
             async for chunk in self.chunks(begun, records):
-                chunk, turn = replace(chunk, turn=turn), chunk.next_turn
+                if before is None:
+                    chunk.lead()
+                else:
+                    chunk.follow(before)
+                before = chunk
                 if len(applying) == CHUNKS_AT_ONCE:
                     await applying.popleft()
                 applying.append(asyncio.create_task(self.apply(chunk, begun["on_conflict"], origin)))
@@ -251,7 +174,7 @@ class Imports:
         try:
             await self.batches.run("create", batch, origin, once=chunk)
         finally:
-            chunk.next_turn.set()
+            chunk.ended.set()
 
     async def set_state(self, import_id: UUID, state: str) -> None:
         # Nobody goes on with what is completed, so that what it began with need not be known again.

@@ -100,7 +100,8 @@ class Storage:
     @property
     def index(self) -> BlindIndex:
         """The blind index under the key that the database was written with, which is known once it has been asked."""
-        if self.indexed[0] is not self.keys.blind_index:
+        # Equal, not the same: the database is asked again and again.
+        if self.indexed[0] != self.keys.blind_index:
             self.indexed = self.keys.blind_index, BlindIndex(self.keys.blind_index)
         return self.indexed[1]
 

@@ -1,5 +1,6 @@
 """The FastAPI application: every route, over storage that is opened here."""
 
+import asyncio
 from typing import Final
 
 from fastapi import FastAPI
@@ -15,8 +16,18 @@ from user_service.web.lane import Lane
 from user_service.web.openapi import add_openapi
 from user_service.web.problems import add_problem_handlers
 
-API_ROUTERS: Final = (users.router, batches.router, imports.router, privacy.router, operations.router, status.router)
+API_ROUTERS: Final = (
+    users.router,
+    batches.router,
+    batches.find_router,
+    imports.router,
+    privacy.router,
+    operations.router,
+    status.router,
+)
 OPEN_ROUTERS: Final = (operations.open_router, status.page_router)
+# One is checked and sealed while PostgreSQL writes two. More take ten megabytes each and are done no sooner.
+LARGE_BODIES_AT_ONCE: Final = 3
 ROUTERS: Final = {"api": API_ROUTERS, "events": (events.router,), "all": (*API_ROUTERS, events.router)}
 
 
@@ -46,6 +57,7 @@ def create_api(resources: Resources, lane: Lane) -> FastAPI:
         app.state.storage.trace(resources.tracing)
     app.state.batches = Batches(app.state.storage, resources.reader, resources.activity)
     app.state.imports = Imports(app.state.batches)
+    app.state.room = asyncio.Semaphore(LARGE_BODIES_AT_ONCE)
     app.state.exposition = None
     app.state.inbox = Inbox(app.state.batches, resources.keys.cipher, resources.metrics, relay=resources.relay_now)
     # Including a router would make each of its routes again, at the first request, and match each twice from then on.

@@ -15,13 +15,15 @@ from user_service.web.dependencies import AskedOnce, requires, resources_of
 from user_service.web.idempotency import replayed
 from user_service.web.lane import asks_fresh
 from user_service.web.problems import exchange_of
-from user_service.web.routes import StrictRoute, make_router
+from user_service.web.routes import LARGE_BODY_BYTES, LargeRoute, StrictRoute, make_router
 
-MAX_BODY_BYTES: Final = 2 * 1024 * 1024
+PREFIX: Final = "/api/v1/users/batch"
 
 
-class BatchRoute(StrictRoute):
-    max_body_bytes = MAX_BODY_BYTES
+class FindRoute(StrictRoute):
+    """A find is over in milliseconds, and does not wait behind writes."""
+
+    max_body_bytes = LARGE_BODY_BYTES
 
 
 class ItemError(BaseModel):
@@ -112,7 +114,8 @@ ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     207: {"model": BatchRead, "description": "Some items failed"},
     409: {"model": BatchRefused, "description": "An atomic batch of which nothing was applied"},
 }
-router = make_router("batches", prefix="/api/v1/users/batch", route_class=BatchRoute)
+router = make_router("batches", prefix=PREFIX, route_class=LargeRoute)
+find_router = make_router("batches", prefix=PREFIX, route_class=FindRoute)
 
 
 def scoped(verb: str) -> list[Any]:
@@ -143,7 +146,7 @@ async def restore_users(body: UserBatch, run: Write) -> Response:
     return await run("restore", body)
 
 
-@router.post("/find", response_model=FoundRead, dependencies=scoped("find"))
+@find_router.post("/find", response_model=FoundRead, dependencies=scoped("find"))
 async def find_users(request: Request, body: FindBatch) -> Response:
     """Read users by up to 1,000 keys. `Cache-Control: no-cache` goes to the database."""
     resources_of(request).require_database()

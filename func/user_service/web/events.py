@@ -19,18 +19,13 @@ from user_service.users.changes import Origin
 from user_service.web.dependencies import principal_of, resources_of
 from user_service.web.exchange import Exchange
 from user_service.web.problems import exchange_of
-from user_service.web.routes import StrictRoute, make_router
+from user_service.web.routes import LargeRoute, make_router
 from user_service.web.trace import traceparent_of
 
-MAX_BODY_BYTES: Final = 2 * 1024 * 1024
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
-class EventRoute(StrictRoute):
-    max_body_bytes = MAX_BODY_BYTES
-
-
-router = make_router("events", route_class=EventRoute)
+router = make_router("events", route_class=LargeRoute)
 TEXT: Final = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_BYTES}
 EVENT: Final[dict[str, Any]] = {
     "title": "CloudEvent",

@@ -1,6 +1,7 @@
 """How every route reads its request: strict about content types, bodies and query parameters."""
 
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -11,6 +12,7 @@ from fastapi.params import Depends
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.datastructures import State
 from starlette.types import Message, Receive
 
 from user_service.errors import BadRequest, FieldError, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
@@ -19,6 +21,7 @@ from user_service.web.idempotency import answer_once
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 OPEN_QUERY: Final = "x-open-query-prefix"
+LARGE_BODY_BYTES: Final = 2 * 1024 * 1024
 
 
 class TextConvertor(Convertor[str]):
@@ -73,9 +76,24 @@ class StrictRoute(APIRoute):
             if takes_json:
                 # Before FastAPI does, who would take a body that is too large for one that can't be read.
                 await request.body()
-            return await answer_once(request, handle)
+            async with self.room_in(request.app.state):
+                return await answer_once(request, handle)
 
         return strict
+
+    def room_in(self, state: State) -> AbstractAsyncContextManager[None]:
+        """What a request waits for, with its body read, before that is unpacked."""
+        return nullcontext()
+
+
+class LargeRoute(StrictRoute):
+    """Bodies that become ten megabytes of objects each: few are at work at once, and the others wait as bytes."""
+
+    max_body_bytes = LARGE_BODY_BYTES
+
+    def room_in(self, state: State) -> AbstractAsyncContextManager[None]:
+        room: AbstractAsyncContextManager[None] = state.room
+        return room
 
 
 def make_router(

@@ -1,0 +1,164 @@
+"""The chunks of an import, and the order in which they are applied.
+
+Each chunk's effect is committed after that of the one before it, and is what it would have been had it begun then. But
+PostgreSQL works on two at once: the next chunk goes ahead of its turn, and its transaction waits for it at the end. It
+stands only where it can't have mattered who came first: all its users are new, and none has an e-mail address or an
+external id in common with the chunk before. Any other is undone, and done again in its turn.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import insert, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from user_service.errors import Conflict, Contended
+from user_service.users.batch_answer import is_wrong
+from user_service.users.idempotency import KeptAnswer
+from user_service.users.kept import Links
+from user_service.users.record_streams import FIELDS, BadRecord, Record
+from user_service.users.tables import import_failures
+
+UNIQUE: Final = ("email", "external_id")
+# The chunk before may wait in PostgreSQL for one that went ahead, itself or by way of somebody else's transaction. That
+# is a deadlock which PostgreSQL can't see. It looks for its own after a second too; a lock is waited for for three.
+PATIENCE_SECONDS: Final = 1.0
+
+HOLD: Final = text("SELECT position FROM imports WHERE id = :id FOR UPDATE")
+MOVE: Final = text(
+    "UPDATE imports SET position = :position, created = created + :created, updated = updated + :updated,"
+    " skipped = skipped + :skipped, failed = failed + :failed, state = 'running', updated_at = now(),"
+    " fingerprint = COALESCE(CAST(:fingerprint AS bytea), fingerprint) WHERE id = :id"
+)
+
+
+class ImportMoved(Conflict):
+    code, title = "import_in_progress", "Somebody else is going on with this import"
+
+
+class OutOfTurn(Contended):
+    """A chunk that went ahead must be done again in its turn."""
+
+
+@dataclass(slots=True)
+class Course:
+    """How an import goes: smoothly after a chunk that met nobody who was there."""
+
+    smooth: bool = True
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Records of an import in a row: a `Once` whose effect is the import's progress. `start` counts those before."""
+
+    id: UUID
+    start: int
+    records: Sequence[Record]
+    fingerprint: bytes
+    # The chunk before the one before, and the one before, have ended.
+    opening: asyncio.Event = field(default_factory=asyncio.Event)
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    course: Course = field(default_factory=Course)
+    # The readable records, with their numbers, from 1.
+    good: Sequence[tuple[int, dict[str, Any]]] = field(init=False)
+    keys: Set[str] = field(init=False)
+    ahead: bool = False
+    keeps_all: bool = False
+
+    def __post_init__(self) -> None:
+        self.good = [
+            (number, record) for number, record in enumerate(self.records, self.start + 1) if isinstance(record, dict)
+        ]
+        self.keys = keys_of([record for _, record in self.good])
+
+    def lead(self) -> None:
+        """Is the first of its import to be applied."""
+        self.opening.set()
+        self.turn.set()
+
+    def follow(self, before: "Chunk") -> None:
+        """Comes after another chunk of its import."""
+        self.opening, self.turn, self.course = before.turn, before.ended, before.course
+        self.ahead = self.keys.isdisjoint(before.keys)
+
+    async def claim(self, session: AsyncSession) -> None:
+        """Waits until it may begin. In its turn it holds the import: raises ImportMoved when that stands elsewhere."""
+        await self.opening.wait()
+        self.ahead = self.ahead and self.course.smooth and not self.turn.is_set()
+        if not self.ahead:
+            await self.turn.wait()
+            await self.hold(session)
+
+    async def hold(self, session: AsyncSession) -> None:
+        if (await session.execute(HOLD, {"id": self.id})).scalar_one() != self.start:
+            raise ImportMoved
+
+    async def keep(self, session: AsyncSession, answer: KeptAnswer, links: Links) -> None:
+        """Moves the import on, and writes down what failed. Raises OutOfTurn when it went ahead and must not stand."""
+        failures = self.failures(answer.items)
+        self.course.smooth = all(map(meets_nobody, answer.items))
+        if self.ahead:
+            await self.take_turn()
+            await self.hold(session)
+        if failures:
+            await session.execute(insert(import_failures), failures)
+        counts = Counter(result["status"] for result in answer.items)
+        moved = {
+            "id": self.id,
+            "position": self.start + len(self.records),
+            "fingerprint": self.fingerprint if self.start == 0 else None,
+            "failed": len(failures),
+            **{name: counts[name] for name in ("created", "updated", "skipped")},
+        }
+        await session.execute(MOVE, moved)
+
+    async def take_turn(self) -> None:
+        """Waits for its turn with all done; goes ahead once at most."""
+        self.ahead = False
+        if not self.course.smooth:
+            raise OutOfTurn
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self.turn.wait()
+        except TimeoutError:
+            raise OutOfTurn from None
+
+    def failures(self, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of import_failures: where, and why; never the record."""
+        rows = [
+            self.failure(number, record.code, record.detail, None)
+            for number, record in enumerate(self.records, self.start + 1)
+            if isinstance(record, BadRecord)
+        ]
+        for (number, _), result in zip(self.good, results, strict=True):
+            if result["status"] == "failed":
+                error = result["error"]
+                place = error.get("pointer", "").partition("/data/")[2]
+                rows.append(self.failure(number, error["code"], error["detail"], field_of(place)))
+        return rows
+
+    def failure(self, number: int, code: str, detail: str, field: str | None) -> dict[str, Any]:
+        return {"import_id": self.id, "record": number, "code": code, "detail": detail, "pointer": field}
+
+
+def keys_of(records: Iterable[dict[str, Any]]) -> Set[str]:
+    """What the users want for themselves alone, at a glance: other spellings of one address are seen by PostgreSQL."""
+    return {value for record in records for name in UNIQUE if isinstance(value := record.get(name), str)}
+
+
+def meets_nobody(result: dict[str, Any]) -> bool:
+    """Whether the outcome is the same whoever is there already."""
+    return result["status"] == "created" or is_wrong(result)
+
+
+def field_of(place: str) -> str | None:
+    """The field that a place in a record is in. Names that no schema has are the sender's and could be anything:
+    what is kept for a month must not hold them.
+    """
+    field = place.partition("/")[0]
+    return f"/{field}" if field in FIELDS else None

@@ -1,0 +1,134 @@
+"""Chunks that go ahead of their turn: what comes of it is what would have come of one chunk after the other."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from running import eventually
+from user_service.users.import_chunks import PATIENCE_SECONDS, Chunk
+from user_service.users.imports import CHUNK
+
+pytestmark = pytest.mark.anyio
+NDJSON = {"Content-Type": "application/x-ndjson"}
+IMPORTS = "/api/v1/users/imports"
+USERS = "/api/v1/users"
+# A row like another one, with keys of its own: what somebody else's transaction may hold.
+TAKE = (
+    "INSERT INTO users SELECT (jsonb_populate_record(u, jsonb_build_object("
+    "'id', gen_random_uuid(), 'email_index', '\\x' || md5($1), 'external_id', $1))).* FROM users u LIMIT 1"
+)
+
+# The state of the service's sessions: one waits for a lock, one has written its change log and waits for its turn.
+ACTIVITY = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'user-service'"
+)
+BLOCKED = f"{ACTIVITY} AND wait_event_type = 'Lock'"
+ALL_WRITTEN = f"{ACTIVITY} AND state = 'idle in transaction' AND query LIKE 'COPY%user_changes%'"
+
+
+def people(begin: int, count: int) -> list[dict[str, Any]]:
+    numbers = range(begin, begin + count)
+    return [{"email": f"u{number}@example.org", "external_id": f"u-{number}"} for number in numbers]
+
+
+async def imported(client: httpx.AsyncClient, users: list[dict[str, Any]], on_conflict: str = "fail") -> dict[str, Any]:
+    content = "".join(json.dumps(user) + "\n" for user in users).encode()
+    answer = await client.post(f"{IMPORTS}?on_conflict={on_conflict}", content=content, headers=NDJSON)
+    assert answer.status_code == 202
+    found: dict[str, Any] = answer.json()
+    assert (found["state"], found["position"]) == ("completed", len(users))
+    return found
+
+
+@asynccontextmanager
+async def connected(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def stranger(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    async with connected(database_url) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def watcher(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    async with connected(database_url) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize(("on_conflict", "outcome"), [("fail", "failed"), ("skip", "skipped"), ("update", "updated")])
+async def test_users_who_are_known_in_every_chunk(client: httpx.AsyncClient, on_conflict: str, outcome: str) -> None:
+    users = people(0, 6 * CHUNK)
+    known = [users[chunk * CHUNK + 700] for chunk in range(6)]
+    assert (await imported(client, known))["created"] == 6
+    found = await imported(client, [{**user, "given_name": "Ada"} for user in users], on_conflict)
+    assert (found["created"], found[outcome]) == (6 * CHUNK - 6, 6)
+
+
+async def test_a_key_that_an_earlier_chunk_lets_go_of_is_free_for_the_next(client: httpx.AsyncClient) -> None:
+    await imported(client, [{"email": "old@example.org", "external_id": "moves"}])
+    users = people(0, 2 * CHUNK)
+    users[CHUNK - 1] = {"email": "new@example.org", "external_id": "moves"}
+    users[CHUNK] = {"email": "old@example.org", "external_id": "comes"}
+    found = await imported(client, users, "update")
+    assert (found["created"], found["updated"], found["failed"]) == (2 * CHUNK - 1, 1, 0)
+    (comes,) = (await client.get(USERS, params={"external_id": "comes"})).json()["items"]
+    assert comes["email"] == "old@example.org"
+
+
+async def test_the_first_of_two_in_neighbouring_chunks_is_created(client: httpx.AsyncClient) -> None:
+    users = people(0, 2 * CHUNK)
+    users[CHUNK + 1]["email"] = users[CHUNK - 2]["email"].upper()
+    # No glance tells that these are the same.
+    users[5]["email"], users[CHUNK + 5]["email"] = "ada@example.org", "\uff41da@example.org"
+    answer = await imported(client, users)
+    assert (answer["created"], answer["failed"]) == (2 * CHUNK - 2, 2)
+    failures = (await client.get(f"{IMPORTS}/{answer['id']}/errors")).text.splitlines()
+    assert [(json.loads(line)["record"], json.loads(line)["code"]) for line in failures] == [
+        (CHUNK + 2, "email_taken"),
+        (CHUNK + 6, "email_taken"),
+    ]
+
+
+async def test_a_deadlock_by_way_of_somebody_else_ends(
+    client: httpx.AsyncClient, stranger: asyncpg.Connection, watcher: asyncpg.Connection
+) -> None:
+    """The first chunk waits for a stranger, the second for the first, and the stranger for the second."""
+    await imported(client, people(-1, 1))
+    transaction = stranger.transaction()
+    await transaction.start()
+    await stranger.execute(TAKE, "u-5")
+    importing = asyncio.create_task(imported(client, people(0, 2 * CHUNK)))
+
+    async def both_wait() -> bool:
+        return bool(await watcher.fetchval(BLOCKED) and await watcher.fetchval(ALL_WRITTEN))
+
+    await eventually(both_wait)
+    await stranger.execute(TAKE, f"u-{CHUNK + 500}")
+    await transaction.rollback()
+    assert (await importing)["created"] == 2 * CHUNK
+
+
+def test_a_chunk_goes_ahead_only_of_one_that_has_no_key_of_its_own() -> None:
+    def chunk(start: int, **record: object) -> Chunk:
+        return Chunk(None, start, [{"external_id": str(start), **record}], b"")  # type: ignore[arg-type]
+
+    first = chunk(0, email="ada@example.org")
+    cases = {"grace@example.org": True, "ada@example.org": False}
+    for email, expected in cases.items():
+        second = chunk(1, email=email)
+        second.follow(first)
+        assert second.ahead is expected
+    third = chunk(2, email=["no address"])
+    third.follow(first)
+    assert third.ahead
+    assert PATIENCE_SECONDS < 3
