@@ -1,4 +1,3 @@
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,7 +6,6 @@ import pytest
 
 from answers import USERS
 from batch_service import BatchService, creation
-from user_service.web.api import LARGE_BODIES_AT_ONCE
 from user_service.web.auth import Principal
 
 pytestmark = pytest.mark.anyio
@@ -153,25 +151,3 @@ async def test_batches_are_counted(service: BatchService) -> None:
         'user_batch_operation_duration_seconds_count{operation="create"} 3.0',
     ):
         assert line in text.splitlines()
-
-
-async def test_few_batches_are_unpacked_at_once_and_what_is_small_passes_by_them(service: BatchService) -> None:
-    held, other = await service.make(2)
-    activity = service.application.resources.activity
-    before = len(activity.jobs)
-    async with service.database.acquire() as connection, connection.transaction():
-        await connection.fetchval("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", held)
-        batches = [
-            asyncio.create_task(service.batch("update", [{"id": user_id, "data": {"given_name": "Ada"}}]))
-            for user_id in (*[held] * LARGE_BODIES_AT_ONCE, other)
-        ]
-        await service.somebody_waits(count=LARGE_BODIES_AT_ONCE)
-        found = await service.client.post(f"{USERS}/batch/find", json={"ids": [held, other]})
-        made = await service.client.post(USERS, json={"email": "grace@example.org"})
-        begun = [job for job in activity.jobs if job.state == "running"]
-    answers = [await batch for batch in batches]
-
-    assert len(begun) == LARGE_BODIES_AT_ONCE
-    assert (len(found.json()["found"]), made.status_code) == (2, 201)
-    assert {answer.status_code for answer in answers} == {200}
-    assert len(activity.jobs) == before + len(batches) + 1

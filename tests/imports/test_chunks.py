@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from running import eventually
+from user_service.database import LOCK_TIMEOUT_SECONDS
 from user_service.users.import_chunks import PATIENCE_SECONDS, Chunk
 from user_service.users.imports import CHUNK
 
@@ -29,6 +31,8 @@ ACTIVITY = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'user-service'"
 )
 BLOCKED = f"{ACTIVITY} AND wait_event_type = 'Lock'"
+BLOCKED_PID = BLOCKED.replace("count(*)", "max(pid)")
+WAITS = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1"
 ALL_WRITTEN = f"{ACTIVITY} AND state = 'idle in transaction' AND query LIKE 'COPY%user_changes%'"
 
 
@@ -63,6 +67,11 @@ async def stranger(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 async def watcher(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     async with connected(database_url) as connection:
         yield connection
+
+
+async def is_second_written(watcher: asyncpg.Connection) -> bool:
+    """Whether the first chunk waits for a lock, and the second has gone ahead and waits for its turn."""
+    return bool(await watcher.fetchval(BLOCKED) and await watcher.fetchval(ALL_WRITTEN))
 
 
 @pytest.mark.parametrize(("on_conflict", "outcome"), [("fail", "failed"), ("skip", "skipped"), ("update", "updated")])
@@ -109,13 +118,37 @@ async def test_a_deadlock_by_way_of_somebody_else_ends(
     await stranger.execute(TAKE, "u-5")
     importing = asyncio.create_task(imported(client, people(0, 2 * CHUNK)))
 
-    async def both_wait() -> bool:
-        return bool(await watcher.fetchval(BLOCKED) and await watcher.fetchval(ALL_WRITTEN))
+    async def stranger_waits() -> bool:
+        return bool(await watcher.fetchval(WAITS, stranger.get_server_pid()))
 
-    await eventually(both_wait)
-    await stranger.execute(TAKE, f"u-{CHUNK + 500}")
+    await eventually(partial(is_second_written, watcher))
+    taking = asyncio.create_task(stranger.execute(TAKE, f"u-{CHUNK + 500}"))
+    await eventually(stranger_waits)
+    await taking
     await transaction.rollback()
     assert (await importing)["created"] == 2 * CHUNK
+
+
+async def test_nothing_of_a_chunk_that_went_ahead_stays_when_the_one_before_fails(
+    client: httpx.AsyncClient, stranger: asyncpg.Connection, watcher: asyncpg.Connection
+) -> None:
+    await imported(client, people(-1, 1))
+    content = "".join(json.dumps(user) + "\n" for user in people(0, 3 * CHUNK)).encode()
+    headers = {**NDJSON, "Idempotency-Key": "cut"}
+
+    transaction = stranger.transaction()
+    await transaction.start()
+    await stranger.execute(TAKE, "u-5")
+    importing = asyncio.create_task(client.post(IMPORTS, content=content, headers=headers))
+    await eventually(partial(is_second_written, watcher))
+    await watcher.execute("SELECT pg_terminate_backend($1)", await watcher.fetchval(BLOCKED_PID))
+    assert (await importing).status_code == 503
+    await transaction.rollback()
+    found = (await client.get(IMPORTS)).json()["items"][0]
+    assert (found["state"], found["position"], found["created"]) == ("interrupted", 0, 0)
+    assert await watcher.fetchval("SELECT count(*) FROM users") == 1
+    again = await client.post(IMPORTS, content=content, headers=headers)
+    assert (again.json()["id"], again.json()["created"]) == (found["id"], 3 * CHUNK)
 
 
 def test_a_chunk_goes_ahead_only_of_one_that_has_no_key_of_its_own() -> None:
@@ -131,4 +164,4 @@ def test_a_chunk_goes_ahead_only_of_one_that_has_no_key_of_its_own() -> None:
     third = chunk(2, email=["no address"])
     third.follow(first)
     assert third.ahead
-    assert PATIENCE_SECONDS < 3
+    assert PATIENCE_SECONDS < LOCK_TIMEOUT_SECONDS

@@ -17,12 +17,14 @@ from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.errors import Conflict, Contended
-from user_service.users.batch_answer import is_wrong
+from user_service.users.batch_answer import ItemResult, is_wrong
 from user_service.users.idempotency import KeptAnswer
 from user_service.users.kept import Links
 from user_service.users.record_streams import FIELDS, BadRecord, Record
 from user_service.users.tables import import_failures
 
+# Chunks go ahead after so many in a row that met nobody: in a file of known users they would be undone again and again.
+SMOOTH: Final = 3
 UNIQUE: Final = ("email", "external_id")
 # The chunk before may wait in PostgreSQL for one that went ahead, itself or by way of somebody else's transaction. That
 # is a deadlock which PostgreSQL can't see. It looks for its own after a second too; a lock is waited for for three.
@@ -46,9 +48,17 @@ class OutOfTurn(Contended):
 
 @dataclass(slots=True)
 class Course:
-    """How an import goes: smoothly after a chunk that met nobody who was there."""
+    """How an import goes: how many chunks in a row met nobody, and whether one has failed."""
 
-    smooth: bool = True
+    merges: bool = False
+    smooth: int = SMOOTH
+    stopped: bool = False
+
+    def add(self, results: Iterable[ItemResult]) -> bool:
+        """Takes note of a chunk's results. Whether they are the same whoever is there already."""
+        met_nobody = all(result["status"] == "created" or (is_wrong(result) and not self.merges) for result in results)
+        self.smooth = self.smooth + 1 if met_nobody else 0
+        return met_nobody
 
 
 @dataclass(slots=True)
@@ -76,8 +86,9 @@ class Chunk:
         ]
         self.keys = keys_of([record for _, record in self.good])
 
-    def lead(self) -> None:
-        """Is the first of its import to be applied."""
+    def lead(self, *, merges: bool) -> None:
+        """Is the first of its import to be applied; with `merges`, known users are changed."""
+        self.course = Course(merges)
         self.opening.set()
         self.turn.set()
 
@@ -86,24 +97,31 @@ class Chunk:
         self.opening, self.turn, self.course = before.turn, before.ended, before.course
         self.ahead = self.keys.isdisjoint(before.keys)
 
+    def end(self, applying: "asyncio.Task[None]") -> None:
+        """Gives the turn to the next chunk, for which there is nothing to do once one has failed."""
+        if applying.cancelled() or applying.exception() is not None:
+            self.course.stopped = True
+        self.ended.set()
+
     async def claim(self, session: AsyncSession) -> None:
-        """Waits until it may begin. In its turn it holds the import: raises ImportMoved when that stands elsewhere."""
+        """Waits until it may begin. In its turn it holds the import, as `hold` does."""
         await self.opening.wait()
-        self.ahead = self.ahead and self.course.smooth and not self.turn.is_set()
+        self.ahead = self.ahead and self.course.smooth >= SMOOTH and not self.turn.is_set()
         if not self.ahead:
             await self.turn.wait()
             await self.hold(session)
 
     async def hold(self, session: AsyncSession) -> None:
-        if (await session.execute(HOLD, {"id": self.id})).scalar_one() != self.start:
+        """Raises ImportMoved when the import does not stand where the chunk begins, or goes on with somebody else."""
+        if self.course.stopped or (await session.execute(HOLD, {"id": self.id})).scalar_one() != self.start:
             raise ImportMoved
 
     async def keep(self, session: AsyncSession, answer: KeptAnswer, links: Links) -> None:
         """Moves the import on, and writes down what failed. Raises OutOfTurn when it went ahead and must not stand."""
         failures = self.failures(answer.items)
-        self.course.smooth = all(map(meets_nobody, answer.items))
+        met_nobody = self.course.add(answer.items)
         if self.ahead:
-            await self.take_turn()
+            await self.take_turn(met_nobody=met_nobody)
             await self.hold(session)
         if failures:
             await session.execute(insert(import_failures), failures)
@@ -117,10 +135,10 @@ class Chunk:
         }
         await session.execute(MOVE, moved)
 
-    async def take_turn(self) -> None:
+    async def take_turn(self, *, met_nobody: bool) -> None:
         """Waits for its turn with all done; goes ahead once at most."""
         self.ahead = False
-        if not self.course.smooth:
+        if not met_nobody:
             raise OutOfTurn
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -149,11 +167,6 @@ class Chunk:
 def keys_of(records: Iterable[dict[str, Any]]) -> Set[str]:
     """What the users want for themselves alone, at a glance: other spellings of one address are seen by PostgreSQL."""
     return {value for record in records for name in UNIQUE if isinstance(value := record.get(name), str)}
-
-
-def meets_nobody(result: dict[str, Any]) -> bool:
-    """Whether the outcome is the same whoever is there already."""
-    return result["status"] == "created" or is_wrong(result)
 
 
 def field_of(place: str) -> str | None:

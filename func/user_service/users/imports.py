@@ -123,13 +123,14 @@ class Imports:
         try:
             async for chunk in self.chunks(begun, records):
                 if before is None:
-                    chunk.lead()
+                    chunk.lead(merges=begun["on_conflict"] == "update")
                 else:
                     chunk.follow(before)
                 before = chunk
                 if len(applying) == CHUNKS_AT_ONCE:
                     await applying.popleft()
                 applying.append(asyncio.create_task(self.apply(chunk, begun["on_conflict"], origin)))
+                applying[-1].add_done_callback(chunk.end)
             while applying:
                 await applying.popleft()
         except BaseException as error:
@@ -171,10 +172,7 @@ class Imports:
     async def apply(self, chunk: Chunk, on_conflict: str, origin: Origin) -> None:
         items: list[Any] = [{"data": record} for _, record in chunk.good]
         batch = CreateBatch.model_construct(mode="partial", dry_run=False, on_conflict=on_conflict, items=items)
-        try:
-            await self.batches.run("create", batch, origin, once=chunk)
-        finally:
-            chunk.ended.set()
+        await self.batches.run("create", batch, origin, once=chunk)
 
     async def set_state(self, import_id: UUID, state: str) -> None:
         # Nobody goes on with what is completed, so that what it began with need not be known again.

@@ -1,6 +1,5 @@
 """The FastAPI application: every route, over storage that is opened here."""
 
-import asyncio
 from typing import Final
 
 from fastapi import FastAPI
@@ -15,6 +14,7 @@ from user_service.web import batches, events, imports, operations, privacy, stat
 from user_service.web.lane import Lane
 from user_service.web.openapi import add_openapi
 from user_service.web.problems import add_problem_handlers
+from user_service.web.room import Room
 
 API_ROUTERS: Final = (
     users.router,
@@ -28,6 +28,8 @@ API_ROUTERS: Final = (
 OPEN_ROUTERS: Final = (operations.open_router, status.page_router)
 # One is checked and sealed while PostgreSQL writes two. More take ten megabytes each and are done no sooner.
 LARGE_BODIES_AT_ONCE: Final = 3
+# A hundred batches can be done before; who still waits by then would keep the places of smaller requests.
+WAIT_SECONDS: Final = 5.0
 ROUTERS: Final = {"api": API_ROUTERS, "events": (events.router,), "all": (*API_ROUTERS, events.router)}
 
 
@@ -57,7 +59,7 @@ def create_api(resources: Resources, lane: Lane) -> FastAPI:
         app.state.storage.trace(resources.tracing)
     app.state.batches = Batches(app.state.storage, resources.reader, resources.activity)
     app.state.imports = Imports(app.state.batches)
-    app.state.room = asyncio.Semaphore(LARGE_BODIES_AT_ONCE)
+    app.state.room = Room(LARGE_BODIES_AT_ONCE, seconds=WAIT_SECONDS)
     app.state.exposition = None
     app.state.inbox = Inbox(app.state.batches, resources.keys.cipher, resources.metrics, relay=resources.relay_now)
     # Including a router would make each of its routes again, at the first request, and match each twice from then on.

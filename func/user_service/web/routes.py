@@ -1,7 +1,6 @@
 """How every route reads its request: strict about content types, bodies and query parameters."""
 
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -12,16 +11,18 @@ from fastapi.params import Depends
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.datastructures import State
 from starlette.types import Message, Receive
 
 from user_service.errors import BadRequest, FieldError, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
 from user_service.web.idempotency import answer_once
+from user_service.web.room import Room
 
 JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 OPEN_QUERY: Final = "x-open-query-prefix"
 LARGE_BODY_BYTES: Final = 2 * 1024 * 1024
+# Too little to be worth a wait.
+SMALL_BODY_BYTES: Final = 64 * 1024
 
 
 class TextConvertor(Convertor[str]):
@@ -58,10 +59,11 @@ class StrictRoute(APIRoute):
 
     # Two objects of 16 KiB, with every character escaped, and the rest.
     max_body_bytes = 256 * 1024
+    shares_room = False
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        known, limit = query_names(self.dependant), self.max_body_bytes
+        known, limit, shares_room = query_names(self.dependant), self.max_body_bytes, self.shares_room
         prefix = (self.openapi_extra or {}).get(OPEN_QUERY)
         takes_json = self.body_field is not None
         types = {JSON, MERGE_PATCH} if "PATCH" in (self.methods or ()) else {JSON}
@@ -73,27 +75,22 @@ class StrictRoute(APIRoute):
             if takes_json:
                 check_content_type(request, types)
             request = JsonRequest(request.scope, limited(request.receive, limit))
-            if takes_json:
-                # Before FastAPI does, who would take a body that is too large for one that can't be read.
-                await request.body()
-            async with self.room_in(request.app.state):
-                return await answer_once(request, handle)
+            # Before FastAPI does, who would take a body that is too large for one that can't be read.
+            body = await request.body() if takes_json or shares_room else b""
+            if shares_room and len(body) > SMALL_BODY_BYTES:
+                room: Room = request.app.state.room
+                async with room.entered():
+                    return await answer_once(request, handle)
+            return await answer_once(request, handle)
 
         return strict
 
-    def room_in(self, state: State) -> AbstractAsyncContextManager[None]:
-        """What a request waits for, with its body read, before that is unpacked."""
-        return nullcontext()
-
 
 class LargeRoute(StrictRoute):
-    """Bodies that become ten megabytes of objects each: few are at work at once, and the others wait as bytes."""
+    """Bodies that may become ten megabytes of objects each: few are at work at once, and the others wait as bytes."""
 
     max_body_bytes = LARGE_BODY_BYTES
-
-    def room_in(self, state: State) -> AbstractAsyncContextManager[None]:
-        room: AbstractAsyncContextManager[None] = state.room
-        return room
+    shares_room = True
 
 
 def make_router(

@@ -1,0 +1,93 @@
+"""Large bodies, of which a replica works on a few at a time."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from answers import USERS
+from batch_service import BatchService, creation
+from user_service.web.api import LARGE_BODIES_AT_ONCE
+from user_service.web.routes import SMALL_BODY_BYTES
+
+pytestmark = pytest.mark.anyio
+JSON = {"Content-Type": "application/json"}
+LARGE = SMALL_BODY_BYTES + 1
+
+
+def padded(items: list[dict[str, Any]]) -> bytes:
+    return orjson.dumps({"items": items}).ljust(LARGE)
+
+
+async def large(service: BatchService, verb: str, items: list[dict[str, Any]]) -> httpx.Response:
+    return await service.client.post(f"{USERS}/batch/{verb}", content=padded(items), headers=JSON)
+
+
+@asynccontextmanager
+async def full(service: BatchService, user_id: str) -> AsyncIterator[list[asyncio.Task[httpx.Response]]]:
+    """As many large batches as there is room for, all of which wait for this user until the block ends."""
+    change = {"id": user_id, "data": {"given_name": "Ada"}}
+    async with service.database.acquire() as connection, connection.transaction():
+        await connection.fetchval("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", user_id)
+        waiting = [asyncio.create_task(large(service, "update", [change])) for _ in range(LARGE_BODIES_AT_ONCE)]
+        await service.somebody_waits(count=LARGE_BODIES_AT_ONCE)
+        yield waiting
+    assert {(await task).status_code for task in waiting} == {200}
+
+
+async def test_what_is_small_passes_by(service: BatchService) -> None:
+    (held,) = await service.make(1)
+    async with full(service, held):
+        keys = orjson.dumps({"ids": [held]}).ljust(LARGE)
+        found = await service.client.post(f"{USERS}/batch/find", content=keys, headers=JSON)
+        made = await service.client.post(USERS, json={"email": "grace@example.org"})
+        batch = await service.batch("create", [creation()])
+    assert (len(found.json()["found"]), made.status_code, batch.status_code) == (1, 201, 200)
+
+
+async def test_another_large_one_waits_until_there_is_room(service: BatchService) -> None:
+    (held,) = await service.make(1)
+    async with full(service, held):
+        fourth = asyncio.create_task(large(service, "create", [creation()]))
+        await asyncio.wait([fourth], timeout=0.3)
+        waited = not fourth.done()
+        running = [job for job in service.application.resources.activity.jobs if job.state == "running"]
+    assert waited
+    assert len(running) == LARGE_BODIES_AT_ONCE
+    assert (await fourth).status_code == 200
+
+
+async def test_nobody_waits_for_long_and_no_place_gets_lost(service: BatchService) -> None:
+    (held,) = await service.make(1)
+    service.application.api.state.room.seconds = 0.1
+    async with full(service, held):
+        refused = await large(service, "create", [creation()])
+    assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+    assert int(refused.headers["retry-after"]) >= 1
+    async with full(service, held):
+        assert (await large(service, "create", [creation()])).status_code == 503
+    assert (await large(service, "create", [creation()])).status_code == 200
+
+
+async def test_who_does_not_send_its_body_takes_no_place(service: BatchService) -> None:
+    async def halves() -> AsyncIterator[bytes]:
+        yield b"{" + b" " * LARGE
+        await asyncio.Event().wait()
+
+    event = {**JSON, "ce-specversion": "1.0", "ce-id": "1", "ce-source": "/slow", "ce-type": "org.userservice.ping"}
+    senders = [
+        asyncio.create_task(service.client.post(path, content=halves(), headers=event))
+        for path in ("/events", f"{USERS}/batch/create")
+        for _ in range(LARGE_BODIES_AT_ONCE)
+    ]
+    await asyncio.wait(senders, timeout=0.2)
+    assert not any(sender.done() for sender in senders)
+    answer = await large(service, "create", [creation()])
+    for sender in senders:
+        sender.cancel()
+    await asyncio.gather(*senders, return_exceptions=True)
+    assert answer.status_code == 200
