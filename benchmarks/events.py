@@ -45,7 +45,8 @@ def send_one(client: Client, body: bytes, headers: dict[str, str]) -> None:
     client.connection.request("POST", "/events", body, {**client.headers, **headers})
     response = client.connection.getresponse()
     content = response.read()
-    if response.status != 200 or json.loads(content)["summary"]["succeeded"] != SIZE:
+    # The summary comes first. It is not parsed, since the answers of the baseline are not.
+    if response.status != 200 or f'"succeeded":{SIZE},'.encode() not in content[:100]:
         raise BenchmarkError(f"/events answered {response.status}: {content[:500].decode(errors='replace')}")
 
 
