@@ -11,11 +11,13 @@ import pytest
 
 from answers import USERS
 from batch_service import BatchService, creation
+from user_service.events.types import PING
 from user_service.web.api import LARGE_BODIES_AT_ONCE
 from user_service.web.routes import SMALL_BODY_BYTES
 
 pytestmark = pytest.mark.anyio
 JSON = {"Content-Type": "application/json"}
+PING_HEADERS = {**JSON, "ce-specversion": "1.0", "ce-id": "1", "ce-source": "/cron", "ce-type": PING}
 LARGE = SMALL_BODY_BYTES + 1
 
 
@@ -73,18 +75,42 @@ async def test_nobody_waits_for_long_and_no_place_gets_lost(service: BatchServic
     assert (await large(service, "create", [creation()])).status_code == 200
 
 
+async def test_a_large_event_takes_a_place_and_a_small_one_none(service: BatchService) -> None:
+    (held,) = await service.make(1)
+    service.application.api.state.room.seconds = 0.1
+    async with full(service, held):
+        refused = await service.client.post("/events", content=b"{}".ljust(LARGE), headers=PING_HEADERS)
+        taken = await service.client.post("/events", content=b"{}".ljust(SMALL_BODY_BYTES), headers=PING_HEADERS)
+    assert (refused.status_code, taken.status_code) == (503, 204)
+
+
+async def test_who_gives_up_while_it_waits_leaves_no_place_behind(service: BatchService) -> None:
+    (held,) = await service.make(1)
+    async with full(service, held):
+        impatient = asyncio.create_task(large(service, "create", [creation()]))
+        await asyncio.wait([impatient], timeout=0.2)
+        impatient.cancel()
+        await asyncio.gather(impatient, return_exceptions=True)
+    assert impatient.cancelled()
+    async with full(service, held):
+        pass
+
+
 async def test_who_does_not_send_its_body_takes_no_place(service: BatchService) -> None:
+    reading = asyncio.Semaphore(0)
+
     async def halves() -> AsyncIterator[bytes]:
         yield b"{" + b" " * LARGE
+        reading.release()
         await asyncio.Event().wait()
 
-    event = {**JSON, "ce-specversion": "1.0", "ce-id": "1", "ce-source": "/slow", "ce-type": "org.userservice.ping"}
     senders = [
-        asyncio.create_task(service.client.post(path, content=halves(), headers=event))
+        asyncio.create_task(service.client.post(path, content=halves(), headers=PING_HEADERS))
         for path in ("/events", f"{USERS}/batch/create")
         for _ in range(LARGE_BODIES_AT_ONCE)
     ]
-    await asyncio.wait(senders, timeout=0.2)
+    for _ in senders:
+        await reading.acquire()
     assert not any(sender.done() for sender in senders)
     answer = await large(service, "create", [creation()])
     for sender in senders:

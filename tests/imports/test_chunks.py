@@ -5,7 +5,9 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import httpx
@@ -13,7 +15,9 @@ import pytest
 
 from running import eventually
 from user_service.database import LOCK_TIMEOUT_SECONDS
-from user_service.users.import_chunks import PATIENCE_SECONDS, Chunk
+from user_service.errors import NotFound
+from user_service.users import import_chunks
+from user_service.users.import_chunks import PATIENCE_SECONDS, SMOOTH, Chunk, Course, ImportMoved
 from user_service.users.imports import CHUNK
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +36,6 @@ ACTIVITY = (
 )
 BLOCKED = f"{ACTIVITY} AND wait_event_type = 'Lock'"
 BLOCKED_PID = BLOCKED.replace("count(*)", "max(pid)")
-WAITS = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1"
 ALL_WRITTEN = f"{ACTIVITY} AND state = 'idle in transaction' AND query LIKE 'COPY%user_changes%'"
 
 
@@ -109,29 +112,33 @@ async def test_the_first_of_two_in_neighbouring_chunks_is_created(client: httpx.
 
 
 async def test_a_deadlock_by_way_of_somebody_else_ends(
-    client: httpx.AsyncClient, stranger: asyncpg.Connection, watcher: asyncpg.Connection
+    client: httpx.AsyncClient,
+    stranger: asyncpg.Connection,
+    watcher: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first chunk waits for a stranger, the second for the first, and the stranger for the second."""
+    assert PATIENCE_SECONDS < 2 < LOCK_TIMEOUT_SECONDS
+    monkeypatch.setattr(import_chunks, "PATIENCE_SECONDS", 2.0)
     await imported(client, people(-1, 1))
     transaction = stranger.transaction()
     await transaction.start()
     await stranger.execute(TAKE, "u-5")
     importing = asyncio.create_task(imported(client, people(0, 2 * CHUNK)))
 
-    async def stranger_waits() -> bool:
-        return bool(await watcher.fetchval(WAITS, stranger.get_server_pid()))
-
     await eventually(partial(is_second_written, watcher))
-    taking = asyncio.create_task(stranger.execute(TAKE, f"u-{CHUNK + 500}"))
-    await eventually(stranger_waits)
-    await taking
+    await stranger.execute(TAKE, f"u-{CHUNK + 500}")
     await transaction.rollback()
     assert (await importing)["created"] == 2 * CHUNK
 
 
 async def test_nothing_of_a_chunk_that_went_ahead_stays_when_the_one_before_fails(
-    client: httpx.AsyncClient, stranger: asyncpg.Connection, watcher: asyncpg.Connection
+    client: httpx.AsyncClient,
+    stranger: asyncpg.Connection,
+    watcher: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(import_chunks, "PATIENCE_SECONDS", 60.0)
     await imported(client, people(-1, 1))
     content = "".join(json.dumps(user) + "\n" for user in people(0, 3 * CHUNK)).encode()
     headers = {**NDJSON, "Idempotency-Key": "cut"}
@@ -151,17 +158,93 @@ async def test_nothing_of_a_chunk_that_went_ahead_stays_when_the_one_before_fail
     assert (again.json()["id"], again.json()["created"]) == (found["id"], 3 * CHUNK)
 
 
-def test_a_chunk_goes_ahead_only_of_one_that_has_no_key_of_its_own() -> None:
-    def chunk(start: int, **record: object) -> Chunk:
-        return Chunk(None, start, [{"external_id": str(start), **record}], b"")  # type: ignore[arg-type]
+def chunk_of(start: int, **record: object) -> Chunk:
+    return Chunk(UUID(int=0), start, [{"external_id": str(start), **record}], b"")
 
-    first = chunk(0, email="ada@example.org")
+
+def chain(count: int) -> list[Chunk]:
+    """Chunks of one record each, one behind the other."""
+    chunks = [chunk_of(start) for start in range(count)]
+    chunks[0].lead(merges=False)
+    for before, chunk in pairwise(chunks):
+        chunk.follow(before)
+    return chunks
+
+
+class Standing:
+    """A session in which the import stands at `position`."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+
+    async def execute(self, *_: object) -> "Standing":
+        return self
+
+    def scalar_one(self) -> int:
+        return self.position
+
+
+async def test_a_chunk_goes_ahead_only_of_one_that_has_no_key_of_its_own() -> None:
+    first = chunk_of(0, email="ada@example.org")
     cases = {"grace@example.org": True, "ada@example.org": False}
     for email, expected in cases.items():
-        second = chunk(1, email=email)
+        second = chunk_of(1, email=email)
         second.follow(first)
         assert second.ahead is expected
-    third = chunk(2, email=["no address"])
+    third = chunk_of(2, email=["no address"])
     third.follow(first)
     assert third.ahead
-    assert PATIENCE_SECONDS < LOCK_TIMEOUT_SECONDS
+
+
+async def test_a_chunk_that_fails_stops_those_behind_it_and_nobody_else() -> None:
+    """Even where somebody else has moved the import to where they begin."""
+
+    async def fail() -> None:
+        raise NotFound
+
+    chunks = chain(4)
+    failing = asyncio.create_task(fail())
+    failing.add_done_callback(chunks[1].end)
+    await asyncio.wait([failing])
+    assert chunks[1].ended.is_set()
+    await chunks[0].hold(Standing(0))  # type: ignore[arg-type]
+    for chunk in chunks[2:]:
+        with pytest.raises(ImportMoved):
+            await chunk.hold(Standing(chunk.start))  # type: ignore[arg-type]
+    chunks[0].ended.set()
+    with pytest.raises(ImportMoved):
+        await chunks[2].claim(Standing(2))  # type: ignore[arg-type]
+
+
+async def test_a_task_that_never_ran_gives_its_turn_on() -> None:
+    first, second = chain(2)
+    task = asyncio.create_task(asyncio.sleep(0))
+    task.add_done_callback(first.end)
+    task.cancel()
+    await asyncio.wait([task])
+    assert second.turn.is_set()
+
+
+async def test_chunks_go_ahead_again_after_a_few_that_met_nobody() -> None:
+    chunks = chain(3)
+    chunks[0].course.smooth = SMOOTH - 1
+    chunks[0].ended.set()
+    chunks[1].turn = asyncio.Event()
+    claiming = asyncio.create_task(chunks[1].claim(Standing(1)))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    assert not chunks[1].ahead
+    chunks[1].turn.set()
+    await claiming
+    chunks[0].course.smooth = SMOOTH
+    chunks[2].opening.set()
+    await chunks[2].claim(Standing(0))  # type: ignore[arg-type]
+    assert chunks[2].ahead
+
+
+def test_an_outcome_that_depends_on_who_is_there() -> None:
+    wrong = {"status": "failed", "error": {"code": "validation_failed"}}
+    taken = {"status": "failed", "error": {"code": "email_taken"}}
+    outcomes = [{"status": "created"}, {"status": "skipped"}, {"status": "updated"}, wrong, taken]
+    assert [Course().meets_nobody(result) for result in outcomes] == [True, False, False, True, False]
+    # What was merged into a known user may have grown too large.
+    assert not Course(merges=True).meets_nobody(wrong)

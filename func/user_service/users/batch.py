@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from random import uniform
@@ -32,7 +33,7 @@ from user_service.users.idempotency import Once
 from user_service.users.kept import Links, mentions_of_item
 from user_service.users.reader import UserReader
 from user_service.users.schemas import Body
-from user_service.users.service import Newcomers, Outcome, UserService, in_slices
+from user_service.users.service import AT_ONCE, Newcomers, Outcome, UserService, in_slices
 from user_service.users.storage import Storage
 
 ATTEMPTS: Final = 6
@@ -134,8 +135,8 @@ class Batches:
     async def write(self, verb: Verb, batch: Batch, origin: Origin, once: Once | None) -> BatchAnswer:
         """Tries again when PostgreSQL gave the transaction up in favour of another one."""
         assert verb.item is not None
-        # One after the other: together they would end no sooner, and take more memory at once.
-        async with self.making:
+        # Large ones one after the other: together they would end no sooner, and take more memory at once.
+        async with self.making if len(batch.items) > AT_ONCE else nullcontext():
             items = await parse_items(verb.item, batch.items)
             if isinstance(batch, CreateBatch):
                 bodies = [item.data for item in items if isinstance(item, CreateItem)]

@@ -40,7 +40,7 @@ KEEP: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class KeptAnswer:
-    """An answer as it was given the first time. `items` are a batch's outcomes, which its body holds as well."""
+    """An answer as it was given the first time. `items` are a batch's outcomes, which are not kept."""
 
     status: int
     headers: Sequence[tuple[str, str]]

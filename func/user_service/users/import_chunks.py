@@ -2,14 +2,15 @@
 
 Each chunk's effect is committed after that of the one before it, and is what it would have been had it begun then. But
 PostgreSQL works on two at once: the next chunk goes ahead of its turn, and its transaction waits for it at the end. It
-stands only where it can't have mattered who came first: all its users are new, and none has an e-mail address or an
-external id in common with the chunk before. Any other is undone, and done again in its turn.
+stands only where it can't have mattered who came first. So one that has an e-mail address or an external id in common
+with the chunk before waits for its turn to begin, and one that has met somebody is undone, and done again in its turn.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Final
 from uuid import UUID
 
@@ -48,17 +49,15 @@ class OutOfTurn(Contended):
 
 @dataclass(slots=True)
 class Course:
-    """How an import goes: how many chunks in a row met nobody, and whether one has failed."""
+    """How an import goes: how many chunks in a row met nobody, and where one has failed."""
 
     merges: bool = False
     smooth: int = SMOOTH
-    stopped: bool = False
+    stopped_at: float = inf
 
-    def add(self, results: Iterable[ItemResult]) -> bool:
-        """Takes note of a chunk's results. Whether they are the same whoever is there already."""
-        met_nobody = all(result["status"] == "created" or (is_wrong(result) and not self.merges) for result in results)
-        self.smooth = self.smooth + 1 if met_nobody else 0
-        return met_nobody
+    def meets_nobody(self, result: ItemResult) -> bool:
+        """Whether an outcome is the same whoever is there already. What was merged may not fit the schema either."""
+        return result["status"] == "created" or (is_wrong(result) and not self.merges)
 
 
 @dataclass(slots=True)
@@ -98,31 +97,40 @@ class Chunk:
         self.ahead = self.keys.isdisjoint(before.keys)
 
     def end(self, applying: "asyncio.Task[None]") -> None:
-        """Gives the turn to the next chunk, for which there is nothing to do once one has failed."""
+        """Gives the turn to the next chunk. There is nothing to do for those behind one that has failed."""
         if applying.cancelled() or applying.exception() is not None:
-            self.course.stopped = True
+            self.course.stopped_at = min(self.course.stopped_at, self.start)
         self.ended.set()
 
     async def claim(self, session: AsyncSession) -> None:
-        """Waits until it may begin. In its turn it holds the import, as `hold` does."""
+        """Waits until it may begin. In its turn it holds the import. Raises ImportMoved."""
         await self.opening.wait()
+        self.check_course()
         self.ahead = self.ahead and self.course.smooth >= SMOOTH and not self.turn.is_set()
         if not self.ahead:
             await self.turn.wait()
             await self.hold(session)
 
+    def check_course(self) -> None:
+        if self.start > self.course.stopped_at:
+            raise ImportMoved
+
     async def hold(self, session: AsyncSession) -> None:
         """Raises ImportMoved when the import does not stand where the chunk begins, or goes on with somebody else."""
-        if self.course.stopped or (await session.execute(HOLD, {"id": self.id})).scalar_one() != self.start:
+        self.check_course()
+        if (await session.execute(HOLD, {"id": self.id})).scalar_one() != self.start:
             raise ImportMoved
 
     async def keep(self, session: AsyncSession, answer: KeptAnswer, links: Links) -> None:
         """Moves the import on, and writes down what failed. Raises OutOfTurn when it went ahead and must not stand."""
         failures = self.failures(answer.items)
-        met_nobody = self.course.add(answer.items)
+        met_nobody = all(map(self.course.meets_nobody, answer.items))
+        if not met_nobody:
+            self.course.smooth = 0
         if self.ahead:
             await self.take_turn(met_nobody=met_nobody)
             await self.hold(session)
+        self.course.smooth += met_nobody
         if failures:
             await session.execute(insert(import_failures), failures)
         counts = Counter(result["status"] for result in answer.items)
@@ -136,7 +144,7 @@ class Chunk:
         await session.execute(MOVE, moved)
 
     async def take_turn(self, *, met_nobody: bool) -> None:
-        """Waits for its turn with all done; goes ahead once at most."""
+        """Waits for its turn with all done. Raises OutOfTurn, after which it is done again in its turn."""
         self.ahead = False
         if not met_nobody:
             raise OutOfTurn

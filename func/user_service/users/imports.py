@@ -177,7 +177,8 @@ class Imports:
     async def set_state(self, import_id: UUID, state: str) -> None:
         # Nobody goes on with what is completed, so that what it began with need not be known again.
         ended = {"finished_at": func.now(), "fingerprint": None} if state == "completed" else {"finished_at": None}
-        change = update(imports).where(imports.c.id == import_id)
+        # Nor does a sender that fails undo what another one has completed.
+        change = update(imports).where(imports.c.id == import_id, imports.c.state != "completed")
         async with self.storage.transaction() as session:
             await session.execute(change.values(state=state, updated_at=func.now(), **ended))
 

@@ -31,7 +31,7 @@ from user_service.users.cipher import Cipher
 from user_service.users.ids import parse_id
 from user_service.users.new_rows import NewRows
 from user_service.users.records import User
-from user_service.users.repository import UserRepository, claims_key
+from user_service.users.repository import COPIED_FROM, UserRepository, claims_key
 from user_service.users.rules import Rule
 from user_service.users.schemas import OwnUpdate, UserCreate, UserUpdate, UserUpsert
 from user_service.users.traces import Traces
@@ -92,7 +92,8 @@ class Newcomers:
         newcomers.rows = rows = NewRows(cipher, index)
         async for _, some_users in in_slices(newcomers.first):
             rows.add(some_users)
-        rows.to_copy()
+        if len(newcomers.first) >= COPIED_FROM:
+            rows.to_copy()
         return newcomers
 
 
