@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from statistics import median
 
@@ -15,15 +16,17 @@ import asyncpg
 from benchmarks.client import Client
 from benchmarks.compare import Comparison, alternate
 from benchmarks.errors import BenchmarkError
-from benchmarks.people import person
+from benchmarks.load import Target, load, write_targets
+from benchmarks.people import USERS, create_users, person
 from benchmarks.plan import Plan
 from benchmarks.preload import preload
 from benchmarks.processes import processor_seconds
 from benchmarks.report import Row
-from benchmarks.servers import Bench, Server, migrate, service
+from benchmarks.servers import Bench, Server, baseline, migrate, service
 
-BATCH = "/api/v1/users/batch/"
+BATCH = f"{USERS}/batch/"
 SIZE = 1_000
+BARE_USERS = 200
 CLIENTS = 6  # while some batches wait for PostgreSQL, the worker prepares the next
 numbers = count()
 
@@ -138,7 +141,22 @@ def measure(bench: Bench, plan: Plan) -> list[Row]:
         empty = stack.enter_context(other_database(bench, "batches"))
         server = stack.enter_context(service(empty))
         created_per_second(server, plan.batches)()
-        return [*rates(empty, server, plan), growth(bench, server, plan, stack)]
+        rows = [beside_route(empty, server, plan, stack), *rates(empty, server, plan)]
+        return [*rows, growth(bench, server, plan, stack)]
+
+
+def beside_route(bench: Bench, server: Server, plan: Plan, stack: ExitStack) -> Row:
+    """Users created beside requests that the bare route answers: a slow phase of the host slows both."""
+    users = create_users(server, BARE_USERS, series="bare")
+    bare = stack.enter_context(baseline(bench, users))
+    lines = (Target(f"{USERS}/{user_id}") for user_id in users)
+    ask = partial(load, bare, write_targets(bench.folder / "targets-bare.tsv", lines), seconds=plan.load_seconds)
+    rounds = alternate(
+        plan.batch_rounds,
+        baseline=lambda: ask().per_second,
+        subject=created_per_second(server, plan.batches),
+    )
+    return Row("batch.create.route", "users created beside requests of the bare route", "1/s", Comparison(*rounds))
 
 
 def rates(bench: Bench, server: Server, plan: Plan) -> list[Row]:

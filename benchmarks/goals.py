@@ -31,6 +31,8 @@ GOALS = {
     "hot.redis": Goal(Judged.AT_LEAST, limit=0.45, aim=0.9, bound=0.2),
     "hot.postgres": Goal(Judged.AT_LEAST, limit=0.35, aim=0.8, bound=0.15),
     "batch.create": Goal(Judged.AT_LEAST, limit=10_000, aim=25_000, bound=4_000, unit="users/s"),
+    # 25,000 where the bare route answers 11,500 requests a second, as on the machine that the aim was set on.
+    "batch.create.route": Goal(Judged.AT_LEAST, limit=0.87, aim=2.17, bound=0.4),
     "batch.find": Goal(Judged.AT_LEAST, limit=50_000, aim=100_000, bound=20_000, unit="users/s"),
     "batch.growth": Goal(Judged.AT_MOST, limit=1.3, aim=1.1, bound=2.6),
     "import.rate": Goal(Judged.AT_LEAST, limit=10_000, aim=25_000, bound=4_000, unit="users/s"),
