@@ -9,8 +9,8 @@ from tokens_kept import key_ids
 from user_service.users.changes import Origin
 from user_service.users.cipher import parse_keys
 from user_service.users.key_check import check_keys
+from user_service.users.newcomers import Newcomers
 from user_service.users.schemas import UserCreate
-from user_service.users.service import Newcomers
 
 pytestmark = pytest.mark.anyio
 BOTH = f"{ENCRYPTION_KEY},{OTHER_ENCRYPTION_KEY}"

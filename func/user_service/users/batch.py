@@ -31,9 +31,10 @@ from user_service.users.changes import Origin
 from user_service.users.faults import document_error
 from user_service.users.idempotency import Once
 from user_service.users.kept import Links, mentions_of_item
+from user_service.users.newcomers import AT_ONCE, Newcomers, in_slices
 from user_service.users.reader import UserReader
 from user_service.users.schemas import Body
-from user_service.users.service import AT_ONCE, Newcomers, Outcome, UserService, in_slices
+from user_service.users.service import Outcome, UserService
 from user_service.users.storage import Storage
 
 ATTEMPTS: Final = 6

@@ -4,12 +4,11 @@ Every operation takes a set and gives an outcome for each item in its order; an 
 The unit of work around it commits, then forgets `touched` in the cache.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self, TypeVar
+from typing import Any
 from uuid import UUID
 
 from user_service.errors import (
@@ -25,23 +24,17 @@ from user_service.errors import (
     VersionMismatch,
 )
 from user_service.users import rules
-from user_service.users.blind_index import BlindIndex
 from user_service.users.changes import Change, Origin
-from user_service.users.cipher import Cipher
 from user_service.users.ids import parse_id
-from user_service.users.new_rows import NewRows
+from user_service.users.newcomers import Newcomers
 from user_service.users.records import User
-from user_service.users.repository import COPIED_FROM, UserRepository, claims_key
+from user_service.users.repository import UserRepository, claims_key
 from user_service.users.rules import Rule
 from user_service.users.schemas import OwnUpdate, UserCreate, UserUpdate, UserUpsert
 from user_service.users.traces import Traces
 from user_service.users.twins import find_twins
 
-T = TypeVar("T")
-
 UPSERT_ATTEMPTS = 5
-# Users who are checked, or made ready, before others may work: some 2 ms.
-AT_ONCE = 100
 # Conditions that name no version: that the user is there at all, and one that no user can meet.
 ANY_VERSION = 0
 NO_VERSION = -1
@@ -71,37 +64,6 @@ class Target:
     id: UUID
     rule: Rule
     if_version: int | None = None
-
-
-class Newcomers:
-    """New users, which of them are twins, and what PostgreSQL will be given, where that was made before."""
-
-    def __init__(self, users: Sequence[User]) -> None:
-        self.users = users
-        self.twins = find_twins(enumerate(users))
-        self.first = [user for place, user in enumerate(users) if place not in self.twins]
-        self.rows: NewRows | None = None
-
-    @classmethod
-    async def ready(cls, bodies: Sequence[UserCreate], cipher: Cipher, index: BlindIndex) -> Self:
-        """All that can be made without a transaction, and lets others work in between."""
-        users: list[User] = []
-        async for _, some in in_slices(bodies):
-            users += map(rules.new_user, some)
-        newcomers = cls(users)
-        newcomers.rows = rows = NewRows(cipher, index)
-        async for _, some_users in in_slices(newcomers.first):
-            rows.add(some_users)
-        if len(newcomers.first) >= COPIED_FROM:
-            rows.to_copy()
-        return newcomers
-
-
-async def in_slices(items: Sequence[T]) -> AsyncIterator[tuple[int, Sequence[T]]]:
-    """A few at a time, with the place of the first; others work in between."""
-    for begin in range(0, len(items), AT_ONCE):
-        yield begin, items[begin : begin + AT_ONCE]
-        await asyncio.sleep(0)
 
 
 class UserService:
