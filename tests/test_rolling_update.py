@@ -48,6 +48,7 @@ class Pod:
     """One process of the service."""
 
     def __init__(self, database_url: str, folder: Path) -> None:
+        self.process: asyncio.subprocess.Process | None = None
         self.port = free_port()
         self.log = folder / f"pod-{self.port}.log"
         self.environment = dict(os.environ) | {
@@ -81,12 +82,13 @@ class Pod:
 
     async def end(self) -> None:
         """SIGTERM, and the end by itself within the grace period."""
+        assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(GRACE_SECONDS):
             assert await self.process.wait() == 0, self.log.read_text()[-2000:]
 
     async def kill(self) -> None:
-        if self.process.returncode is None:
+        if self.process is not None and self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
 
@@ -158,6 +160,11 @@ async def replace_pod(balancer: LoadBalancer, old: Pod, new: Pod, *, sleep_secon
     await asyncio.gather(lose_endpoint(), terminate())
 
 
+async def kill_all(pods: list[Pod]) -> None:
+    for pod in pods:
+        await pod.kill()
+
+
 @asynccontextmanager
 async def deployment(database_url: str, folder: Path) -> AsyncIterator[tuple[LoadBalancer, list[Pod], Load]]:
     balancer, load = LoadBalancer(), Load()
@@ -165,9 +172,9 @@ async def deployment(database_url: str, folder: Path) -> AsyncIterator[tuple[Loa
         port = await balancer.start()
         stack.push_async_callback(balancer.stop)
         pods = [Pod(database_url, folder) for _ in range(PODS)]
+        stack.push_async_callback(kill_all, pods)
         for pod in pods:
             await pod.start()
-            stack.push_async_callback(pod.kill)
         balancer.endpoints += [pod.port for pod in pods]
         async with asyncio.TaskGroup() as clients:
             for number in range(CLIENTS):
