@@ -40,8 +40,8 @@ try:
     server = EmbeddedPostgres.start(folder)
 except EmbeddedPostgresError as error:
     sys.exit(f"refused: {error}")
-print(server.url, flush=True)
 try:
+    print(server.url, flush=True)
     sys.stdin.read()
 except KeyboardInterrupt:
     asyncio.run(ask())
