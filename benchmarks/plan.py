@@ -36,8 +36,8 @@ QUICK = Plan(
     hot_users=200,
     listed_users=20_000,
     page_rounds=100,
-    warm_requests=10_000,
-    grown_requests=30_000,
+    warm_requests=100_000,
+    grown_requests=100_000,
     batches=12,
     batch_rounds=3,
 )
