@@ -147,6 +147,18 @@ async def test_another_file_under_the_same_key_is_refused(application: Applicati
     assert (csv.status_code, csv.json()["code"]) == (422, "idempotency_key_reused")
 
 
+async def test_another_file_under_the_key_of_a_completed_import_is_refused(client: httpx.AsyncClient) -> None:
+    headers = {**NDJSON, "Idempotency-Key": "completed"}
+    first = await client.post(IMPORTS, content=lines(people(1200)), headers=headers)
+    assert first.json()["state"] == "completed"
+    for other in (people(10), people(1200, "other"), people(1201)):
+        refused = await client.post(IMPORTS, content=lines(other), headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (422, "import_differs")
+    again = await client.post(IMPORTS, content=lines(people(1200)), headers=headers)
+    assert (again.status_code, again.json()) == (202, first.json())
+    assert len(await exported(client)) == 1200
+
+
 async def test_a_file_that_can_not_be_read_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post(IMPORTS, content=b"email,shoe_size\na@b.org,5\n", headers=CSV)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/header")

@@ -88,6 +88,31 @@ def test_a_header_that_does_not_fit_is_refused(header: bytes) -> None:
     assert refused.value.errors[0].pointer == "/header"
 
 
+def test_a_missing_header_does_not_bring_a_person_into_the_error() -> None:
+    row = "ada@example.org,Ada Lovelace," + ",".join(f"cell{number}" for number in range(500))
+    with pytest.raises(ValidationFailed) as refused:
+        read("csv", row.encode() + b"\n", size=4096)
+    faults = refused.value.errors
+    assert faults[1].detail == "column 2 does not name a field"
+    assert len(faults) <= 20
+    assert not any(told in f"{refused.value.detail}{faults}" for told in ("ada@", "Lovelace", "cell"))
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c"])
+def test_a_row_ends_at_line_ends_alone(character: str) -> None:
+    name = f"Ann{character}Lee"
+    assert read("csv", f"given_name\n{name}\nBea\n".encode()) == [{"given_name": name}, {"given_name": "Bea"}]
+
+
+def test_a_cell_of_many_lines_is_read_in_small_pieces() -> None:
+    """Looked at anew with every piece, these lines would take minutes."""
+    cell = "\n" * 100_000
+    assert read("csv", f'given_name\n"{cell}"\nBea\n'.encode(), size=512) == [
+        {"given_name": cell},
+        {"given_name": "Bea"},
+    ]
+
+
 def test_an_open_quote_is_refused_before_it_fills_the_memory() -> None:
     reader = CsvReader(frozenset({"email"}))
     assert not list(reader.feed(b'email\n"'))

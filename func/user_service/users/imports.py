@@ -117,6 +117,7 @@ class Imports:
         and what the stream raises: then the import stands where its last chunk ended.
         """
         if begun["state"] == "completed":
+            await self.check_same(begun, records)
             return
         applying: deque[asyncio.Task[None]] = deque()
         before: Chunk | None = None
@@ -139,6 +140,11 @@ class Imports:
                 await self.stop(begun["id"], "failed" if isinstance(error, ValidationFailed) else "interrupted")
             raise
         await self.set_state(begun["id"], "completed")
+
+    async def check_same(self, begun: Import, records: AsyncIterator[Sequence[Record]]) -> None:
+        """Raises ImportDiffers where a completed import did not begin with these records, or had fewer."""
+        async for _ in self.chunks(begun, records):
+            raise ImportDiffers("The import under this key is complete and had fewer records. Use another key.")
 
     async def stop(self, import_id: UUID, state: str) -> None:
         """Says that nobody goes on with an import; where even that fails, its silence will."""
@@ -164,7 +170,9 @@ class Imports:
         position = begun["position"]
         fingerprint = self.fingerprint(records) if start == 0 else b""
         if start == 0 and begun["fingerprint"] not in (None, fingerprint):
-            raise ImportDiffers("Send the file that this import began with, from its first byte.")
+            raise ImportDiffers(
+                "Send the file that this import began with, from its first byte, or another file under another key."
+            )
         done = max(0, min(position - start, len(records)))
         rest = records[done:]
         return Chunk(begun["id"], start + done, rest, fingerprint) if rest else None
@@ -175,12 +183,11 @@ class Imports:
         await self.batches.run("create", batch, origin, once=chunk)
 
     async def set_state(self, import_id: UUID, state: str) -> None:
-        # Nobody goes on with what is completed, so that what it began with need not be known again.
-        ended = {"finished_at": func.now(), "fingerprint": None} if state == "completed" else {"finished_at": None}
-        # Nor does a sender that fails undo what another one has completed.
+        finished_at = func.now() if state == "completed" else None
+        # A sender that fails does not undo what another one has completed.
         change = update(imports).where(imports.c.id == import_id, imports.c.state != "completed")
         async with self.storage.transaction() as session:
-            await session.execute(change.values(state=state, updated_at=func.now(), **ended))
+            await session.execute(change.values(state=state, updated_at=func.now(), finished_at=finished_at))
 
     def hashed(self, actor: str, key: str) -> bytes:
         return hmac.digest(self.keys.idempotency, orjson.dumps([actor, key]), "sha256")

@@ -5,6 +5,7 @@ A record is the `data` of a created user, or a BadRecord where the line is none;
 
 import codecs
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -20,6 +21,7 @@ JSON_COLUMNS: Final = frozenset({"preferences", "metadata"})
 BOOLEAN_COLUMNS: Final = frozenset({"email_verified"})
 METADATA_PREFIX: Final = "metadata."
 FIELDS: Final = frozenset(UserCreate.model_fields)
+MAX_FAULTS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,9 @@ class CsvReader:
     def __init__(self, fields: frozenset[str]) -> None:
         self.fields = fields
         self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        # The row that has not ended yet, and whether it breaks off inside of quotes.
         self.held = ""
+        self.quoted = False
         self.header: list[str] | None = None
 
     def feed(self, piece: bytes) -> Iterator[Record]:
@@ -108,13 +112,11 @@ class CsvReader:
 
     def take(self, text: str) -> Iterator[Record]:
         """Whole rows only: a line end inside quotes belongs to its cell."""
-        self.held += text
-        end = self.held.rfind("\n") + 1
-        while end and self.held.count('"', 0, end) % 2:
-            end = self.held.rfind("\n", 0, end - 1) + 1
-        whole, self.held = self.held[:end], self.held[end:]
-        if whole:
+        if end := self.end_of_rows(text):
+            whole, self.held = self.held + text[:end], text[end:]
             yield from self.rows_of(whole)
+        else:
+            self.held += text
         if len(self.held) > MAX_RECORD_BYTES:
             raise ValidationFailed(
                 errors=[
@@ -124,8 +126,23 @@ class CsvReader:
                 ]
             )
 
+    def end_of_rows(self, text: str) -> int:
+        """Where the last row that ends in this text does, 0 where none does. Looks at each character once, however
+        many line ends are inside of quotes.
+        """
+        parts = text.split('"')
+        quoted = self.quoted = self.quoted ^ (len(parts) % 2 == 0)
+        end = len(text)
+        for part in reversed(parts):
+            if not quoted and (line_end := part.rfind("\n")) >= 0:
+                return end - len(part) + line_end + 1
+            end -= len(part) + 1
+            quoted = not quoted
+        return 0
+
     def rows_of(self, text: str) -> Iterator[Record]:
-        rows = csv.reader(text.splitlines(keepends=True), strict=True)
+        # Not `splitlines`, for which a line also ends at characters that a name may hold, such as U+2028.
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         while True:
             try:
                 row = next(rows)
@@ -140,12 +157,17 @@ class CsvReader:
                 yield self.record_of(row)
 
     def check_header(self, header: list[str]) -> list[str]:
-        unknown = [name for name in header if name not in self.fields and not name.startswith(METADATA_PREFIX)]
-        faults = [FieldError("/header", "unknown_column", f"there is no field {name!r}") for name in unknown]
+        # By its number: where the header was forgotten, the first row is a person.
+        faults = [
+            FieldError("/header", "unknown_column", f"column {number} does not name a field")
+            for number, name in enumerate(header, 1)
+            if name not in self.fields and not name.startswith(METADATA_PREFIX)
+        ]
         if len(set(header)) < len(header):
             faults.append(FieldError("/header", "repeated_column", "names a field twice"))
         if faults:
-            raise ValidationFailed("The CSV header does not fit.", errors=faults)
+            detail = "The first row must name the field of each column: this one does not."
+            raise ValidationFailed(detail, errors=faults[:MAX_FAULTS])
         return header
 
     def record_of(self, row: list[str]) -> Record:
