@@ -6,7 +6,6 @@ Markdown, and draws the chosen settings as SVG when matplotlib is there (the ext
 """
 
 import argparse
-import json
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 from benchmarks.autoscalers import Autoscaler, Horizontal, Knative, Seen
 from benchmarks.cold_start import get, start
-from benchmarks.load import CONNECTIONS, Target, run_wrk, write_targets
+from benchmarks.load import CONNECTIONS, LAPS, Target, change, run_wrk, write_targets
 from benchmarks.people import USERS, create_users
 from benchmarks.processes import free_port, processor_seconds
 from benchmarks.report import RESULTS
@@ -198,13 +197,14 @@ def measure() -> Measured:
         with service(bench) as server:
             users = create_users(server, 200, series="autoscale")
             lines = []
-            for number, user_id in enumerate(users):
-                path = f"{USERS}/{user_id}"
-                lines += [Target(path)] * 16 + [Target(path, headers={"Cache-Control": "no-cache"})] * 3
-                body = json.dumps({"metadata": {"seats": number}})
-                kind = {"Content-Type": "application/merge-patch+json"}
-                lines.append(Target(path, method="PATCH", headers=kind, body=body))
-            random.Random(SEED).shuffle(lines)
+            for lap in LAPS:
+                mixed = []
+                for user_id in users:
+                    path = f"{USERS}/{user_id}"
+                    mixed += [Target(path)] * 16 + [Target(path, headers={"Cache-Control": "no-cache"})] * 3
+                    mixed.append(change(path, lap))
+                random.Random(SEED).shuffle(mixed)
+                lines += mixed
             asked = write_targets(bench.folder / "targets-autoscale.tsv", lines)
             run_wrk(server, asked, seconds=2, connections=CONNECTIONS)
             before = processor_seconds(server.pid)

@@ -142,7 +142,7 @@ def measure(bench: Bench, plan: Plan) -> list[Row]:
         server = stack.enter_context(service(empty))
         created_per_second(server, plan.batches)()
         rows = [beside_route(empty, server, plan, stack), *rates(empty, server, plan)]
-        return [*rows, growth(bench, server, plan, stack)]
+        return [*rows, growth(bench, plan, stack)]
 
 
 def beside_route(bench: Bench, server: Server, plan: Plan, stack: ExitStack) -> Row:
@@ -173,8 +173,9 @@ def rates(bench: Bench, server: Server, plan: Plan) -> list[Row]:
     ]
 
 
-def growth(bench: Bench, small: Server, plan: Plan, stack: ExitStack) -> Row:
-    """The time of one user in a table of `listed_users`, beside a small one."""
+def growth(bench: Bench, plan: Plan, stack: ExitStack) -> Row:
+    """The time of one user in a table of `listed_users`, beside one that was empty."""
+    small = stack.enter_context(service(stack.enter_context(other_database(bench, "small"))))
     filled = stack.enter_context(other_database(bench, "filled"))
     preload(filled, plan.listed_users)
     large = stack.enter_context(service(filled))

@@ -11,7 +11,9 @@ class Judged(StrEnum):
 
 @dataclass(frozen=True)
 class Goal:
-    """`bound` is wide: machines are noisy, and only a regression that no noise explains should fail."""
+    """`bound` is wide, about half or double of what is measured: machines are noisy, and only a regression that no
+    noise explains should fail.
+    """
 
     judged: Judged
     limit: float
@@ -24,17 +26,17 @@ class Goal:
 
 
 GOALS = {
-    "cold.read": Goal(Judged.AT_MOST, limit=1.6, aim=0.6, bound=3.2),
-    "cold.create": Goal(Judged.AT_MOST, limit=2.0, aim=2.0, bound=4.0),
-    "hot.memory": Goal(Judged.AT_LEAST, limit=0.8, aim=3.0, bound=0.4),
-    "hot.tiers": Goal(Judged.AT_LEAST, limit=0.8, aim=2.5, bound=0.4),
-    "hot.redis": Goal(Judged.AT_LEAST, limit=0.45, aim=0.9, bound=0.2),
-    "hot.postgres": Goal(Judged.AT_LEAST, limit=0.35, aim=0.8, bound=0.15),
+    "cold.read": Goal(Judged.AT_MOST, limit=1.6, aim=0.6, bound=1.2),
+    "cold.create": Goal(Judged.AT_MOST, limit=2.0, aim=2.0, bound=3.5),
+    "hot.memory": Goal(Judged.AT_LEAST, limit=0.8, aim=3.0, bound=1.7),
+    "hot.tiers": Goal(Judged.AT_LEAST, limit=0.8, aim=2.5, bound=1.6),
+    "hot.redis": Goal(Judged.AT_LEAST, limit=0.45, aim=0.9, bound=0.8),
+    "hot.postgres": Goal(Judged.AT_LEAST, limit=0.35, aim=0.8, bound=0.7),
     "batch.create": Goal(Judged.AT_LEAST, limit=10_000, aim=25_000, bound=4_000, unit="users/s"),
     # 25,000 where the bare route answers 11,500 requests a second, as on the machine that the aim was set on.
-    "batch.create.route": Goal(Judged.AT_LEAST, limit=0.87, aim=2.17, bound=0.4),
+    "batch.create.route": Goal(Judged.AT_LEAST, limit=0.87, aim=2.17, bound=1.2),
     "batch.find": Goal(Judged.AT_LEAST, limit=50_000, aim=100_000, bound=20_000, unit="users/s"),
-    "batch.growth": Goal(Judged.AT_MOST, limit=1.3, aim=1.1, bound=2.6),
+    "batch.growth": Goal(Judged.AT_MOST, limit=1.3, aim=1.1, bound=2.0),
     "import.rate": Goal(Judged.AT_LEAST, limit=10_000, aim=25_000, bound=4_000, unit="users/s"),
     "import.peak": Goal(Judged.AT_MOST, limit=250, aim=150, bound=400, unit="MiB"),
     "events.binary": Goal(Judged.AT_LEAST, limit=0.9, aim=0.95, bound=0.6),
@@ -45,5 +47,5 @@ GOALS = {
     "overload.goodput": Goal(Judged.AT_LEAST, limit=0.8, aim=0.9, bound=0.5),
     "overload.recovery": Goal(Judged.AT_MOST, limit=5, aim=1, bound=15, unit="s"),
     "overload.memory": Goal(Judged.AT_MOST, limit=200, aim=150, bound=400, unit="MiB"),
-    "memory.growth": Goal(Judged.AT_MOST, limit=2, aim=1, bound=12, unit="MiB"),
+    "memory.growth": Goal(Judged.AT_MOST, limit=2, aim=1, bound=6, unit="MiB"),
 }

@@ -45,6 +45,16 @@ class Load:
         return self.processor_seconds / self.requests * 1e6
 
 
+# What changes users is asked for in two laps, with another value each: a patch that changes nothing writes nothing.
+LAPS = (1_000, 2_000)
+
+
+def change(path: str, seats: int) -> Target:
+    """A merge patch of one value of a user's metadata."""
+    body = json.dumps({"metadata": {"seats": seats}}, separators=(",", ":"))
+    return Target(path, method="PATCH", headers={"Content-Type": "application/merge-patch+json"}, body=body)
+
+
 def wrk_program() -> str:
     program = shutil.which("wrk")
     if program is None:

@@ -1,13 +1,12 @@
 """Memory of the one process: idle, and after many requests of every kind."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import Comparison
-from benchmarks.load import Target, load, write_targets
+from benchmarks.load import LAPS, Target, change, load, write_targets
 from benchmarks.people import USERS, create_users
 from benchmarks.plan import Plan
 from benchmarks.report import Row
@@ -34,18 +33,16 @@ def settled(server: Server) -> dict[str, float]:
 
 def mixed_targets(bench: Bench, users: Mapping[str, Any]) -> Path:
     """Cached and uncached reads, a revalidation, a list, a search and a change, of which reads are most."""
-    patch = {"Content-Type": "application/merge-patch+json"}
-    ids = list(users)
     lines = []
-    for number, user_id in enumerate(ids):
-        path = f"{USERS}/{user_id}"
-        lines += [Target(path), Target(path, headers={"If-None-Match": '"1"'})] * 4
-        lines.append(Target(path, headers={"Cache-Control": "no-cache"}))
-        if number % 10 == 0:
-            lines.append(Target(f"{USERS}?limit=10"))
-            lines.append(Target(f"{USERS}?q=ada%20lovelace&limit=10"))
-            body = json.dumps({"metadata": {"seats": number}}, separators=(",", ":"))
-            lines.append(Target(path, method="PATCH", headers=patch, body=body))
+    for lap in LAPS:
+        for number, (user_id, user) in enumerate(users.items()):
+            path = f"{USERS}/{user_id}"
+            lines += [Target(path), Target(path, headers={"If-None-Match": '"1"'})] * 4
+            lines.append(Target(path, headers={"Cache-Control": "no-cache"}))
+            if number % 10 == 0:
+                lines.append(Target(f"{USERS}?limit=10"))
+                lines.append(Target(f"{USERS}?q={user['given_name']}%20{user['family_name']}&limit=10"))
+                lines.append(change(path, lap))
     return write_targets(bench.folder / "targets-mixed.tsv", lines)
 
 

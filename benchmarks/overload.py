@@ -1,6 +1,5 @@
 """Five times as many requests at once as the service takes in: what is answered, in what memory, and what after."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from benchmarks.client import Client
 from benchmarks.compare import Comparison
 from benchmarks.errors import BenchmarkError
-from benchmarks.load import Target, run_wrk, write_targets
+from benchmarks.load import LAPS, Target, change, run_wrk, write_targets
 from benchmarks.memory import memory_mib, settled
 from benchmarks.people import USERS, create_users
 from benchmarks.plan import Plan
@@ -25,13 +24,12 @@ LONGEST_RECOVERY_SECONDS = 30.0
 
 def targets(bench: Bench, users: Mapping[str, Any]) -> Path:
     """Reads that pass by the cache, and a change for every four of them: all of it waits for PostgreSQL."""
-    patch = {"Content-Type": "application/merge-patch+json"}
     lines = []
-    for number, user_id in enumerate(users):
-        path = f"{USERS}/{user_id}"
-        lines += [Target(path, headers={"Cache-Control": "no-cache"})] * 4
-        body = json.dumps({"metadata": {"seats": number}}, separators=(",", ":"))
-        lines.append(Target(path, method="PATCH", headers=patch, body=body))
+    for lap in LAPS:
+        for user_id in users:
+            path = f"{USERS}/{user_id}"
+            lines += [Target(path, headers={"Cache-Control": "no-cache"})] * 4
+            lines.append(change(path, lap))
     return write_targets(bench.folder / "targets-overload.tsv", lines)
 
 
