@@ -145,7 +145,7 @@ async def test_batches_are_counted(service: BatchService) -> None:
         'user_batch_operations_total{operation="create",status="succeeded"} 1.0',
         'user_batch_operations_total{operation="create",status="partial"} 1.0',
         'user_batch_operations_total{operation="create",status="failed"} 1.0',
-        'user_batch_operations_total{operation="create",status="error"} 1.0',
+        'user_batch_operations_total{operation="create",status="refused"} 1.0',
         'user_batch_size_count{operation="create"} 3.0',
         'user_batch_size_sum{operation="create"} 4.0',
         'user_batch_operation_duration_seconds_count{operation="create"} 3.0',

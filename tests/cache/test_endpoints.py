@@ -6,6 +6,7 @@ import pytest
 
 from running import Client, running, settings_of
 from servers import PostgresServer
+from user_service.users import reader
 
 CACHE = "/api/v1/cache"
 BEHIND = 'UPDATE users SET metadata = \'{"changed": "behind"}\''
@@ -56,6 +57,21 @@ async def test_statistics_name_the_tier_and_count(database_url: str, tmp_path: P
     assert found["tier"] == client.resources.cache.tier
     assert found["hits"] + found["misses"] == 2
     assert found["errors"] == sum(client.resources.metrics.cache_errors.values.values())
+
+
+async def test_warm_asks_for_a_few_at_a_time_and_counts_those_that_it_could_read(
+    postgres: PostgresServer, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "WARMED_AT_ONCE", 2)
+    async with running(settings_of(database_url, tmp_path)) as client:
+        paths = [await client.make() for _ in range(5)]
+        broken = paths[3].rpartition("/")[2]
+        postgres.execute(f"\\c {database_url}\nUPDATE users SET personal = '\\x00' WHERE id = '{broken}';")
+        warmed = await client.post(f"{CACHE}/warm")
+        cached = [await client.is_cached(path) for path in paths]
+
+    assert warmed.json() == {"warmed": 4}
+    assert cached == [True, True, True, False, True]
 
 
 async def test_warm_reads_the_last_changed_into_the_cache(database_url: str, tmp_path: Path) -> None:

@@ -115,3 +115,17 @@ async def test_other_parameters_are_refused(shared_client: httpx.AsyncClient, qu
     user = await make_user(shared_client)
 
     expect_fault(await shared_client.get(f"{url_of(user)}?{query}"), "?" + query.partition("=")[0])
+
+
+@pytest.mark.parametrize("headers", [{}, {"Cache-Control": "no-cache"}])
+async def test_the_query_of_a_read_is_checked_as_that_of_any_route(
+    shared_client: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    user = await make_user(shared_client)
+    for path in (url_of(user), "/api/v1/users"):
+        expect_problem(await shared_client.get(f"{path}?include=%FF", headers=headers), 400, "bad_request")
+        twice = await shared_client.get(f"{path}?x=1&x=2&include=deleted&include=deleted", headers=headers)
+        assert [(fault["pointer"], fault["code"]) for fault in twice.json()["errors"]] == [
+            ("?x", "unknown_parameter"),
+            ("?include", "repeated_parameter"),
+        ]

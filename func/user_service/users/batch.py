@@ -125,6 +125,10 @@ class Batches:
                 answer = await self.write(VERBS[verb], body, origin, once)
             ended = ENDINGS.get(answer.status, "succeeded")
             job.advance(done=size, failed=sum(item["status"] == "failed" for item in answer.items))
+        except ServiceError as error:
+            # What the sender can mend, a key in use among it, is no error of the service.
+            ended = "refused" if error.status < 500 else "error"
+            raise
         finally:
             job.end(ended)
             self.metrics.batches.add(verb, ended)

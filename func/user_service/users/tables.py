@@ -146,7 +146,7 @@ inbox = Table(
     Column("digest", LargeBinary, nullable=False),
     Column("reply", LargeBinary, nullable=False),
     Column("processed_at", Time, nullable=False, server_default=text("now()")),
-    # Whom the answer speaks of: those changed under this trace, and these besides (see links.py).
+    # Whom the answer speaks of: those changed under this trace, and these besides (see kept.py).
     Column("traceparent", Text),
     Column("mentions", ARRAY(Uuid)),
     PrimaryKeyConstraint("source", "id"),
@@ -162,7 +162,7 @@ idempotency_keys = Table(
     Column("answer", LargeBinary, nullable=False),
     Column("created_at", Time, nullable=False),
     Column("expires_at", Time, nullable=False),
-    # Whom the answer speaks of: those changed under this trace, and these besides (see links.py).
+    # Whom the answer speaks of: those changed under this trace, and these besides (see kept.py).
     Column("traceparent", Text),
     Column("mentions", ARRAY(Uuid)),
 )

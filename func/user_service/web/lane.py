@@ -17,6 +17,7 @@ from user_service.users.ids import parse_id
 from user_service.web.answers import Answer
 from user_service.web.exchange import Exchange
 from user_service.web.health import LIVE, Health
+from user_service.web.queries import check_encoding, check_names
 
 USERS: Final = "/api/v1/users/"
 USER_ROUTE: Final = "/api/v1/users/{user_id}"
@@ -83,19 +84,12 @@ def asks_fresh(headers: Mapping[bytes, bytes]) -> bool:
 
 
 def asks_for_deleted(query: bytes) -> bool:
-    """Whether the query is `include=deleted`. Raises ValidationFailed for any other."""
+    """Whether the query is `include=deleted`. Raises BadRequest, and ValidationFailed for any other."""
+    check_encoding(query)
     parameters = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    faults = [
-        FieldError(f"?{name}", "unknown_parameter", "there is no such query parameter here")
-        for name, _ in parameters
-        if name != "include"
-    ]
-    if len(parameters) > 1 and not faults:
-        faults.append(FieldError("?include", "repeated_parameter", "may be given once only"))
-    elif parameters not in ([], [("include", "deleted")]) and not faults:
-        faults.append(FieldError("?include", "literal_error", "must be `deleted`"))
-    if faults:
-        raise ValidationFailed(errors=faults)
+    check_names([name for name, _ in parameters], "include".__eq__)
+    if parameters not in ([], [("include", "deleted")]):
+        raise ValidationFailed(errors=[FieldError("?include", "literal_error", "must be `deleted`")])
     return bool(parameters)
 
 

@@ -60,9 +60,7 @@ async def clear_cache(request: Request) -> Dropped:
 @router.post("/warm", dependencies=[Depends(requires("cache:manage"))])
 async def warm_cache(request: Request, search: Search, limit: Annotated[WarmLimit, Query()] = 1000) -> Warmed:
     """Read the users that changed last into the cache."""
-    reader = resources_of(request).reader
-    ids = await search.last_changed(limit)
-    return Warmed(warmed=len(await reader.fetch(ids)))
+    return Warmed(warmed=await resources_of(request).reader.warm(await search.last_changed(limit)))
 
 
 @open_router.get("/api/health/live", response_model=HealthRead)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 
 import orjson
 from fastapi import APIRouter, Request
@@ -13,8 +12,9 @@ from fastapi.routing import APIRoute
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import Message, Receive
 
-from user_service.errors import BadRequest, FieldError, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+from user_service.errors import PayloadTooLarge, UnsupportedMediaType
 from user_service.web.idempotency import answer_once
+from user_service.web.queries import check_encoding, check_names
 from user_service.web.room import Room
 
 JSON: Final = "application/json"
@@ -69,8 +69,7 @@ class StrictRoute(APIRoute):
         types = {JSON, MERGE_PATCH} if "PATCH" in (self.methods or ()) else {JSON}
 
         async def strict(request: Request) -> Response:
-            check_encoding(request)
-            refuse_unknown(request, known, prefix)
+            check_query(request, known, prefix)
             check_length(request, limit)
             if takes_json:
                 check_content_type(request, types)
@@ -140,42 +139,17 @@ def limited(receive: Receive, limit: int) -> Receive:
     return receive_more
 
 
-def check_encoding(request: Request) -> None:
-    """Raises BadRequest for a path or query that is not UTF-8, which servers and frameworks mend in silence."""
-    sent = (request.scope.get("raw_path") or b"") + b"?" + request.scope["query_string"]
-    if b"%" not in sent and sent.isascii():
-        return
-    try:
-        unquote_to_bytes(sent).decode()
-    except UnicodeDecodeError:
-        raise BadRequest("The address is not UTF-8 after percent-decoding.") from None
-
-
 def query_names(dependant: Dependant) -> set[str]:
     """The query parameters of an endpoint and of all that it depends on."""
     own = {parameter.alias for parameter in dependant.query_params}
     return own.union(*(query_names(inner) for inner in dependant.dependencies))
 
 
-def refuse_unknown(request: Request, known: set[str], prefix: str | None) -> None:
-    """Raises ValidationFailed for parameters that are unknown or given twice; `prefix` opens a family of names."""
-
-    def is_known(name: str) -> bool:
-        return name in known or (prefix is not None and name.startswith(prefix))
-
+def check_query(request: Request, known: set[str], prefix: str | None) -> None:
+    """Raises BadRequest and ValidationFailed; `prefix` opens a family of names."""
+    check_encoding((request.scope.get("raw_path") or b"") + b"?" + request.scope["query_string"])
     names = [name for name, _ in request.query_params.multi_items()]
-    faults = [
-        FieldError(f"?{name}", "unknown_parameter", "there is no such query parameter here")
-        for name in dict.fromkeys(names)
-        if not is_known(name)
-    ]
-    faults += [
-        FieldError(f"?{name}", "repeated_parameter", "may be given once only")
-        for name in dict.fromkeys(names)
-        if is_known(name) and names.count(name) > 1
-    ]
-    if faults:
-        raise ValidationFailed(errors=faults)
+    check_names(names, lambda name: name in known or (prefix is not None and name.startswith(prefix)))
 
 
 def check_content_type(request: Request, types: set[str]) -> None:
