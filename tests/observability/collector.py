@@ -40,13 +40,16 @@ class Collector(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    def find(self, trace_id: str, name: str) -> Span | None:
+        """The first span of this name in a trace, among those that have arrived."""
+        return next((span for span in list(self.spans) if (span.trace_id, span.name) == (trace_id, name)), None)
+
     def wait_for(self, trace_id: str, name: str) -> Span:
         """The first span of this name in a trace."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            for span in list(self.spans):
-                if (span.trace_id, span.name) == (trace_id, name):
-                    return span
+            if (span := self.find(trace_id, name)) is not None:
+                return span
             assert time.monotonic() < deadline, [span.name for span in self.spans if span.trace_id == trace_id]
             time.sleep(0.05)
 
