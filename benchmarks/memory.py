@@ -17,12 +17,15 @@ SLICE_SECONDS = 2
 
 
 def memory_mib(pid: int) -> dict[str, float]:
-    """`rss`, `pss` (a shared page divided by its users) and `uss` (the pages of this process alone)."""
+    """`rss`, `pss` (a shared page divided by its users), `uss` (the pages of this process alone) and `anonymous`, which
+    alone does not move with other processes: a library's page is this process's own once nobody else has it mapped.
+    """
     sizes: dict[str, float] = {}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
         name, kib = line.split()[:2]
         sizes[name.rstrip(":")] = int(kib) / 1024
-    return {"rss": sizes["Rss"], "pss": sizes["Pss"], "uss": sizes["Private_Clean"] + sizes["Private_Dirty"]}
+    own = sizes["Private_Clean"] + sizes["Private_Dirty"]
+    return {"rss": sizes["Rss"], "pss": sizes["Pss"], "uss": own, "anonymous": sizes["Anonymous"]}
 
 
 def settled(server: Server) -> dict[str, float]:
@@ -66,7 +69,7 @@ def measure(bench: Bench, plan: Plan) -> list[Row]:
         loaded = settled(server)
     with baseline(bench, users) as bare:
         bare_idle = settled(bare)
-    growth = loaded["uss"] - warm["uss"]  # the others move with processes that share pages
+    growth = loaded["anonymous"] - warm["anonymous"]
     return [
         row("memory.idle", "idle after start", bare_idle, idle, idle["rss"]),
         row("memory.first", f"after the first {2 * plan.hot_users:,} requests", bare_idle, first, first["rss"]),

@@ -146,8 +146,8 @@ async def test_a_value_whose_forget_was_lost_is_not_believed_for_long(
     redis_url: str, open_tiered_cache: OpenTieredCache
 ) -> None:
     """As after a replica that died between commit and forget, or a Redis that went back in time."""
-    writer = await open_tiered_cache(redis_url, ttl_seconds=1)
-    reader = await open_tiered_cache(redis_url, ttl_seconds=1)
+    writer = await open_tiered_cache(redis_url, ttl_seconds=3)
+    reader = await open_tiered_cache(redis_url, ttl_seconds=3)
     user_id = uuid4()
     await writer.fill({user_id: fresh()})
     key = writer.shared.key(user_id)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import pytest
 from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 
-from doors.doors import environ_of, function_process
-from running import API_KEY, USERS
+from doors.doors import FunctionProcess, environ_of, function_process
+from running import API_KEY, PATIENCE_SECONDS, USERS
 from servers import PostgresServer
 from sinks import Sink
 from user_service.migrations import upgrade
@@ -105,10 +106,7 @@ def test_ready_means_that_the_database_answers_and_fits(
 ) -> None:
     url = own_postgres.create_database("late")
     with function_process(function_python, tmp_path, **environ_of(url)) as function:
-        deadline = 200
-        while not answers(function.url) and deadline:
-            deadline -= 1
-            threading.Event().wait(0.05)
+        wait_for_answers(function)
         assert not function.is_ready()
         assert httpx.get(f"{function.url}/health/liveness").status_code == 200
         refused = httpx.get(function.url + USERS, headers=KEY)
@@ -126,6 +124,14 @@ def test_ready_means_that_the_database_answers_and_fits(
         function.wait_until_ready()
 
 
+def wait_for_answers(function: FunctionProcess) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not answers(function.url):
+        assert function.process.poll() is None, function.log.read_text()
+        assert time.monotonic() < deadline, function.log.read_text()
+        time.sleep(0.05)
+
+
 def answers(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health/liveness").status_code == 200
@@ -138,10 +144,7 @@ def test_a_function_that_can_not_start_says_why_and_is_never_ready(
     function_python: Path, database_url: str, tmp_path: Path, fault: dict[str, str]
 ) -> None:
     with function_process(function_python, tmp_path, **{**environ_of(database_url), **fault}) as function:
-        for _ in range(200):
-            if answers(function.url):
-                break
-            threading.Event().wait(0.05)
+        wait_for_answers(function)
         assert not function.is_ready()
         answer = httpx.get(function.url + USERS, headers=KEY)
         assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")

@@ -233,7 +233,8 @@ async def test_replicas_share_the_lanes_and_post_nothing_twice(settings: Setting
 async def test_a_lane_whose_owner_died_is_taken_over_when_its_lease_is_over(settings: Settings, sink: Sink) -> None:
     async with connected(settings.database_url or "") as connection:
         await log_change(connection, 1, 1)
-    async with relay_of(settings, lease_seconds=0.5) as dead, relay_of(settings) as other:
+    async with relay_of(settings, lease_seconds=2) as dead, relay_of(settings) as other:
+        await other.outbox.backlog()  # opens its connections before the lease begins
         assert len(await dead.outbox.lease(4, skipped=(), patient=True)) == 1
         assert await other.drain()
         assert sink.taken == []

@@ -180,7 +180,7 @@ async def test_what_stands_in_redis_under_a_key_that_is_gone_is_a_miss(
     async with running(settings) as client:
         path = await client.make(given_name="Ada")
         await client.get(path)
-        assert await client.is_cached(path)
+        await eventually(lambda: client.is_cached(path))
     environ = {"DATABASE_URL": database_url, "ENCRYPTION_KEY": f"{K2},{K1}", "BLIND_INDEX_KEY": BLIND, **QUICK}
     await asyncio.to_thread(command, tmp_path, "reencrypt", **environ)
 

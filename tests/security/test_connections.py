@@ -148,13 +148,14 @@ def waits(connection: socket.socket) -> bool:
 
 
 def test_a_body_that_makes_headway_is_waited_for(hasty: LiveServer) -> None:
-    body = json.dumps({"email": "steady@example.org", "given_name": "x"}).encode().ljust(6000)
+    body = json.dumps({"email": "steady@example.org", "given_name": "x"}).encode().ljust(9000)
     with hasty.connect() as connection:
         connection.sendall(POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
         connection.settimeout(0.25)
-        for start in range(0, len(body), 400):
+        # Each piece is enough for a second by itself, so that one may be late.
+        for start in range(0, len(body), 600):
             assert waits(connection)
-            connection.sendall(body[start : start + 400])
+            connection.sendall(body[start : start + 600])
         connection.settimeout(60)
         received = read_until_closed(connection)
 
