@@ -22,7 +22,7 @@ from user_service.users.batch_bodies import FindBatch
 from user_service.users.blind_index import BlindIndex
 from user_service.users.changes import Origin
 from user_service.users.cipher import Cipher
-from user_service.users.idempotency import KeptAnswer, is_same
+from user_service.users.idempotency import KeptAnswer, find_first, is_same
 from user_service.users.kept import REPLIES, Links, event_name, found_in, mentions_of_find
 from user_service.users.retention import OLD_REPLIES, removal
 from user_service.users.schemas import Body
@@ -30,7 +30,6 @@ from user_service.users.schemas import Body
 REPLY_IDS: Final = UUID("6f0d5d0c-3a51-5f0e-9d1c-5b8f0a9a7c11")
 UNKNOWN: Final = "unknown"
 
-TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:number)")
 FIND: Final = text("SELECT digest, reply FROM inbox WHERE source = :source AND id = :id")
 # Each event removes a few that are past their time, so that the table stays as large as a week's events.
 REMOVE_OLD: Final = removal("inbox", ("source", "id"), OLD_REPLIES, limit=10)
@@ -57,11 +56,8 @@ class InboxEntry:
 
     async def claim(self, session: AsyncSession) -> KeptAnswer | None:
         """Raises EventInProgress at once while another transaction has the event, and EventIdReused."""
-        number = int.from_bytes(self.name[:8], "big", signed=True)
-        if not (await session.execute(TRY_LOCK, {"number": number})).scalar_one():
-            raise EventInProgress
-        # A statement of its own: its snapshot must be younger than the lock, to see what the last holder committed.
-        row = (await session.execute(FIND, {"source": self.event.source, "id": self.event.id})).one_or_none()
+        key = {"source": self.event.source, "id": self.event.id}
+        row = await find_first(session, self.name, FIND, key, busy=EventInProgress())
         if row is None:
             return None
         if not is_same(row.digest, self.digest, self.index):

@@ -4,16 +4,16 @@ A row knows its request by keyed hashes alone, and holds the answer sealed: it m
 """
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
 import orjson
-from sqlalchemy import text
+from sqlalchemy import Row, TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from user_service.errors import AnswerErased, IdempotencyInProgress, IdempotencyKeyReused
+from user_service.errors import AnswerErased, IdempotencyInProgress, IdempotencyKeyReused, ServiceError
 from user_service.users.blind_index import BlindIndex
 from user_service.users.cipher import Cipher
 from user_service.users.kept import ANSWERS, GONE, Links
@@ -62,6 +62,20 @@ class Once(Protocol):
         """Keeps the answer of the first time, and whom it speaks of."""
 
 
+async def find_first(
+    session: AsyncSession, name: bytes, find: TextClause, key: Mapping[str, object], *, busy: ServiceError
+) -> Row[Any] | None:
+    """The row that the first time left; None for the first time itself, which then holds the name to its end.
+
+    Raises `busy` at once while another transaction holds it.
+    """
+    number = int.from_bytes(name[:8], "big", signed=True)
+    if not (await session.execute(TRY_LOCK, {"number": number})).scalar_one():
+        raise busy
+    # A statement of its own: its snapshot must be younger than the lock, to see what the last holder committed.
+    return (await session.execute(find, key)).one_or_none()
+
+
 class IdempotentRequest:
     """One request under an Idempotency-Key: a `Once` over table idempotency_keys."""
 
@@ -82,11 +96,8 @@ class IdempotentRequest:
         """Raises IdempotencyInProgress at once while another transaction has the key, IdempotencyKeyReused, and
         AnswerErased.
         """
-        number = int.from_bytes(self.id[:8], "big", signed=True)
-        if not (await session.execute(TRY_LOCK, {"number": number})).scalar_one():
-            raise IdempotencyInProgress("Try again in a moment: the answer will be that of the first request.")
-        # A statement of its own: its snapshot must be younger than the lock, to see what the last holder committed.
-        row = (await session.execute(FIND, {"id": self.id})).one_or_none()
+        busy = IdempotencyInProgress("Try again in a moment: the answer will be that of the first request.")
+        row = await find_first(session, self.id, FIND, {"id": self.id}, busy=busy)
         if row is None:
             return None
         if not is_same(row.fingerprint, self.fingerprint, self.index):
