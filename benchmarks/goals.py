@@ -11,8 +11,8 @@ class Judged(StrEnum):
 
 @dataclass(frozen=True)
 class Goal:
-    """`bound` is wide, a third or half of what is measured, or double: machines are noisy, and only a regression that no
-    noise explains should fail.
+    """`bound` is wide, a third or half of what is measured, or double: machines are noisy, and only a regression that
+    no noise explains should fail.
     """
 
     judged: Judged
