@@ -9,8 +9,8 @@ from collections.abc import Iterable
 import asyncpg
 
 from benchmarks.people import ENDS, MIDDLES, STARTS
-from user_service.users.blind_index import BlindIndex
-from user_service.users.words import split_words
+from user_service.encryption.blind_index import BlindIndex
+from user_service.values.name_words import split_words
 
 # A millisecond apart, from this moment on; far enough in the past for 10 million users.
 FIRST_MILLISECOND = 1_700_000_000_000

@@ -17,8 +17,8 @@ from uuid import uuid4
 import orjson
 
 from user_service.app import Application
-from user_service.metrics import Metrics
-from user_service.resources import Resources
+from user_service.bootstrap import Resources
+from user_service.observability.metrics import Metrics
 from user_service.settings import Settings
 
 READS: Final = 10_000

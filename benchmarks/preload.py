@@ -8,10 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from benchmarks.people import person
 from benchmarks.servers import Bench, service_env
+from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.keyring import Keys, load_keys
 from user_service.settings import Settings
-from user_service.users.blind_index import BlindIndex
-from user_service.users.changes import Origin
-from user_service.users.keys import Keys, load_keys
+from user_service.users.change_log import Origin
 from user_service.users.repository import UserRepository
 from user_service.users.schemas import UserCreate
 from user_service.users.service import UserService

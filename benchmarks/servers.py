@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.client import Client
 from benchmarks.errors import BenchmarkError
 from benchmarks.processes import LOOPBACK, free_port, running, stop, wait_until_listening
-from user_service.entrypoints.postgres_wheel import Cluster, account_for, own, programs_for
+from user_service.postgres.embedded.wheel import Cluster, account_for, own, programs_for
 
 CODE_ROOT = Path(__file__).resolve().parents[1] / "func"
 API_KEY = "benchmark-key-of-a-private-run-on-loopback"

@@ -23,14 +23,14 @@ from benchmarks.fill import FIRST_MILLISECOND, fill
 from benchmarks.people import names
 from benchmarks.report import RESULTS
 from benchmarks.servers import Bench, bench_of, service, service_env
-from user_service.database import PLANNER
+from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.cipher import Cipher
+from user_service.encryption.keyring import load_keys
+from user_service.postgres.pool import PLANNER
 from user_service.settings import Settings
-from user_service.users.blind_index import BlindIndex
-from user_service.users.cipher import Cipher
-from user_service.users.ids import time_at
-from user_service.users.keys import load_keys
-from user_service.users.pages import Cursor
+from user_service.users.cursors import Cursor
 from user_service.users.search import Query, UserSearch
+from user_service.values.ids import time_at
 
 EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS) "
 EMAIL = "known@example.org"

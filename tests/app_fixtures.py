@@ -11,7 +11,7 @@ import pytest
 
 from servers import PostgresServer
 from user_service.app import Application
-from user_service.resources import Resources
+from user_service.bootstrap import Resources
 from user_service.settings import Settings
 
 API_KEY = "an-internal-key-of-the-tests-7d1f"

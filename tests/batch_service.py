@@ -13,7 +13,7 @@ import httpx
 from answers import USERS
 from app_fixtures import client_of, settings_for
 from user_service.app import Application
-from user_service.resources import Resources
+from user_service.bootstrap import Resources
 
 
 class BatchService:

@@ -35,7 +35,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 
 @pytest.fixture(scope="session")
 def migrated_template(postgres: PostgresServer) -> str:
-    from user_service.migrations import upgrade
+    from user_service.postgres.migrations import upgrade
 
     upgrade(postgres.create_database(TEMPLATE))
     return TEMPLATE

@@ -10,10 +10,10 @@ import asyncpg
 from redis.asyncio import Redis
 
 from app_fixtures import ENCRYPTION_KEY
-from user_service.redis_cache import HEAD_BYTES
-from user_service.users.blind_index import BlindIndex
-from user_service.users.cipher import Cipher, DecryptionError, parse_keys
-from user_service.users.keys import derive
+from user_service.cache.redis import HEAD_BYTES
+from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.cipher import Cipher, DecryptionError, parse_keys
+from user_service.encryption.keyring import derive
 
 CIPHER = Cipher(parse_keys(ENCRYPTION_KEY))
 INDEX = BlindIndex(derive(base64.b64decode(ENCRYPTION_KEY.partition(":")[2]), b"blind-index"))

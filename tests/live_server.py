@@ -13,10 +13,10 @@ import httpx
 import uvicorn
 
 from user_service.app import Application
-from user_service.entrypoints.serving import uvicorn_config
-from user_service.resources import Resources
+from user_service.bootstrap import Resources
+from user_service.security.rate_windows import RateWindows
+from user_service.server.run import uvicorn_config
 from user_service.settings import Settings
-from user_service.web.rate_windows import RateWindows
 
 API_KEY = "an-internal-key-of-the-tests-7d1f"
 ENCRYPTION_KEY = "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="

@@ -13,7 +13,7 @@ from typing import TextIO
 
 import pytest
 
-from user_service.logs import JsonFormatter
+from user_service.observability.logging import JsonFormatter
 
 EMAIL = re.compile(r"[\w.+-]+@(?:[\w-]+\.)+[\w-]{2,}", re.ASCII)
 GIVEN = re.compile(r"""(?:given_name|family_name|display_name|phone)["']?\s*[:=]\s*["']([^"'\\{}]{4,})["']""")

@@ -16,7 +16,7 @@ from uuid import uuid4
 import httpx
 
 from user_service.app import Application
-from user_service.resources import Resources
+from user_service.bootstrap import Resources
 from user_service.settings import Settings
 
 USERS = "/api/v1/users"
@@ -86,7 +86,7 @@ class ServiceProcess:
         self.log = folder / f"service-{uuid4().hex[:8]}.log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "user_service.entrypoints.cli", "serve"],
+                [sys.executable, "-m", "user_service.cli.main", "serve"],
                 env=command_environ(folder, {"HOST": "127.0.0.1", "PORT": "0", **environ}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -146,7 +146,7 @@ def command_environ(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
 def command(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Runs `user-service` to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "user_service.entrypoints.cli", *arguments],
+        [sys.executable, "-m", "user_service.cli.main", *arguments],
         env=command_environ(folder, environ),
         stdin=subprocess.DEVNULL,
         capture_output=True,

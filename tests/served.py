@@ -35,7 +35,7 @@ class Served:
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "user_service.entrypoints.cli", "serve"],
+                [sys.executable, "-m", "user_service.cli.main", "serve"],
                 env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **own},
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from user_service.entrypoints.postgres_socket import make_socket_folder, url_of
-from user_service.entrypoints.postgres_wheel import Cluster, account_for, own, programs_for, psql
+from user_service.postgres.embedded.socket_folder import make_socket_folder, url_of
+from user_service.postgres.embedded.wheel import Cluster, account_for, own, programs_for, psql
 
 START_SECONDS = 60.0
 # A test database may be lost with the machine, never within a test. What autovacuum does in any database holds back the

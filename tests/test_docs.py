@@ -8,7 +8,7 @@ import pytest
 
 from user_service import errors
 from user_service.settings import PARSERS, Settings
-from user_service.users import imports  # noqa: F401 - has error codes of its own
+from user_service.users.imports import runner  # noqa: F401 - has error codes of its own
 from user_service.web import problems
 
 DOCS = Path(__file__).parents[1] / "docs"

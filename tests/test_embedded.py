@@ -16,8 +16,8 @@ import asyncpg
 import psutil
 import pytest
 
-from user_service.entrypoints.embedded import EmbeddedPostgres, EmbeddedPostgresError
-from user_service.entrypoints.postgres_wheel import PACKAGE, installed_programs, open_to_all
+from user_service.postgres.embedded.server import EmbeddedPostgres, EmbeddedPostgresError
+from user_service.postgres.embedded.wheel import PACKAGE, installed_programs, open_to_all
 
 NOBODY = 65534
 PATIENCE_SECONDS = 60.0
@@ -28,7 +28,7 @@ SERVICE = """
 import asyncio, os, sys
 import asyncpg, psutil
 from pathlib import Path
-from user_service.entrypoints.embedded import EmbeddedPostgres, EmbeddedPostgresError
+from user_service.postgres.embedded.server import EmbeddedPostgres, EmbeddedPostgresError
 folder, uid = Path(sys.argv[1]), int(sys.argv[2])
 if uid != os.geteuid():
     os.setgroups([]); os.setgid(uid); os.setuid(uid)
@@ -308,7 +308,7 @@ def test_damaged_data_is_reported_with_the_place_of_the_log(data_dir: Path) -> N
 
 
 def test_a_missing_wheel_is_named_with_its_remedy(data_dir: Path) -> None:
-    code = f"from user_service.entrypoints.embedded import *; EmbeddedPostgres.start({str(data_dir)!r})"
+    code = f"from user_service.postgres.embedded.server import *; EmbeddedPostgres.start({str(data_dir)!r})"
     source = Path(__file__).parents[1] / "func"
 
     result = subprocess.run(

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from user_service.web.pages import load_page
+from user_service.web.static import load_page
 
 pages = pytest.mark.parametrize("name", ["docs.html", "status.html"])
 VOID = {"meta", "link", "input", "br", "hr", "img"}
@@ -131,7 +131,7 @@ def test_an_unknown_page_is_refused() -> None:
 
 def test_pages_load_without_a_framework() -> None:
     code = (
-        "import sys; from user_service.web.pages import load_page; load_page('docs.html');"
+        "import sys; from user_service.web.static import load_page; load_page('docs.html');"
         "print(sorted({'fastapi', 'starlette', 'pydantic', 'sqlalchemy'} & set(sys.modules)))"
     )
 

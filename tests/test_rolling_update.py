@@ -31,7 +31,7 @@ GRACE_SECONDS = 30
 CLIENTS = 4
 PAUSE_SECONDS = 0.01
 API_KEY = "a-key-of-the-rolling-update-test"
-COMMAND = [sys.executable, "-c", "import sys; from user_service.entrypoints.cli import main; sys.exit(main())", "serve"]
+COMMAND = [sys.executable, "-c", "import sys; from user_service.cli.main import main; sys.exit(main())", "serve"]
 
 
 @dataclass

@@ -32,7 +32,7 @@ def test_serve_takes_its_database_down_with_it(tmp_path: Path, request_to_stop: 
     port = free_port()
     unset = ("DATABASE_URL", "REDIS_URL")
     environ = {name: value for name, value in os.environ.items() if name not in unset}
-    command = [sys.executable, "-c", "import sys; from user_service.entrypoints.cli import main; sys.exit(main())"]
+    command = [sys.executable, "-c", "import sys; from user_service.cli.main import main; sys.exit(main())"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [*command, "serve"],

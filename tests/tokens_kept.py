@@ -5,7 +5,7 @@ from collections import Counter
 import asyncpg
 from sqlalchemy import LargeBinary
 
-from user_service.users.tables import metadata
+from user_service.postgres.tables import metadata
 
 
 def binary_columns() -> dict[str, list[str]]:

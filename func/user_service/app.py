@@ -11,16 +11,16 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final
 
+from user_service.bootstrap import Resources
 from user_service.errors import ConfigurationError, Overloaded, RequestTimedOut, ServiceError
-from user_service.logs import log, set_up_logs
-from user_service.resources import Resources
-from user_service.rotation import SecretFiles
+from user_service.observability.logging import log, set_up_logs
+from user_service.secret_rotation import SecretFiles
+from user_service.security.authentication import Authenticator, Principal, refuse_repeated
 from user_service.settings import Settings
-from user_service.web.answers import Answer, problem_of
-from user_service.web.auth import Authenticator, Principal, refuse_repeated
-from user_service.web.exchange import Exchange
+from user_service.web.fast_path import LIVE_PATH, READY_PATH, Lane
 from user_service.web.health import Health
-from user_service.web.lane import LIVE_PATH, READY_PATH, Lane
+from user_service.web.request_context import Exchange
+from user_service.web.responses import Answer, problem_of
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -6,7 +6,7 @@ import pytest
 
 from answers import USERS
 from batch_service import BatchService, creation
-from user_service.web.auth import Principal
+from user_service.security.authentication import Principal
 
 pytestmark = pytest.mark.anyio
 LIMIT = 2 * 1024 * 1024

@@ -13,7 +13,7 @@ from answers import USERS
 from batch_service import BatchService, creation
 from user_service.events.types import PING
 from user_service.web.api import LARGE_BODIES_AT_ONCE
-from user_service.web.routes import SMALL_BODY_BYTES
+from user_service.web.routing import SMALL_BODY_BYTES
 
 pytestmark = pytest.mark.anyio
 JSON = {"Content-Type": "application/json"}

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 
 from running import ENCRYPTION_KEY, eventually
-from user_service.cache import Cache, MemoryCache, NoCache
-from user_service.database_clock import DatabaseClock
-from user_service.metrics import Metrics
-from user_service.redis_cache import RedisCache, connect
-from user_service.tiered_cache import TieredCache
-from user_service.users.cipher import Cipher, parse_keys
+from user_service.cache.base import Cache, MemoryCache, NoCache
+from user_service.cache.redis import RedisCache, connect
+from user_service.cache.tiered import TieredCache
+from user_service.encryption.cipher import Cipher, parse_keys
+from user_service.observability.metrics import Metrics
+from user_service.postgres.clock import DatabaseClock
 
 OpenRedisCache = Callable[..., Awaitable[RedisCache]]
 OpenTieredCache = Callable[..., Awaitable[TieredCache]]

@@ -3,7 +3,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from user_service.coalesce import Coalescer
+from user_service.cache.dataloader import Coalescer
 
 
 class Source:

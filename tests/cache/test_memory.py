@@ -1,7 +1,7 @@
 import asyncio
 from uuid import UUID, uuid4
 
-from user_service.cache import MAX_MARKS, OVERHEAD_BYTES, Entry, Marks, MemoryCache
+from user_service.cache.base import MAX_MARKS, OVERHEAD_BYTES, Entry, Marks, MemoryCache
 
 BODY = b"x" * 100
 ENTRY_BYTES = OVERHEAD_BYTES + len(BODY)

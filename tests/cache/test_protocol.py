@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from user_service.cache import Cache, Entry
+from user_service.cache.base import Cache, Entry
 
 
 def entry(version: int, *, deleted: bool = False) -> Entry:

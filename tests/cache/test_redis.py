@@ -8,8 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from running import eventually, running, settings_of
-from user_service.cache import Entry
-from user_service.redis_cache import RedisCache
+from user_service.cache.base import Entry
+from user_service.cache.redis import RedisCache
 
 OpenCache = Callable[..., Awaitable[RedisCache]]
 MARKED = "Zqxjmarked"

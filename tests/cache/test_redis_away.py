@@ -10,8 +10,8 @@ import pytest
 
 from running import Client, eventually, running, settings_of
 from servers import RedisServer
-from user_service.cache import Entry
-from user_service.redis_cache import MAX_OWED, RedisCache
+from user_service.cache.base import Entry
+from user_service.cache.redis import MAX_OWED, RedisCache
 
 # A guard against hangs only: a read without its Redis takes a few budgets of 50 ms.
 GUARD_SECONDS = 20

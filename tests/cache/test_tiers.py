@@ -10,10 +10,10 @@ from redis.asyncio import Redis
 
 from running import eventually
 from servers import RedisServer
-from user_service.cache import SHARED_SECONDS, Entry, MemoryCache
-from user_service.database_clock import DatabaseClock
-from user_service.redis_cache import RedisCache, connect
-from user_service.tiered_cache import TieredCache
+from user_service.cache.base import SHARED_SECONDS, Entry, MemoryCache
+from user_service.cache.redis import RedisCache, connect
+from user_service.cache.tiered import TieredCache
+from user_service.postgres.clock import DatabaseClock
 
 OpenTieredCache = Callable[..., Awaitable[TieredCache]]
 OpenRedisCache = Callable[..., Awaitable[RedisCache]]

@@ -18,7 +18,7 @@ from doors.doors import FunctionProcess, environ_of, function_process
 from running import API_KEY, PATIENCE_SECONDS, USERS
 from servers import PostgresServer
 from sinks import Sink
-from user_service.migrations import upgrade
+from user_service.postgres.migrations import upgrade
 
 KEY = {"x-api-key": API_KEY}
 

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 from live_server import read_until_closed
-from user_service.entrypoints.protocol import bounded
+from user_service.server.protocol import bounded
 from user_service.settings import Settings
 
 Send = Any

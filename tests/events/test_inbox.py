@@ -264,9 +264,9 @@ async def test_deliveries_at_the_same_time_have_one_effect(client: Client) -> No
 
 
 async def test_an_event_that_is_being_processed_elsewhere_is_answered_409(client: Client, database_url: str) -> None:
-    from user_service.events.decode import Incoming
+    from user_service.encryption.blind_index import BlindIndex
+    from user_service.events.codec import Incoming
     from user_service.events.inbox import InboxEntry
-    from user_service.users.blind_index import BlindIndex
 
     event = event_of(data=batch_of("ada@example.org"))
     keys = client.resources.keys

@@ -16,14 +16,14 @@ from sqlalchemy import text
 from running import USERS, eventually, running, settings_of
 from servers import PostgresServer
 from sinks import Received, Sink
-from user_service.database import ReadPool
 from user_service.events.outbox import READ, Outbox
 from user_service.events.relay import REFUSALS, Relay
 from user_service.events.sink import open_sink
-from user_service.metrics import Metrics
-from user_service.migrations import upgrade
+from user_service.observability.metrics import Metrics
+from user_service.postgres.migrations import upgrade
+from user_service.postgres.pool import ReadPool
 from user_service.settings import Settings
-from user_service.users.changes import Origin
+from user_service.users.change_log import Origin
 from user_service.users.schemas import UserUpdate
 
 pytestmark = pytest.mark.anyio

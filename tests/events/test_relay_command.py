@@ -61,7 +61,7 @@ def test_relay_without_a_sink_or_a_database_says_what_to_do(database_url: str, t
 
 def test_relay_watches_until_it_is_stopped(database_url: str, tmp_path: Path, sink: Sink) -> None:
     watching = subprocess.Popen(
-        [sys.executable, "-m", "user_service.entrypoints.cli", "relay", "--watch"],
+        [sys.executable, "-m", "user_service.cli.main", "relay", "--watch"],
         env=command_environ(tmp_path, {"DATABASE_URL": database_url, "K_SINK": sink.url}),
         stdin=subprocess.DEVNULL,
     )

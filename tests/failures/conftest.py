@@ -4,7 +4,7 @@ from itertools import count
 import pytest
 
 from servers import PostgresServer, postgres_server
-from user_service.migrations import upgrade
+from user_service.postgres.migrations import upgrade
 
 numbers = count()
 

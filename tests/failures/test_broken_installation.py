@@ -38,7 +38,7 @@ async def test_a_front_door_without_a_process_of_its_own_is_not_ready(
 import asyncio
 from pathlib import Path
 from user_service.app import Application
-from user_service.resources import Resources
+from user_service.bootstrap import Resources
 from user_service.settings import Settings
 async def look():
     settings = Settings(

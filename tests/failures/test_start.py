@@ -17,9 +17,9 @@ from running import (
 )
 from servers import PostgresServer
 from user_service.app import Application
+from user_service.bootstrap import Resources
 from user_service.errors import ConfigurationError
-from user_service.migrations import downgrade, upgrade
-from user_service.resources import Resources
+from user_service.postgres.migrations import downgrade, upgrade
 
 LIVE, READY = "/api/health/live", "/api/health/ready"
 K1, K2 = ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY

@@ -14,11 +14,10 @@ import httpx
 import pytest
 
 from running import eventually
-from user_service.database import LOCK_TIMEOUT_SECONDS
 from user_service.errors import NotFound
-from user_service.users import import_chunks
-from user_service.users.import_chunks import PATIENCE_SECONDS, SMOOTH, Chunk, Course, ImportMoved
-from user_service.users.imports import CHUNK
+from user_service.postgres.pool import LOCK_TIMEOUT_SECONDS
+from user_service.users.imports.chunks import PATIENCE_SECONDS, SMOOTH, Chunk, Course, ImportMoved
+from user_service.users.imports.runner import CHUNK
 
 pytestmark = pytest.mark.anyio
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -119,7 +118,7 @@ async def test_a_deadlock_by_way_of_somebody_else_ends(
 ) -> None:
     """The first chunk waits for a stranger, the second for the first, and the stranger for the second."""
     assert PATIENCE_SECONDS < 2 < LOCK_TIMEOUT_SECONDS
-    monkeypatch.setattr(import_chunks, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(chunks, "PATIENCE_SECONDS", 2.0)
     await imported(client, people(-1, 1))
     transaction = stranger.transaction()
     await transaction.start()
@@ -138,7 +137,7 @@ async def test_nothing_of_a_chunk_that_went_ahead_stays_when_the_one_before_fail
     watcher: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(import_chunks, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(chunks, "PATIENCE_SECONDS", 60.0)
     await imported(client, people(-1, 1))
     content = "".join(json.dumps(user) + "\n" for user in people(0, 3 * CHUNK)).encode()
     headers = {**NDJSON, "Idempotency-Key": "cut"}

@@ -11,7 +11,7 @@ import pytest
 
 from app_fixtures import API_KEY, client_of, settings_for
 from user_service.app import Application
-from user_service.resources import Resources
+from user_service.bootstrap import Resources
 
 pytestmark = pytest.mark.anyio
 NDJSON = {"Content-Type": "application/x-ndjson"}

@@ -6,10 +6,10 @@ import pytest
 
 from running import ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, USERS, running, settings_of
 from tokens_kept import key_ids
-from user_service.users.changes import Origin
-from user_service.users.cipher import parse_keys
-from user_service.users.key_check import check_keys
-from user_service.users.newcomers import Newcomers
+from user_service.encryption.cipher import parse_keys
+from user_service.encryption.key_registry import check_keys
+from user_service.users.change_log import Origin
+from user_service.users.prepared_users import Newcomers
 from user_service.users.schemas import UserCreate
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from user_service.errors import ValidationFailed
-from user_service.users.record_streams import MAX_RECORD_BYTES, BadRecord, CsvReader, NdjsonReader, Record, reader_of
+from user_service.users.imports.parsers import MAX_RECORD_BYTES, BadRecord, CsvReader, NdjsonReader, Record, reader_of
 
 
 def read(file_format: str, content: bytes, size: int = 7) -> list[Record]:

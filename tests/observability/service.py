@@ -65,7 +65,7 @@ def serving(folder: Path, database_url: str, **environ: str) -> Iterator[Service
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "user_service.entrypoints.cli", "serve"],
+            [sys.executable, "-m", "user_service.cli.main", "serve"],
             env={**kept, **own, **environ},
             stdin=subprocess.DEVNULL,
             stdout=output,

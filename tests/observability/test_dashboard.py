@@ -22,7 +22,7 @@ VALUES = {"$namespace": "microservices", "$job": "(.+/)?user-service", "$__rate_
 @pytest.fixture(scope="module")
 def watching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A Prometheus that has watched a load, and then a service without its Redis and its PostgreSQL."""
-    from user_service.migrations import upgrade
+    from user_service.postgres.migrations import upgrade
 
     folder = tmp_path_factory.mktemp("dashboard")
     with postgres_server(folder) as postgres, redis_server(folder) as redis, taking_events() as sink:

@@ -29,7 +29,7 @@ def run_suite(folder: Path, statements: Iterable[str], *options: str) -> subproc
         f"def test_{number}(tmp_path):\n    user = {{'family_name': 'Mirzakhani'}}\n    {statement}\n"
         for number, statement in enumerate(statements)
     ]
-    head = "import sys\nfrom user_service.logs import log\n\n"
+    head = "import sys\nfrom user_service.observability.logging import log\n\n"
     (folder / "test_all.py").write_text(head + "\n".join(tests))
     guard = Path(__file__).parents[1] / "log_guard.py"
     (folder / "log_guard.py").write_text(guard.read_text())

@@ -12,7 +12,7 @@ import pytest
 
 from observability.service import USERS, Service, make_user, serving
 from servers import PostgresServer
-from user_service.access_log import AccessLog
+from user_service.observability.access_log import AccessLog
 
 LINE = {
     "method": "GET",

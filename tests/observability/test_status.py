@@ -123,7 +123,7 @@ def test_the_page_itself_is_open_and_lets_in_nothing_else(client: httpx.Client) 
 
 
 def test_the_status_lives_without_its_database(own_postgres: PostgresServer, tmp_path: Path) -> None:
-    from user_service.migrations import upgrade
+    from user_service.postgres.migrations import upgrade
 
     url = own_postgres.create_database("status")
     upgrade(url)

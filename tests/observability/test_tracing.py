@@ -179,7 +179,7 @@ def imported_by(statement: str) -> list[str]:
     """What of OpenTelemetry is loaded after a statement, with a collector named and tracing disabled."""
     code = (
         f"import sys; {statement}\n"
-        "from user_service.settings import Settings; from user_service.tracing import open_tracing\n"
+        "from user_service.settings import Settings; from user_service.observability.tracing import open_tracing\n"
         "settings = {'OTEL_SDK_DISABLED': 'true', 'OTEL_EXPORTER_OTLP_ENDPOINT': 'http://localhost:4318'}\n"
         "assert open_tracing(Settings.load(settings)) is None\n"
         "assert open_tracing(Settings.load({})) is None\n"
@@ -203,7 +203,7 @@ def test_tracing_without_its_extra_is_refused_with_the_remedy() -> None:
     code = (
         "import sys; sys.modules['opentelemetry.sdk'] = None\n"
         "from user_service.errors import ConfigurationError\n"
-        "from user_service.settings import Settings; from user_service.tracing import open_tracing\n"
+        "from user_service.settings import Settings; from user_service.observability.tracing import open_tracing\n"
         "try: open_tracing(Settings.load({'OTEL_EXPORTER_OTLP_ENDPOINT': 'http://localhost:4318'}))\n"
         "except ConfigurationError as error: print(error)"
     )

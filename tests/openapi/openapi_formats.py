@@ -6,7 +6,7 @@ from uuid import uuid4
 import schemathesis
 from hypothesis import strategies as st
 
-from user_service.users.timezones import zones
+from user_service.values.timezones import zones
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 

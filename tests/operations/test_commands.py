@@ -9,9 +9,9 @@ import pytest
 
 from running import API_KEY, ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, command
 from servers import PostgresServer, RedisServer
-from user_service.entrypoints.cli import main
-from user_service.migrations import downgrade, head
-from user_service.users.cipher import parse_keys
+from user_service.cli.main import main
+from user_service.encryption.cipher import parse_keys
+from user_service.postgres.migrations import downgrade, head
 
 Run = Callable[..., tuple[int, str]]
 

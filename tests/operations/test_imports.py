@@ -24,7 +24,7 @@ WEB_FRAMEWORKS = {"fastapi", "starlette", "cloudevents", "redis", "uvicorn", "ma
 
 
 @pytest.mark.parametrize(
-    "modules", ["user_service.app, user_service.resources, user_service.web.lane", "user_service.entrypoints.cli"]
+    "modules", ["user_service.app, user_service.bootstrap, user_service.web.fast_path", "user_service.cli.main"]
 )
 def test_a_start_leaves_out_what_a_first_read_does_not_need(modules: str) -> None:
     program = f"import sys, {modules}; print(*(name for name in {sorted(HEAVY)} if name in sys.modules))"
@@ -39,7 +39,7 @@ def test_a_serving_process_answers_a_read_without_them(database_url: str) -> Non
 import asyncio, sys
 from pathlib import Path
 from user_service.app import Application
-from user_service.resources import Resources
+from user_service.bootstrap import Resources
 from user_service.settings import Settings
 from user_service.errors import UserNotFound
 from uuid import UUID
@@ -97,7 +97,7 @@ def test_the_users_know_no_web_framework_and_no_redis() -> None:
         f"{path.name} imports {name}"
         for path in modules_of("users")
         for name in imports_of(path)
-        if name.split(".")[0] in WEB_FRAMEWORKS or name == "user_service.redis_cache"
+        if name.split(".")[0] in WEB_FRAMEWORKS or name == "user_service.cache.redis"
     ]
 
     assert wrong == []

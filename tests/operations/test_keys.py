@@ -7,9 +7,9 @@ import asyncpg
 import pytest
 
 from running import API_KEY, USERS, running, settings_of
+from user_service.bootstrap import Resources
 from user_service.errors import Unauthenticated
-from user_service.resources import Resources
-from user_service.web.auth import Authenticator, principal_of_key
+from user_service.security.authentication import Authenticator, principal_of_key
 
 OLD, NEW = "the-key-that-goes-4c1d", "the-key-that-comes-9e2b"
 

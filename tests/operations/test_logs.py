@@ -12,10 +12,10 @@ import pytest
 
 from running import API_KEY, ENCRYPTION_KEY, USERS, serving, settings_of
 from servers import PostgresServer
-from user_service.access_log import AccessLog
-from user_service.entrypoints.serving import greet
-from user_service.logs import JsonFormatter, TextFormatter
-from user_service.resources import Resources
+from user_service.bootstrap import Resources
+from user_service.observability.access_log import AccessLog
+from user_service.observability.logging import JsonFormatter, TextFormatter
+from user_service.server.run import greet
 
 PRODUCTION = {"APP_ENV": "production"}
 # Every personal value that is sent holds one of these, and so do the keys.

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from running import command
-from user_service.migrations import alembic_config, current, downgrade, head, upgrade
-from user_service.users.tables import metadata
+from user_service.postgres.migrations import alembic_config, current, downgrade, head, upgrade
+from user_service.postgres.tables import metadata
 
 # What a comparison of tables does not see: constraints, partial indexes, defaults, statistics.
 DEFINITIONS = """

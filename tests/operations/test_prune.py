@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from running import USERS, Client, command, running, settings_of
-from user_service.users import retention
+from user_service.postgres import retention
 
 TABLES = ("user_changes", "inbox", "idempotency_keys", "imports", "import_failures")
 AGE = {

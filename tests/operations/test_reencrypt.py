@@ -22,9 +22,9 @@ from running import (
     settings_of,
 )
 from tokens_kept import binary_columns, key_ids, meta
+from user_service.encryption.keyring import load_keys
 from user_service.errors import ConfigurationError
-from user_service.users.keys import load_keys
-from user_service.users.sealed import TABLES
+from user_service.users.encrypted_columns import TABLES
 
 K1, K2 = ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY
 # Replicas are not what these tests are about: what was retired a moment ago is retired.
@@ -164,7 +164,7 @@ async def test_a_run_that_was_killed_is_gone_on_with(database_url: str, tmp_path
     environ = {"DATABASE_URL": database_url, "ENCRYPTION_KEY": f"{K2},{K1}", **QUICK}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "user_service.entrypoints.cli", "reencrypt", "--batch-size", "3"),
+        *("-m", "user_service.cli.main", "reencrypt", "--batch-size", "3"),
         env=command_environ(tmp_path, environ),
     )
 

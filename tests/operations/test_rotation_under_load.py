@@ -135,7 +135,7 @@ async def seed(replica: Replica) -> list[str]:
 async def reencrypt_and_be_killed(folder: Path, environ: dict[str, str]) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "user_service.entrypoints.cli", "reencrypt", "--batch-size", "5"),
+        *("-m", "user_service.cli.main", "reencrypt", "--batch-size", "5"),
         env=command_environ(folder, environ),
     )
     with suppress(TimeoutError):

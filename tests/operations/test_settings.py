@@ -7,9 +7,9 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
+from user_service.encryption.keyring import load_keys
 from user_service.errors import ConfigurationError
 from user_service.settings import Settings
-from user_service.users.keys import load_keys
 
 ODD = "p@ss:w/rd?#[%41]& +ü"
 STRONG = "f3b1c0a9d8e7462f9b1d"

@@ -11,8 +11,8 @@ import pytest
 
 from answers import USERS, expect_problem, make_user, url_of
 from leftovers import PERSON, words_in
-from user_service.users.cipher import Cipher
-from user_service.users.kept import ANSWERS
+from user_service.encryption.cipher import Cipher
+from user_service.idempotency.stored_responses import ANSWERS
 
 
 async def erase(client: httpx.AsyncClient, user: dict[str, Any], **headers: str) -> httpx.Response:

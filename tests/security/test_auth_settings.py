@@ -2,10 +2,10 @@
 
 import pytest
 
+from user_service.encryption.keyring import load_api_keys
 from user_service.errors import ConfigurationError
+from user_service.security.tokens import broker_trusts
 from user_service.settings import Settings
-from user_service.users.keys import load_api_keys
-from user_service.web.tokens import broker_trusts
 
 PRODUCTION = {
     "APP_ENV": "production",

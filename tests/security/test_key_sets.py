@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from issuer import AUDIENCE, Issuer, issuer, jwk_of
 from live_server import live, settings_for
 from user_service.errors import IssuerUnavailable
-from user_service.web.downloads import MAX_BYTES, download
-from user_service.web.key_sets import KeySet, parse_keys
+from user_service.security.downloads import MAX_BYTES, download
+from user_service.security.jwks import KeySet, parse_keys
 
 USERS = "/api/v1/users"
 

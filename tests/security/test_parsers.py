@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from issuer import AUDIENCE, Issuer, jwk_of
 from user_service.errors import BadRequest, InvalidCursor, InvalidHeader, Unauthenticated, ValidationFailed
-from user_service.users.emails import normalise_email
-from user_service.users.ids import new_id, parse_id, time_of
-from user_service.users.pages import Cursor, CursorCodec
+from user_service.observability.trace_context import request_id_of, traceparent_of
+from user_service.security.authentication import credential_of
+from user_service.security.jwks import parse_keys
+from user_service.security.jwt_verifier import TokenRules, believe, read_unverified
+from user_service.security.tokens import Trust
+from user_service.users.cursors import Cursor, CursorCodec
 from user_service.users.service import id_of
-from user_service.web.auth import credential_of
+from user_service.values.emails import normalise_email
+from user_service.values.ids import new_id, parse_id, time_of
 from user_service.web.dependencies import version_of
-from user_service.web.key_sets import parse_keys
-from user_service.web.lane import asks_for_deleted, matches
-from user_service.web.token_rules import TokenRules, believe, read_unverified
-from user_service.web.tokens import Trust
-from user_service.web.trace import request_id_of, traceparent_of
+from user_service.web.fast_path import asks_for_deleted, matches
 
 TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")

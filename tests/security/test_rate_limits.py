@@ -16,11 +16,11 @@ from issuer import AUDIENCE, Issuer
 from live_server import API_KEY, LiveServer, live, settings_for
 from servers import RedisServer
 from user_service.errors import RateLimited
-from user_service.metrics import Metrics
+from user_service.observability.metrics import Metrics
+from user_service.security.authentication import SCOPES, Principal
+from user_service.security.rate_limits import Allowance, Limiter
+from user_service.security.rate_windows import LocalStorage, RateWindows
 from user_service.settings import Settings
-from user_service.web.auth import SCOPES, Principal
-from user_service.web.limits import Allowance, Limiter
-from user_service.web.rate_windows import LocalStorage, RateWindows
 
 USERS = "/api/v1/users"
 SOMEBODY = Principal("jwt", "jwt:0123456789abcdef", frozenset())
@@ -259,7 +259,7 @@ def test_many_subjects_do_not_make_counting_slower_for_each() -> None:
 
 def test_nothing_of_tokens_and_limits_is_imported_before_it_is_needed() -> None:
     code = (
-        "import sys, user_service.app, user_service.resources;"
+        "import sys, user_service.app, user_service.bootstrap;"
         "print(sorted({'jwt', 'limits', 'urllib.request', 'fastapi', 'sqlalchemy', 'pydantic'} & set(sys.modules)))"
     )
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from user_service.encryption.cipher import Cipher, DecryptionError, parse_keys
 from user_service.errors import ConfigurationError
-from user_service.users.cipher import Cipher, DecryptionError, parse_keys
 
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
 USER, OTHER = b"u" * 16, b"v" * 16

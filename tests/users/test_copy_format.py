@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from running import running, settings_of
-from user_service.users.changes import Origin
+from user_service.users.change_log import Origin
 from user_service.users.repository import COPIED_FROM
 from user_service.users.schemas import UserCreate
 

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from user_service.errors import InvalidCursor
-from user_service.users.pages import Cursor, CursorCodec
+from user_service.users.cursors import Cursor, CursorCodec
 
 KEY = bytes(range(32))
 CURSOR = st.builds(Cursor, st.datetimes(timezones=st.just(UTC)), st.uuids())

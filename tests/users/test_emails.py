@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from user_service.users.blind_index import BlindIndex
-from user_service.users.emails import MAX_LENGTH, email_key, normalise_email
+from user_service.encryption.blind_index import BlindIndex
+from user_service.values.emails import MAX_LENGTH, email_key, normalise_email
 
 LABEL = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9-]{0,10}[A-Za-z0-9])?", fullmatch=True)
 WIDE_LABEL = st.text(st.characters(categories=["Ll", "Lo", "Mn"]), min_size=1, max_size=8)

@@ -6,7 +6,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from user_service.users.ids import first_id_after, first_id_at, new_id, parse_id, time_of
+from user_service.values.ids import first_id_after, first_id_at, new_id, parse_id, time_of
 
 MOMENT = st.datetimes(datetime(1971, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds the zone
 ANY_MOMENT = st.datetimes(timezones=st.just(UTC))

@@ -15,12 +15,12 @@ from benchmarks.people import names
 from benchmarks.ten_million import sql_of
 
 from servers import PostgresServer
-from user_service.database import PLANNER
-from user_service.users.blind_index import BlindIndex
-from user_service.users.cipher import Cipher
-from user_service.users.ids import time_at
-from user_service.users.pages import Cursor
+from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.cipher import Cipher
+from user_service.postgres.pool import PLANNER
+from user_service.users.cursors import Cursor
 from user_service.users.search import Query, UserSearch
+from user_service.values.ids import time_at
 
 USERS = 20_000
 MIDDLE = time_at(FIRST_MILLISECOND + USERS // 2)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from user_service.users.blind_index import BlindIndex, scalar_text
-from user_service.users.words import split_words
+from user_service.encryption.blind_index import BlindIndex, scalar_text
+from user_service.values.name_words import split_words
 
 TEXT = st.text(max_size=40)
 index = BlindIndex(bytes(range(32)))

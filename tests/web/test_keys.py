@@ -5,7 +5,7 @@ import pytest
 
 from answers import USERS, expect_problem, make_user, url_of
 from app_fixtures import API_KEY, OTHER_KEY
-from user_service.web.auth import SCOPES
+from user_service.security.authentication import SCOPES
 
 GUARDED = [
     ("GET", USERS),

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from user_service.app import Application, Receive, Scope, Send, create_app
 from user_service.errors import ConfigurationError, Unavailable
-from user_service.logs import log, set_up_logs
+from user_service.observability.logging import log, set_up_logs
 from user_service.settings import Settings
-from user_service.web.answers import problem_of
+from user_service.web.responses import problem_of
 
 
 class Function:

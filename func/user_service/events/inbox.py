@@ -12,19 +12,19 @@ from cloudevents.core.v1.event import CloudEvent
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.cipher import Cipher
 from user_service.errors import EventIdReused, EventInProgress, InvalidEvent, ServiceError, ValidationFailed
-from user_service.events.decode import Incoming
+from user_service.events.codec import Incoming
 from user_service.events.types import BATCH_RESULT, BATCH_VERBS, PING, SOURCE
-from user_service.metrics import Metrics
-from user_service.users.batch import Batches, parse_batch
-from user_service.users.batch_answer import BatchAnswer
-from user_service.users.batch_bodies import FindBatch
-from user_service.users.blind_index import BlindIndex
-from user_service.users.changes import Origin
-from user_service.users.cipher import Cipher
-from user_service.users.idempotency import KeptAnswer, find_first, is_same
-from user_service.users.kept import REPLIES, Links, event_name, found_in, mentions_of_find
-from user_service.users.retention import OLD_REPLIES, removal
+from user_service.idempotency.requests import KeptAnswer, find_first, is_same
+from user_service.idempotency.stored_responses import REPLIES, Links, event_name, found_in, mentions_of_find
+from user_service.observability.metrics import Metrics
+from user_service.postgres.retention import OLD_REPLIES, removal
+from user_service.users.batch.bodies import FindBatch
+from user_service.users.batch.results import BatchAnswer
+from user_service.users.batch.runner import Batches, parse_batch
+from user_service.users.change_log import Origin
 from user_service.users.schemas import Body
 
 REPLY_IDS: Final = UUID("6f0d5d0c-3a51-5f0e-9d1c-5b8f0a9a7c11")

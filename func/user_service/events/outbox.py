@@ -12,9 +12,9 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from user_service.database import ReadPool
 from user_service.errors import DatabaseUnavailable
 from user_service.events.types import PendingChange, Place
+from user_service.postgres.pool import ReadPool
 
 LEASE_SECONDS: Final = 30.0
 COUNTED_PER_LANE: Final = 1000

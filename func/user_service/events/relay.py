@@ -17,9 +17,9 @@ from user_service.errors import DatabaseUnavailable
 from user_service.events.outbox import Lease, Outbox
 from user_service.events.sink import POST_SECONDS, POSTS_AT_ONCE, Outcome, Sink
 from user_service.events.types import PendingChange
-from user_service.logs import log
-from user_service.metrics import Metrics
-from user_service.users.retention import EVENTS
+from user_service.observability.logging import log
+from user_service.observability.metrics import Metrics
+from user_service.postgres.retention import EVENTS
 
 BATCH: Final = 100
 LANES_AT_ONCE: Final = 4

@@ -12,8 +12,8 @@ from cloudevents.core.v1.event import CloudEvent
 
 from user_service.errors import ConfigurationError
 from user_service.events.types import PendingChange
+from user_service.observability.tracing import Tracing
 from user_service.settings import Settings
-from user_service.tracing import Tracing
 
 POST_SECONDS: Final = 10.0
 POSTS_AT_ONCE: Final = 16

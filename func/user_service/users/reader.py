@@ -11,14 +11,14 @@ from time import monotonic
 from typing import Any, Final
 from uuid import UUID
 
-from user_service.cache import Cache, Entry
-from user_service.coalesce import Coalescer
-from user_service.database import ReadPool
-from user_service.database_clock import DatabaseClock
+from user_service.cache.base import Cache, Entry
+from user_service.cache.dataloader import Coalescer
+from user_service.encryption.cipher import Cipher, DecryptionError
 from user_service.errors import DatabaseUnavailable
-from user_service.metrics import Metrics
-from user_service.users.cipher import Cipher, DecryptionError
-from user_service.users.records import SELECTED, user_of_row
+from user_service.observability.metrics import Metrics
+from user_service.postgres.clock import DatabaseClock
+from user_service.postgres.pool import ReadPool
+from user_service.users.model import SELECTED, user_of_row
 
 SELECT_BY_IDS: Final = (
     f"SELECT {SELECTED}, extract(epoch FROM statement_timestamp())::float8 FROM users WHERE id = ANY($1::uuid[])"  # noqa: S608

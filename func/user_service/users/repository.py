@@ -10,15 +10,15 @@ from sqlalchemy import TextClause, delete, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.cipher import Cipher
 from user_service.errors import EmailTaken, ExternalIdTaken, ServiceError
-from user_service.users.blind_index import BlindIndex
-from user_service.users.changes import Change, Origin
-from user_service.users.cipher import Cipher
-from user_service.users.columns import AS_JSON, BORN_WITH, NEW, WRITTEN, columns_of
-from user_service.users.copy_format import CHANGE_COLUMNS, TERM_COLUMNS, USER_COLUMNS, copied_changes
-from user_service.users.new_rows import NewRows
-from user_service.users.records import SELECTED, User, seal_personal, user_of_row
-from user_service.users.tables import OUTBOX_LANES, users
+from user_service.postgres.tables import OUTBOX_LANES, users
+from user_service.users.binary_copy import CHANGE_COLUMNS, TERM_COLUMNS, USER_COLUMNS, copied_changes
+from user_service.users.bulk_insert import NewRows
+from user_service.users.change_log import Change, Origin
+from user_service.users.column_arrays import AS_JSON, BORN_WITH, NEW, WRITTEN, columns_of
+from user_service.users.model import SELECTED, User, seal_personal, user_of_row
 
 UNIQUE_VIOLATION: Final = "23505"
 UPDATE_ATTEMPTS: Final = 3

@@ -10,9 +10,9 @@ import orjson
 from pydantic_core import PydanticCustomError
 
 from user_service.errors import FieldError, InvalidTransition, ValidationFailed
-from user_service.users.ids import new_id, time_of
-from user_service.users.records import DELETED, User
+from user_service.users.model import DELETED, User
 from user_service.users.schemas import UserCreate, UserUpdate, check_metadata, check_preferences
+from user_service.values.ids import new_id, time_of
 
 Rule = Callable[[User, datetime], User]
 

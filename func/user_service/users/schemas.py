@@ -20,9 +20,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from user_service.users.emails import normalise_email
-from user_service.users.ids import parse_id
-from user_service.users.timezones import zones
+from user_service.values.emails import normalise_email
+from user_service.values.ids import parse_id
+from user_service.values.timezones import zones
 
 MAX_OBJECT_BYTES = 16 * 1024
 MAX_OBJECT_DEPTH = 32

@@ -12,13 +12,13 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, Text, and_, cast, false, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from user_service.users.blind_index import BlindIndex
-from user_service.users.cipher import Cipher
-from user_service.users.ids import first_id_after, first_id_at
-from user_service.users.pages import Cursor
-from user_service.users.records import DELETED, USER_COLUMNS, User, user_of_row
-from user_service.users.tables import user_terms, users
-from user_service.users.words import split_words
+from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.cipher import Cipher
+from user_service.postgres.tables import user_terms, users
+from user_service.users.cursors import Cursor
+from user_service.users.model import DELETED, USER_COLUMNS, User, user_of_row
+from user_service.values.ids import first_id_after, first_id_at
+from user_service.values.name_words import split_words
 
 EXPORT_ROWS: Final = 1000
 COLUMNS: Final = tuple(cast(users.c.metadata, Text) if name == "metadata" else users.c[name] for name in USER_COLUMNS)

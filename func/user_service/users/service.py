@@ -24,15 +24,15 @@ from user_service.errors import (
     VersionMismatch,
 )
 from user_service.users import rules
-from user_service.users.changes import Change, Origin
-from user_service.users.ids import parse_id
-from user_service.users.newcomers import Newcomers
-from user_service.users.records import User
+from user_service.users.change_log import Change, Origin
+from user_service.users.duplicates import find_twins
+from user_service.users.model import User
+from user_service.users.prepared_users import Newcomers
+from user_service.users.privacy.subject_data import Traces
 from user_service.users.repository import UserRepository, claims_key
 from user_service.users.rules import Rule
 from user_service.users.schemas import OwnUpdate, UserCreate, UserUpdate, UserUpsert
-from user_service.users.traces import Traces
-from user_service.users.twins import find_twins
+from user_service.values.ids import parse_id
 
 UPSERT_ATTEMPTS = 5
 # Conditions that name no version: that the user is there at all, and one that no user can meet.

@@ -5,16 +5,16 @@ from typing import Final
 from fastapi import FastAPI
 
 from user_service import __version__
+from user_service.bootstrap import Resources
 from user_service.events.inbox import Inbox
-from user_service.resources import Resources
-from user_service.users.batch import Batches
-from user_service.users.imports import Imports
-from user_service.users.storage import Storage
-from user_service.web import batches, events, imports, operations, privacy, status, users
-from user_service.web.lane import Lane
+from user_service.users.batch.runner import Batches
+from user_service.users.imports.runner import Imports
+from user_service.users.unit_of_work import Storage
+from user_service.web.bulkhead import Room
+from user_service.web.fast_path import Lane
 from user_service.web.openapi import add_openapi
 from user_service.web.problems import add_problem_handlers
-from user_service.web.room import Room
+from user_service.web.routes import batches, events, imports, privacy, probes, status, users
 
 API_ROUTERS: Final = (
     users.router,
@@ -22,10 +22,10 @@ API_ROUTERS: Final = (
     batches.find_router,
     imports.router,
     privacy.router,
-    operations.router,
+    probes.router,
     status.router,
 )
-OPEN_ROUTERS: Final = (operations.open_router, status.page_router)
+OPEN_ROUTERS: Final = (probes.open_router, status.page_router)
 # One is checked and sealed while PostgreSQL writes two. More take ten megabytes each and are done no sooner.
 LARGE_BODIES_AT_ONCE: Final = 3
 # A hundred batches can be done before; who still waits by then would keep the places of smaller requests.

@@ -8,18 +8,18 @@ from uuid import UUID
 from fastapi import Depends, Header, Query, Request
 from pydantic import BeforeValidator
 
+from user_service.bootstrap import Resources
 from user_service.errors import Forbidden, InvalidHeader, Unauthenticated
-from user_service.resources import Resources
-from user_service.users.idempotency import IdempotentRequest
-from user_service.users.records import User
+from user_service.idempotency.requests import IdempotentRequest
+from user_service.security.authentication import Principal
+from user_service.users.model import User
 from user_service.users.schemas import check_id
 from user_service.users.search import UserSearch
 from user_service.users.service import ANY_VERSION, NO_VERSION, UserService
-from user_service.users.storage import Storage
-from user_service.web.auth import Principal
+from user_service.users.unit_of_work import Storage
 from user_service.web.idempotency import Effect
-from user_service.web.parameters import Flag
 from user_service.web.problems import exchange_of
+from user_service.web.query_types import Flag
 
 VERSION_TAG: Final = re.compile(r'"([1-9][0-9]{0,8})"', re.ASCII)
 ENTITY_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')

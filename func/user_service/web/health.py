@@ -9,10 +9,10 @@ import asyncio
 from time import monotonic
 from typing import Final
 
+from user_service.bootstrap import Resources
 from user_service.errors import ServiceError
-from user_service.logs import log
-from user_service.resources import Resources
-from user_service.web.answers import Answer, json_answer
+from user_service.observability.logging import log
+from user_service.web.responses import Answer, json_answer
 
 LOOK_SECONDS: Final = 1.0
 LOOK_TIMEOUT_SECONDS: Final = 1.0

@@ -11,8 +11,8 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from user_service.errors import ServiceError
-from user_service.users.idempotency import KeptAnswer, Once
-from user_service.users.kept import Links
+from user_service.idempotency.requests import KeptAnswer, Once
+from user_service.idempotency.stored_responses import Links
 from user_service.users.service import UserService
 from user_service.web.problems import problem_response
 

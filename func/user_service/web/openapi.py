@@ -5,7 +5,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from user_service.web.answers import PROBLEM_TYPE
+from user_service.web.responses import PROBLEM_TYPE
 
 PROBLEM: Final[dict[str, Any]] = {
     "title": "Problem",

@@ -10,9 +10,9 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
 from user_service.errors import MalformedJson, ServiceError, ValidationFailed
-from user_service.users.faults import field_error
-from user_service.web.answers import Answer, problem_of
-from user_service.web.exchange import Exchange
+from user_service.users.validation_errors import field_error
+from user_service.web.request_context import Exchange
+from user_service.web.responses import Answer, problem_of
 
 # More help nobody, and would make an answer far larger than its request.
 MAX_FAULTS: Final = 100

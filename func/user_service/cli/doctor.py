@@ -1,0 +1,130 @@
+"""`user-service doctor`: looks at what the service needs, and says what to do about what is missing."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+
+import asyncpg
+
+from user_service.encryption.key_registry import compare_keys
+from user_service.encryption.keyring import load_keys, secret_path
+from user_service.errors import ConfigurationError, DatabaseUnavailable
+from user_service.observability.metrics import Metrics
+from user_service.postgres import migrations
+from user_service.postgres.embedded.wheel import EmbeddedPostgresError, installed_programs
+from user_service.postgres.pool import ReadPool
+from user_service.settings import Settings
+
+OLDEST_POSTGRES: Final = 150_000
+
+Finding = tuple[bool, str]
+
+
+def examine(environ: Mapping[str, str]) -> int:
+    """Prints a line a check; returns 1 when one has failed."""
+    try:
+        settings = Settings.load(environ)
+    except ConfigurationError as error:
+        report("settings", (False, str(error)))
+        return 1
+    report("settings", (True, f"APP_ENV={settings.app_env}, port {settings.port}"))
+    return 0 if asyncio.run(examine_parts(settings)) else 1
+
+
+async def examine_parts(settings: Settings) -> bool:
+    pool = ReadPool(settings, Metrics(), size=1)
+    checks: dict[str, Callable[[], Coroutine[Any, Any, Finding]]] = {
+        "database": lambda: check_database(pool),
+        "migrations": lambda: check_migrations(pool),
+        "keys": lambda: check_key_ring(settings, pool),
+        "redis": lambda: check_redis(settings),
+    }
+    if settings.database_url is None:
+        checks = {"database": lambda: check_embedded(settings), "redis": checks["redis"]}
+    findings = []
+    for name, check in checks.items():
+        try:
+            finding = await check()
+        except (DatabaseUnavailable, ConfigurationError) as error:
+            finding = False, str(error)
+        except asyncpg.PostgresError as error:
+            finding = False, f"PostgreSQL refused ({type(error).__name__}): check what the role of DATABASE_URL may do"
+        report(name, finding)
+        findings.append(finding[0])
+    await pool.close()
+    return all(findings)
+
+
+def report(name: str, finding: Finding) -> None:
+    fine, text = finding
+    sys.stdout.write(f"{'ok  ' if fine else 'FAIL'}  {name:11} {text}\n")
+
+
+async def check_embedded(settings: Settings) -> Finding:
+    try:
+        installed_programs(None)
+    except EmbeddedPostgresError as error:
+        return False, str(error)
+    return True, f"embedded, in {settings.data_dir.expanduser()}; `user-service serve` starts it"
+
+
+async def check_database(pool: ReadPool) -> Finding:
+    try:
+        rows = await pool.fetch("SELECT current_setting('server_version_num')::int, current_setting('server_version')")
+    except DatabaseUnavailable as error:
+        reason = type(error.__cause__).__name__
+        return (
+            False,
+            f"PostgreSQL does not answer ({reason}): check DATABASE_URL, the password and the network policy",
+        )
+    number, name = rows[0]
+    return (
+        (True, f"PostgreSQL {name}") if number >= OLDEST_POSTGRES else (False, f"PostgreSQL {name}: 15 is the oldest")
+    )
+
+
+async def check_migrations(pool: ReadPool) -> Finding:
+    head = migrations.head()
+    try:
+        present = await pool.fetch("SELECT to_regclass('alembic_version') IS NOT NULL")
+        revisions = await pool.fetch("SELECT version_num FROM alembic_version") if present[0][0] else []
+    except DatabaseUnavailable:
+        return False, "not looked at: the database does not answer"
+    revision = revisions[0][0] if revisions else ""
+    if revision == head:
+        return True, f"at {head}"
+    if revision > head:
+        return True, f"at {revision}, of a release after this one, whose newest is {head}"
+    return False, f"at {revision or 'none'}, the newest is {head}: run `user-service migrate`"
+
+
+async def check_key_ring(settings: Settings, pool: ReadPool) -> Finding:
+    if settings.encryption_key is None and not secret_path(settings, "encryption-key").exists():
+        return True, "none yet: the first start makes one; set ENCRYPTION_KEY where there is more than one replica"
+    try:
+        keys = load_keys(settings)
+        await compare_keys(pool, keys)
+    except DatabaseUnavailable as error:
+        return False, f"not compared with the database: {error.detail}"
+    return True, f"active key {keys.cipher.active_id}, {len(keys.fingerprints)} in the ring"
+
+
+async def check_redis(settings: Settings) -> Finding:
+    if settings.redis_url is None:
+        return True, "not set: each replica caches on its own; set REDIS_URL where there is more than one"
+    from redis.exceptions import RedisError
+
+    from user_service.cache.redis import connect
+
+    redis = connect(settings.redis_url)
+    try:
+        await redis.ping()
+    except (RedisError, OSError) as error:
+        return (
+            False,
+            f"Redis does not answer ({type(error).__name__}): check REDIS_URL; the service runs without it, slower",
+        )
+    finally:
+        await redis.aclose()
+    return True, "Redis answers"

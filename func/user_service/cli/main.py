@@ -1,0 +1,136 @@
+"""The command line: `user-service serve | migrate | import | export | relay | prune | reencrypt | doctor | keys`.
+
+Each command imports what it needs.
+"""
+
+import argparse
+import gc
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from user_service import __version__
+from user_service.cli.transfer import add_commands
+from user_service.errors import EXIT_CONFIGURATION, EXIT_FAILED, CommandFailed, ConfigurationError
+
+MAX_BATCH_SIZE: Final = 10_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status: 0 fine, 1 failed, 2 wrong usage or settings."""
+    options = build_parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIGURATION
+    except CommandFailed as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="user-service", description="The user directory of a microservice backend.")
+    parser.add_argument("--version", action="version", version=f"user-service {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add(commands, "serve", run_serve, "start the service; without DATABASE_URL on an embedded PostgreSQL")
+    migrate = add(commands, "migrate", run_migrate, "bring the database to the newest revision")
+    migrate.add_argument("--to", default="head", metavar="REVISION", help="a revision, or `base` (default: head)")
+    migrate.add_argument("--down", action="store_true", help="go back to REVISION instead of forward")
+    relay = add(commands, "relay", run_relay, "post the events that wait in the outbox to the sink")
+    relay.add_argument("--watch", action="store_true", help="go on until stopped, instead of once")
+    add(commands, "prune", run_prune, "remove what is past its time: old changes, replies, answers and imports")
+    add(
+        commands,
+        "doctor",
+        run_doctor,
+        "check settings, keys, database, migrations and Redis, and say what to do",
+    )
+    keys = add(commands, "keys", run_keys, "make an encryption key, or show the key of the blind index")
+    keys.add_argument("action", choices=["new", "blind-index"])
+    again = add(commands, "reencrypt", run_reencrypt, "seal again what is not under the first ENCRYPTION_KEY")
+    again.add_argument("--batch-size", type=int, default=1000, metavar="ROWS", help="rows at a time (default: 1000)")
+    again.add_argument("--dry-run", action="store_true", help="count the rows by key, and change nothing")
+    again.add_argument("--go-back", action="store_true", help="seal under a key again that was retired before")
+    add_commands(commands)
+    return parser
+
+
+def add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    command.set_defaults(run=run)
+    return command
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    # Until the API is loaded (app.py): a start makes no garbage worth looking for.
+    gc.disable()
+    from user_service.server.run import serve
+
+    return serve(os.environ)
+
+
+def run_migrate(options: argparse.Namespace) -> int:
+    from user_service.postgres import migrations
+    from user_service.server.run import database_of
+
+    if options.down and options.to == "head":
+        raise ConfigurationError("migrate --down needs --to REVISION; `--to base` takes everything away.")
+    with database_of(os.environ) as settings:
+        assert settings.database_url is not None
+        (migrations.downgrade if options.down else migrations.upgrade)(settings.database_url, options.to)
+        print(f"The database is at revision {migrations.current(settings.database_url) or 'base'}.")
+    return 0
+
+
+def run_relay(options: argparse.Namespace) -> int:
+    from user_service.cli.relay import relay
+    from user_service.server.run import database_of
+
+    with database_of(os.environ) as settings:
+        return relay(settings, watch=options.watch)
+
+
+def run_prune(options: argparse.Namespace) -> int:
+    from user_service.cli.prune import prune
+    from user_service.server.run import database_of
+
+    with database_of(os.environ) as settings:
+        return prune(settings)
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    from user_service.cli.doctor import examine
+
+    return examine(os.environ)
+
+
+def run_reencrypt(options: argparse.Namespace) -> int:
+    from user_service.cli.reencrypt import count, reencrypt
+
+    if not 1 <= options.batch_size <= MAX_BATCH_SIZE:
+        raise ConfigurationError(f"--batch-size: expected a whole number from 1 to {MAX_BATCH_SIZE}")
+    if options.dry_run:
+        return count(os.environ, batch_size=options.batch_size)
+    return reencrypt(os.environ, batch_size=options.batch_size, go_back=options.go_back)
+
+
+def run_keys(options: argparse.Namespace) -> int:
+    from user_service.cli.keys import blind_index_key
+    from user_service.encryption.keyring import new_encryption_key
+
+    print(new_encryption_key() if options.action == "new" else blind_index_key(os.environ))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""`user-service relay`: posts what waits in the outbox, once or for as long as it is left running."""
+
+import asyncio
+import signal
+import sys
+
+from user_service.bootstrap import Resources
+from user_service.errors import ConfigurationError, DatabaseUnavailable
+from user_service.observability.logging import set_up_logs
+from user_service.settings import Settings
+
+
+def relay(settings: Settings, *, watch: bool) -> int:
+    """1 when events are left because the sink or the database failed. Raises ConfigurationError."""
+    if settings.sink_url is None:
+        raise ConfigurationError("K_SINK, EVENT_SINK_URL: there is nowhere to send events to; set one of them")
+    set_up_logs(level=settings.log_level, log_format=settings.log_format)
+    return asyncio.run(run(Resources(settings), watch=watch))
+
+
+async def run(resources: Resources, *, watch: bool) -> int:
+    try:
+        return await (relay_until_stopped if watch else relay_once)(resources)
+    except DatabaseUnavailable as error:
+        sys.stderr.write(f"{error.detail} Look with `user-service doctor`.\n")
+        return 1
+    finally:
+        await resources.close()
+
+
+async def relay_once(resources: Resources) -> int:
+    """Tries every lane now, those too that are to be tried again later only."""
+    await resources.verify()
+    relay = await resources.open_relay()
+    assert relay is not None
+    fine = await relay.drain(patient=False)
+    pending, _ = await resources.outbox.backlog()
+    published = int(resources.metrics.events_published.values.get(("published",), 0))
+    sys.stdout.write(f"{published} events published, {pending} left in the outbox\n")
+    return 0 if fine else 1
+
+
+async def relay_until_stopped(resources: Resources) -> int:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await resources.open()
+    relay = await resources.open_relay()
+    assert relay is not None
+    relay.start()
+    await stopped.wait()
+    return 0

@@ -1,0 +1,140 @@
+"""An issuer's public keys (JWKS, RFC 7517), kept and read again in time.
+
+A known key is used at once, and the set is read again in the background when it is five minutes old. A key id that is
+not known makes the service look again, but not more often than every ten seconds, whoever asks. While the issuer is
+away its keys go on serving, for a day.
+"""
+
+import asyncio
+from http.client import HTTPException
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import jwt
+import orjson
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+from user_service.errors import IssuerUnavailable
+from user_service.observability.logging import log
+from user_service.security.downloads import download
+
+REFRESH_SECONDS: Final = 300.0
+PAUSE_SECONDS: Final = 10.0
+PAUSE_AFTER_FAILURE_SECONDS: Final = 2.0
+LONGEST_SECONDS: Final = 86_400.0
+MAX_KEYS: Final = 100
+MIN_RSA_BITS: Final = 2048
+# What a key may sign with; `none` and every HMAC are not there, so that a public key is never taken for a secret.
+ALGORITHMS: Final = {
+    ("RSA", None): frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}),
+    ("EC", "P-256"): frozenset({"ES256"}),
+    ("EC", "P-384"): frozenset({"ES384"}),
+    ("EC", "P-521"): frozenset({"ES512"}),
+    ("OKP", "Ed25519"): frozenset({"EdDSA"}),
+}
+
+
+class Key(NamedTuple):
+    """A public key, and the algorithms that it may be used with."""
+
+    public: Any
+    algorithms: frozenset[str]
+
+
+class KeySet:
+    """The keys behind one URL."""
+
+    def __init__(
+        self,
+        url: str,
+        ca_file: Path | None = None,
+        token_file: Path | None = None,
+        *,
+        refresh_seconds: float = REFRESH_SECONDS,
+        pause_seconds: float = PAUSE_SECONDS,
+    ) -> None:
+        self.url = url
+        self.ca_file = ca_file
+        self.token_file = token_file
+        self.refresh_seconds = refresh_seconds
+        self.pause_seconds = pause_seconds
+        self.keys: dict[str, Key] = {}
+        self.read_at = -LONGEST_SECONDS
+        self.may_ask_at = 0.0
+        self.failed = False
+        self.asking: asyncio.Task[None] | None = None
+
+    async def find(self, key_id: str, algorithm: str) -> Any:
+        """The public key of an id for an algorithm, or None. Raises IssuerUnavailable where that can't be known now."""
+        if key_id not in self.keys or self.is_too_old:
+            await self.ask_and_wait()
+        elif monotonic() - self.read_at >= self.refresh_seconds:
+            self.ask()
+        key = self.keys.get(key_id)
+        if self.failed and (key is None or self.is_too_old):
+            raise IssuerUnavailable
+        return key.public if key is not None and algorithm in key.algorithms else None
+
+    @property
+    def is_too_old(self) -> bool:
+        return monotonic() - self.read_at >= LONGEST_SECONDS
+
+    async def ask_and_wait(self) -> None:
+        asking = self.ask()
+        if asking is not None:
+            await asyncio.wait([asking])
+
+    def ask(self) -> "asyncio.Task[None] | None":
+        """The look at the issuer that is under way, or a new one, unless the last was a moment ago."""
+        if self.asking is None and monotonic() >= self.may_ask_at:
+            self.asking = asyncio.create_task(self.read())
+        return self.asking
+
+    async def read(self) -> None:
+        try:
+            document = await asyncio.to_thread(download, self.url, self.ca_file, self.token_file)
+            self.keys = parse_keys(document)
+            self.read_at, self.failed = monotonic(), False
+        except (OSError, ValueError, HTTPException) as error:
+            self.failed = True
+            host, reason = urlsplit(self.url).hostname, type(error).__name__
+            log.warning("the keys of an issuer can't be read", extra={"host": host, "reason": reason})
+        finally:
+            pause = PAUSE_AFTER_FAILURE_SECONDS if self.failed else self.pause_seconds
+            self.may_ask_at = monotonic() + min(pause, self.pause_seconds)
+            self.asking = None
+
+
+def parse_keys(document: bytes) -> dict[str, Key]:
+    """The usable keys of a JWK set, by id. Raises ValueError where there is none."""
+    content = orjson.loads(document)
+    entries = content.get("keys") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError("not a JWK set")
+    keys = {entry["kid"]: key for entry in entries[:MAX_KEYS] if (key := key_of(entry)) is not None}
+    if not keys:
+        raise ValueError("a JWK set without a usable key")
+    return keys
+
+
+def key_of(entry: Any) -> Key | None:
+    """The key of a JWK; None for one that is not meant for signatures, private, weak, or of an unknown kind."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("kid"), str) or "d" in entry:
+        return None
+    kind, curve = entry.get("kty"), entry.get("crv")
+    algorithms = ALGORITHMS.get((kind, curve)) if isinstance(kind, str) and isinstance(curve, str | None) else None
+    if algorithms is None or entry.get("use", "sig") != "sig":
+        return None
+    if "alg" in entry:
+        algorithms &= {entry["alg"]} if isinstance(entry["alg"], str) else set()
+    if not algorithms:
+        return None
+    try:
+        public = jwt.PyJWK(entry, algorithm=min(algorithms)).key
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError):
+        return None
+    if isinstance(public, RSAPublicKey) and public.key_size < MIN_RSA_BITS:
+        return None
+    return Key(public, algorithms)

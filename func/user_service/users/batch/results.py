@@ -1,0 +1,93 @@
+"""What a batch answers: a summary, and each item's outcome in the order of the request."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+import orjson
+
+from user_service.errors import FieldError, ServiceError
+from user_service.idempotency.requests import KeptAnswer
+
+ItemResult = dict[str, Any]
+JSON_TYPE: Final = "application/json"
+PROBLEM_TYPE: Final = "application/problem+json"
+
+# Which part of an item an error is about, where the error itself does not say.
+PLACES: Final = {
+    "email_taken": "/data/email",
+    "external_id_taken": "/data/external_id",
+    "user_not_found": "/id",
+    "version_mismatch": "/if_version",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAnswer:
+    """`status` is HTTP's. `items` are empty on a replay, whose `body` is the first answer's."""
+
+    status: int
+    body: bytes
+    media_type: str = JSON_TYPE
+    items: Sequence[ItemResult] = field(default=(), repr=False)
+    replayed: bool = False
+
+    @classmethod
+    def replay(cls, kept: KeptAnswer) -> Self:
+        return cls(kept.status, kept.body, dict(kept.headers)["content-type"], replayed=True)
+
+    def to_keep(self) -> KeptAnswer:
+        return KeptAnswer(self.status, [("content-type", self.media_type)], self.body, self.items)
+
+
+def applied(items: Sequence[ItemResult]) -> BatchAnswer:
+    """The answer of a batch whose good items were applied: 200, or 207 when some failed."""
+    summary = summary_of(items)
+    body = orjson.dumps({"summary": summary, "items": items})
+    return BatchAnswer(207 if summary["failed"] else 200, body, items=items)
+
+
+def refused(items: Sequence[ItemResult], request_id: str) -> BatchAnswer:
+    """The answer of an atomic batch of which nothing was applied: a problem that lists every failing item."""
+    failing = [item for item in items if item["status"] == "failed"]
+    summary = {"total": len(items), "succeeded": 0, "failed": len(failing), "skipped": len(items) - len(failing)}
+    document = {
+        "type": "urn:user-service:problem:batch_refused",
+        "title": "Nothing was applied",
+        "status": 409,
+        "detail": f"{len(failing)} of {len(items)} items failed, and the mode is atomic.",
+        "code": "batch_refused",
+        "request_id": request_id,
+        "errors": [{"pointer": f"/items/{item['index']}", **item["error"]} for item in failing],
+        "summary": summary,
+        "items": failing,
+    }
+    return BatchAnswer(409, orjson.dumps(document), PROBLEM_TYPE, items)
+
+
+def summary_of(items: Sequence[ItemResult]) -> dict[str, int]:
+    counts = Counter(item["status"] for item in items)
+    failed, skipped = counts["failed"], counts["skipped"]
+    return {"total": len(items), "succeeded": len(items) - failed - skipped, "failed": failed, "skipped": skipped}
+
+
+def failure(index: int, ref: str | None, error: ServiceError) -> ItemResult:
+    """The result of an item that an error kept from being applied."""
+    shown: dict[str, str] = {"code": error.code, "detail": error.detail}
+    if error.errors:
+        first, *more = error.errors
+        shown["detail"] = described(first) + (f"; and {len(more)} more" if more else "")
+        shown["pointer"] = first.pointer
+    elif error.code in PLACES:
+        shown["pointer"] = f"/items/{index}{PLACES[error.code]}"
+    return {"index": index, "ref": ref, "status": "failed", "id": None, "version": None, "error": shown}
+
+
+def described(fault: FieldError) -> str:
+    return f"{fault.detail} ({fault.code})"
+
+
+def is_wrong(result: ItemResult) -> bool:
+    """Whether an item did not fit its schema."""
+    return bool(result["status"] == "failed" and result["error"]["code"] == "validation_failed")

@@ -1,0 +1,197 @@
+"""PostgreSQL through SQLAlchemy: the engine, and the units of work that commit."""
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
+
+from user_service.cache.base import Cache
+from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.keyring import Keys
+from user_service.errors import Contended, DatabaseUnavailable
+from user_service.observability.metrics import Metrics
+from user_service.observability.tracing import Tracing
+from user_service.postgres.pool import CONNECT_TIMEOUT_SECONDS, TRANSIENT, PoolUse, connect_options, is_lasting
+from user_service.settings import Settings
+from user_service.users.change_log import Origin
+from user_service.users.model import User
+from user_service.users.privacy.export import PersonalExport
+from user_service.users.repository import UserRepository
+from user_service.users.search import UserSearch
+from user_service.users.service import UserService
+
+POOL_RECYCLE_SECONDS: Final = 1800
+# Deadlocks and serialization failures: class 40 of the SQL standard.
+GIVEN_UP: Final = (asyncpg.TransactionRollbackError,)
+
+
+class WatchedPool(AsyncAdaptedQueuePool):
+    """A pool that knows how many callers ask for a connection at this moment."""
+
+    waiting = 0
+
+    def connect(self) -> PoolProxiedConnection:
+        self.waiting += 1
+        try:
+            return super().connect()
+        finally:
+            self.waiting -= 1
+
+    @property
+    def use(self) -> PoolUse:
+        """How much of the pool is in use now."""
+        return PoolUse(self.size(), self.checkedin() + self.checkedout(), self.checkedout(), self.waiting)
+
+
+def open_engine(options: Callable[[], Mapping[str, Any]], *, size: int) -> AsyncEngine:
+    """An engine whose pool opens connections as they are needed, `size` at most, each with the options of that time."""
+
+    async def connect() -> Any:
+        return await asyncpg.connect(**options())
+
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        poolclass=WatchedPool,
+        pool_size=size,
+        max_overflow=0,
+        pool_timeout=CONNECT_TIMEOUT_SECONDS,
+        pool_recycle=POOL_RECYCLE_SECONDS,
+        pool_use_lifo=True,
+        hide_parameters=True,
+    )
+
+
+class Storage:
+    """Where users are kept."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Keys,
+        cache: Cache,
+        metrics: Metrics,
+        *,
+        size: int,
+        after_change: Callable[[], None] | None = None,
+    ) -> None:
+        self.keys = keys
+        self.cipher = keys.cipher
+        self.indexed = keys.blind_index, BlindIndex(keys.blind_index)
+        self.cache = cache
+        self.metrics = metrics
+        self.after_change = after_change
+        self.settings = settings
+        self.engine = open_engine(lambda: connect_options(self.settings), size=size)
+        self.read_engine = self.engine
+        if settings.database_read_url:
+            self.read_engine = open_engine(
+                lambda: connect_options(self.settings, url=self.settings.database_read_url), size=size
+            )
+        self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        self.read_sessions = async_sessionmaker(self.read_engine, expire_on_commit=False)
+
+    @property
+    def index(self) -> BlindIndex:
+        """The blind index under the key that the database was written with, which is known once it has been asked."""
+        # Equal, not the same: the database is asked again and again.
+        if self.indexed[0] != self.keys.blind_index:
+            self.indexed = self.keys.blind_index, BlindIndex(self.keys.blind_index)
+        return self.indexed[1]
+
+    def adopt(self, settings: Settings) -> None:
+        """Opens connections by these settings from here on."""
+        self.settings = settings
+
+    def trace(self, tracing: Tracing) -> None:
+        """Makes spans of the statements from here on."""
+        for engine in {self.engine, self.read_engine}:
+            tracing.watch_engine(engine)
+
+    @asynccontextmanager
+    async def unit_of_work(self, origin: Origin) -> AsyncIterator[UserService]:
+        """One transaction: commits when the block ends, then forgets what it changed and wakes the relay.
+
+        Raises DatabaseUnavailable, and Contended when PostgreSQL gave it up in favour of another one: run it again.
+        """
+        service: UserService | None = None
+        done = False
+        try:
+            async with translated(self.metrics), self.sessions() as session, session.begin():
+                service = UserService(UserRepository(session, self.cipher, self.index), origin)
+                yield service
+                done = True
+        finally:
+            # A commit whose answer got lost may have happened.
+            if service is not None and done:
+                await self.cache.forget(service.touched)
+                if service.touched and self.after_change is not None:
+                    self.after_change()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """A transaction that changes no user. Raises DatabaseUnavailable, Contended."""
+        async with translated(self.metrics), self.sessions() as session, session.begin():
+            yield session
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[UserSearch]:
+        """Lists, from the replica where there is one. Raises DatabaseUnavailable."""
+        async with translated(self.metrics), self.read_sessions() as session:
+            yield UserSearch(session, self.cipher, self.index)
+
+    async def export(self, *, deleted: bool) -> AsyncIterator[bytes]:
+        """Every user as NDJSON by a server-side cursor, a piece at a time, all as of one moment."""
+        async with self.reading() as search:
+            async for some in search.everyone(deleted=deleted):
+                yield b"".join(user.to_json() + b"\n" for user in some)
+
+    async def export_person(
+        self, user_id: UUID, *, names_of: Callable[[User], Collection[str]]
+    ) -> AsyncIterator[bytes]:
+        """All that is stored of one person as JSON, a piece at a time, all as of one moment. Raises UserNotFound."""
+        async with self.transaction() as session:
+            await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            export = PersonalExport(UserRepository(session, self.cipher, self.index))
+            async for piece in export.pieces(user_id, names_of=names_of):
+                yield piece
+
+    @property
+    def pool_uses(self) -> list[PoolUse]:
+        """How much of each pool is in use now."""
+        pools = {id(engine): engine.pool for engine in (self.engine, self.read_engine)}
+        return [pool.use for pool in pools.values() if isinstance(pool, WatchedPool)]
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+        await self.read_engine.dispose()
+
+
+@asynccontextmanager
+async def translated(metrics: Metrics) -> AsyncIterator[None]:
+    """Turns a transient failure into DatabaseUnavailable or Contended (503) and counts it."""
+    try:
+        yield
+    except PoolTimeout as error:
+        metrics.database_errors.add("pool_timeout")
+        raise DatabaseUnavailable("All database connections are in use.") from error
+    except DBAPIError as error:
+        cause = getattr(error.orig, "__cause__", None)
+        if isinstance(cause, GIVEN_UP):
+            metrics.database_errors.add(type(cause).__name__)
+            raise Contended from error
+        if not error.connection_invalidated and (not isinstance(cause, TRANSIENT) or is_lasting(cause)):
+            raise
+        metrics.database_errors.add(type(cause or error).__name__)
+        raise DatabaseUnavailable from error
+    except TRANSIENT as error:
+        if is_lasting(error):
+            raise
+        metrics.database_errors.add(type(error).__name__)
+        raise (Contended if isinstance(error, GIVEN_UP) else DatabaseUnavailable) from error

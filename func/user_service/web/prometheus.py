@@ -1,0 +1,91 @@
+"""The metrics as Prometheus reads them, through its own client library."""
+
+from collections.abc import Iterator, Sequence
+from platform import python_version
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from user_service import __version__
+from user_service.bootstrap import Resources
+from user_service.cache.base import Footprint
+from user_service.observability.metrics import Counter, Histogram
+from user_service.postgres.pool import PoolUse
+from user_service.users.unit_of_work import Storage
+
+
+class ServiceCollector(Collector):
+    """Reads the service's counts at the moment of a scrape."""
+
+    def __init__(self, resources: Resources, storage: Storage) -> None:
+        self.resources = resources
+        self.storage = storage
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self.resources.metrics.families:
+            yield counter_of(family) if isinstance(family, Counter) else histogram_of(family)
+        in_flight = self.resources.metrics.requests.in_flight
+        yield GaugeMetricFamily("http_requests_in_flight", "Requests that are being answered.", in_flight)
+        yield from pool_gauges([self.resources.pool.use, *self.storage.pool_uses])
+        yield from cache_families(self.resources.cache.footprint)
+        backlog = self.resources.backlog
+        yield GaugeMetricFamily("user_outbox_pending", "Changes that wait in the outbox.", backlog.pending)
+        yield GaugeMetricFamily("user_outbox_oldest_seconds", "Age of the oldest of them.", backlog.oldest_seconds)
+        build = GaugeMetricFamily(
+            "user_service_build_info", "The running version.", labels=["version", "python", "serve"]
+        )
+        build.add_metric([__version__, python_version(), self.resources.settings.serve], 1)
+        yield build
+
+
+def pool_gauges(uses: Sequence[PoolUse]) -> Iterator[Metric]:
+    total = PoolUse(*map(sum, zip(*uses, strict=True)))
+    for name, help_text, value in (
+        ("active", "Database connections in use.", total.active),
+        ("open", "Database connections that are open, in use or not.", total.opened),
+        ("limit", "Database connections that may be open.", total.limit),
+        ("waiting", "Requests that ask the pool for a connection.", total.waiting),
+    ):
+        yield GaugeMetricFamily(f"user_database_connections_{name}", help_text, value)
+
+
+def cache_families(footprint: Footprint) -> Iterator[Metric]:
+    yield GaugeMetricFamily("user_cache_entries", "Users cached in this process.", footprint.entries)
+    yield GaugeMetricFamily("user_cache_size_bytes", "Memory that they take.", footprint.size_bytes)
+    yield CounterMetricFamily("user_cache_evictions", "Users that had to make room.", footprint.evictions)
+
+
+def counter_of(family: Counter) -> Metric:
+    metric = CounterMetricFamily(family.name, family.help_text, labels=family.labels)
+    for labels, value in list(family.values.items()):
+        metric.add_metric(list(labels), value)
+    return metric
+
+
+def histogram_of(family: Histogram) -> Metric:
+    metric = HistogramMetricFamily(family.name, family.help_text, labels=family.labels)
+    for labels, series in list(family.series.items()):
+        buckets, so_far = [], 0
+        for edge, count in zip((*map(str, family.edges), "+Inf"), series.counts, strict=True):
+            so_far += count
+            buckets.append((edge, so_far))
+        metric.add_metric(list(labels), buckets, series.total)
+    return metric
+
+
+class Exposition:
+    """The service's metrics and those of the process and the interpreter, as text."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, resources: Resources, storage: Storage) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(ServiceCollector(resources, storage))
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,91 @@
+"""One request and its answer, as the log, the metrics and the change log see it."""
+
+import asyncio
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Final
+
+from user_service.bootstrap import Resources
+from user_service.observability.trace_context import request_id_of, traceparent_of
+from user_service.security.authentication import Principal
+from user_service.security.rate_limits import Allowance
+from user_service.users.change_log import Origin
+
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+UNMATCHED: Final = "unmatched"
+
+
+class Exchange:
+    """What is known of a request from its head on."""
+
+    __slots__ = (
+        "allowance",
+        "deadline",
+        "headers",
+        "method",
+        "principal",
+        "request_id",
+        "route",
+        "rows",
+        "started",
+        "status",
+        "traceparent",
+    )
+
+    def __init__(self, method: str, headers: Mapping[bytes, bytes]) -> None:
+        self.started = perf_counter()
+        self.method = method if method in METHODS else "OTHER"
+        self.headers = headers
+        self.request_id = request_id_of(headers.get(b"x-request-id"))
+        self.traceparent = traceparent_of(headers.get(b"traceparent"))
+        self.principal: Principal | None = None
+        self.allowance: Allowance | None = None
+        self.deadline: asyncio.Timeout | None = None
+        self.route = UNMATCHED
+        self.status = 500
+        # How many users were returned or changed, where that is what the request is about.
+        self.rows: int | None = None
+
+    @property
+    def own_headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """What every answer carries."""
+        headers = (
+            (b"x-request-id", self.request_id),
+            (b"traceparent", self.traceparent),
+            (b"x-content-type-options", b"nosniff"),
+        )
+        return headers if self.allowance is None else headers + self.allowance.headers
+
+    @property
+    def origin(self) -> Origin:
+        """Where a change that this request makes comes from."""
+        assert self.principal is not None
+        return Origin(self.principal.name, self.request_id.decode(), self.traceparent.decode())
+
+    async def charge(self, items: int) -> None:
+        """Counts a batch of so many items against the principal's rate limit. Raises RateLimited."""
+        if self.allowance is not None:
+            await self.allowance.charge_items(items)
+
+    def take_time(self) -> None:
+        """Lifts the request's deadline, for what streams: its sender's pace is watched by the server instead."""
+        if self.deadline is not None:
+            self.deadline.reschedule(None)
+
+    def finish(self, resources: Resources) -> None:
+        """Counts the request and logs it."""
+        seconds = perf_counter() - self.started
+        resources.metrics.requests.observe(self.method, self.route, self.status, seconds)
+        if resources.access_log is not None:
+            resources.access_log.write(
+                {
+                    "method": self.method,
+                    "route": self.route,
+                    "status": self.status,
+                    "milliseconds": round(seconds * 1000, 3),
+                    "rows": self.rows,
+                    "request_id": self.request_id.decode(),
+                    "trace_id": self.traceparent[3:35].decode(),
+                    "principal": self.principal.kind if self.principal is not None else None,
+                }
+            )

@@ -1,0 +1,156 @@
+"""`/api/v1/users/batch`: many users at once."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from fastapi import Depends, Request, Response
+from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from user_service.users.batch.bodies import Batch, CreateBatch, FindBatch, UpdateBatch, UserBatch
+from user_service.users.batch.runner import VERBS, Batches
+from user_service.users.schemas import UserRead
+from user_service.web.dependencies import AskedOnce, requires, resources_of
+from user_service.web.fast_path import asks_fresh
+from user_service.web.idempotency import replayed
+from user_service.web.problems import exchange_of
+from user_service.web.routing import LARGE_BODY_BYTES, LargeRoute, StrictRoute, make_router
+
+PREFIX: Final = "/api/v1/users/batch"
+
+
+class FindRoute(StrictRoute):
+    """A find is over in milliseconds, and does not wait behind writes."""
+
+    max_body_bytes = LARGE_BODY_BYTES
+
+
+class ItemError(BaseModel):
+    """Why an item failed; `pointer` is a JSON pointer into the request's body."""
+
+    code: str = Field(examples=["email_taken"])
+    detail: str
+    pointer: str | SkipJsonSchema[None] = Field(default=None, examples=["/items/0/data/email"])
+
+
+class ItemOutcome(BaseModel):
+    """What became of one item; `id` and `version` are the user's."""
+
+    index: int
+    ref: str | None
+    status: Literal["created", "updated", "deleted", "restored", "skipped", "failed"]
+    id: UUID | None
+    version: int | None
+    error: ItemError | SkipJsonSchema[None] = Field(default=None, description="There when the item failed")
+
+
+class Summary(BaseModel):
+    total: int
+    succeeded: int
+    failed: int
+    skipped: int
+
+
+class BatchRead(BaseModel):
+    """The outcomes in the order of the request."""
+
+    summary: Summary
+    items: list[ItemOutcome]
+
+
+class MissingKeys(BaseModel):
+    ids: list[str]
+    emails: list[str]
+    external_ids: list[str]
+
+
+class FoundRead(BaseModel):
+    """The users who were found, once each, and the keys that lead to nobody."""
+
+    found: list[UserRead]
+    missing: MissingKeys
+
+
+class BatchRefused(BaseModel):
+    """Problem details of an atomic batch of which nothing was applied; `items` are the failing ones."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[ItemError]
+    summary: Summary
+    items: list[ItemOutcome]
+
+
+def batches_of(request: Request) -> Batches:
+    batches: Batches = request.app.state.batches
+    return batches
+
+
+Run = Callable[[str, Batch], Awaitable[Response]]
+
+
+async def batch_write(request: Request, once: AskedOnce) -> Run:
+    """Runs a batch for this request, once when it has an Idempotency-Key."""
+    resources_of(request).require_database()
+
+    async def run(verb: str, body: Batch) -> Response:
+        exchange = exchange_of(request)
+        await exchange.charge(len(body.items))
+        answer = await batches_of(request).run(verb, body, exchange.origin, once=once)
+        exchange.rows = len(answer.items)
+        headers = {"Cache-Control": "no-store"} | (replayed if answer.replayed else {})
+        return Response(answer.body, answer.status, headers, answer.media_type)
+
+    return run
+
+
+Write = Annotated[Run, Depends(batch_write)]
+ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    207: {"model": BatchRead, "description": "Some items failed"},
+    409: {"model": BatchRefused, "description": "An atomic batch of which nothing was applied"},
+}
+router = make_router("batches", prefix=PREFIX, route_class=LargeRoute)
+find_router = make_router("batches", prefix=PREFIX, route_class=FindRoute)
+
+
+def scoped(verb: str) -> list[Any]:
+    return [Depends(requires(VERBS[verb].scope))]
+
+
+@router.post("/create", response_model=BatchRead, responses=ANSWERS, dependencies=scoped("create"))
+async def create_users(body: CreateBatch, run: Write) -> Response:
+    """Create up to 1,000 users."""
+    return await run("create", body)
+
+
+@router.post("/update", response_model=BatchRead, responses=ANSWERS, dependencies=scoped("update"))
+async def update_users(body: UpdateBatch, run: Write) -> Response:
+    """Change up to 1,000 users, each by a merge patch."""
+    return await run("update", body)
+
+
+@router.post("/delete", response_model=BatchRead, responses=ANSWERS, dependencies=scoped("delete"))
+async def delete_users(body: UserBatch, run: Write) -> Response:
+    """Delete up to 1,000 users, who can be restored."""
+    return await run("delete", body)
+
+
+@router.post("/restore", response_model=BatchRead, responses=ANSWERS, dependencies=scoped("restore"))
+async def restore_users(body: UserBatch, run: Write) -> Response:
+    """Bring up to 1,000 deleted users back."""
+    return await run("restore", body)
+
+
+@find_router.post("/find", response_model=FoundRead, dependencies=scoped("find"))
+async def find_users(request: Request, body: FindBatch) -> Response:
+    """Read users by up to 1,000 keys. `Cache-Control: no-cache` goes to the database."""
+    resources_of(request).require_database()
+    exchange = exchange_of(request)
+    await exchange.charge(len(body.ids) + len(body.emails) + len(body.external_ids))
+    answer = await batches_of(request).run("find", body, exchange.origin, fresh=asks_fresh(exchange.headers))
+    return Response(answer.body, 200, {"Cache-Control": "private, no-store"}, answer.media_type)

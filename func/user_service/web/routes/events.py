@@ -1,0 +1,114 @@
+"""`POST /events`, and `POST /` for kn func's own triggers: CloudEvents over HTTP.
+
+A broker tries again after 404, 408, 409, 429 and 5xx. A 2xx counts for it only when the body is an event, or empty.
+"""
+
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+from cloudevents.core.bindings.http import to_binary_event
+from cloudevents.core.v1.event import CloudEvent
+from fastapi import Request, Response
+
+from user_service.errors import ShuttingDown
+from user_service.events.codec import BATCHED, MAX_NAME_BYTES, STRUCTURED, Incoming, decode
+from user_service.events.inbox import Inbox, documents_of
+from user_service.events.types import BATCH_VERBS, PING
+from user_service.observability.trace_context import traceparent_of
+from user_service.users.change_log import Origin
+from user_service.web.dependencies import principal_of, resources_of
+from user_service.web.problems import exchange_of
+from user_service.web.request_context import Exchange
+from user_service.web.routing import LargeRoute, make_router
+
+NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+router = make_router("events", route_class=LargeRoute)
+TEXT: Final = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_BYTES}
+EVENT: Final[dict[str, Any]] = {
+    "title": "CloudEvent",
+    "description": "CloudEvents 1.0 in the JSON format; `data` is the body of the batch that `type` names",
+    "type": "object",
+    "required": ["specversion", "id", "source", "type"],
+    "properties": {
+        "specversion": {"const": "1.0"},
+        "id": TEXT,
+        "source": TEXT,
+        "type": {"enum": [*BATCH_VERBS, PING]},
+        "data": {"description": "The body of the batch; of a ping it is not looked at"},
+    },
+    "additionalProperties": {"type": ["string", "integer", "boolean", "null"]},
+}
+event_body: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "description": "One event or a batch of them; in binary mode the data, with the attributes in `ce-` headers",
+        "content": {
+            STRUCTURED: {"schema": EVENT},
+            BATCHED: {"schema": {"type": "array", "items": EVENT}},
+            "application/json": {"schema": EVENT["properties"]["data"]},
+        },
+    }
+}
+ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "Processed; the reply is a CloudEvent, or a batch of them", "content": {"*/*": {}}},
+    202: {"description": "Processed; there is no reply"},
+    204: {"description": "Processed; there is no reply"},
+}
+
+
+@router.post("/", include_in_schema=False)
+@router.post("/events", response_class=Response, responses=ANSWERS, openapi_extra=event_body)
+async def receive_events(request: Request) -> Response:
+    """Process CloudEvents. The same event again gets the same reply and has no other effect."""
+    principal_of(request).require("events:write")
+    if request.app.state.lane.health.stopping:
+        raise ShuttingDown
+    events, is_batch = decode(request.scope["headers"], await request.body())
+    resources_of(request).require_database()
+    inbox: Inbox = request.app.state.inbox
+    inbox.check_all(events, is_batch=is_batch)
+    await exchange_of(request).charge(sum(event.size for event in events))
+    replies = []
+    for event in events:
+        reply = await answer(request, event)
+        replies += [reply] if reply is not None else []
+    if is_batch:
+        return batch_response(replies)
+    return reply_response(replies[0]) if replies else Response(status_code=204)
+
+
+async def answer(request: Request, event: Incoming) -> CloudEvent | None:
+    """The reply to one event, whose processing is a span where tracing is on."""
+    inbox: Inbox = request.app.state.inbox
+    exchange, tracing = exchange_of(request), resources_of(request).tracing
+    if tracing is None:
+        return await inbox.answer(event, origin_of(exchange, event.traceparent))
+    with tracing.consume(event.type, event.traceparent) as traceparent:
+        return await inbox.answer(event, replace(exchange.origin, traceparent=traceparent))
+
+
+def origin_of(exchange: Exchange, traceparent: str | None) -> Origin:
+    """Where the changes come from: in the event's trace where it names one, else in the request's."""
+    origin = exchange.origin
+    if traceparent is None:
+        return origin
+    return Origin(origin.actor, origin.request_id, traceparent_of(traceparent.encode("ascii", "replace")).decode())
+
+
+def reply_response(reply: CloudEvent) -> Response:
+    message = to_binary_event(reply)
+    response = Response(message.body, 200, NO_STORE)
+    for name, value in message.headers.items():
+        response.headers[name] = value
+    return response
+
+
+def batch_response(replies: list[CloudEvent]) -> Response:
+    """The replies as a batch; an empty 202 where there are none."""
+    if not replies:
+        return Response(status_code=202)
+    body = orjson.dumps(documents_of(replies), option=orjson.OPT_UTC_Z)
+    return Response(body, 200, NO_STORE, BATCHED)

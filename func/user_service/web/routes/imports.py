@@ -1,0 +1,163 @@
+"""`/api/v1/users/imports` and `/api/v1/users/export`: users by the million, as streams."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from fastapi import Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+
+from user_service.errors import UnsupportedMediaType
+from user_service.users.imports.parsers import Record, reader_of
+from user_service.users.imports.runner import Import, Imports
+from user_service.web.dependencies import requires, resources_of, storage_of
+from user_service.web.problems import exchange_of
+from user_service.web.routing import StrictRoute, make_router
+
+NDJSON: Final = "application/x-ndjson"
+CSV: Final = "text/csv"
+FORMATS: Final = {NDJSON: "ndjson", "application/ndjson": "ndjson", "application/jsonl": "ndjson", CSV: "csv"}
+LATEST: Final = 50
+
+
+class StreamRoute(StrictRoute):
+    """A body of any length, which is never held as a whole."""
+
+    max_body_bytes = 2**63
+
+
+class ImportRead(BaseModel):
+    """An import. `position` is the number of records that are dealt with."""
+
+    id: UUID
+    state: Literal["running", "interrupted", "failed", "completed"]
+    format: Literal["ndjson", "csv"]
+    on_conflict: Literal["fail", "skip", "update"]
+    position: int
+    created: int
+    updated: int
+    skipped: int
+    failed: int
+    started_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+
+
+class ImportList(BaseModel):
+    items: list[ImportRead]
+
+
+body: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {NDJSON: {"schema": {"type": "string"}}, CSV: {"schema": {"type": "string"}}},
+    }
+}
+lines: dict[int | str, dict[str, Any]] = {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}}
+
+
+async def takes_time(request: Request) -> None:
+    """A stream takes as long as its sender and its reader need."""
+    exchange_of(request).take_time()
+
+
+async def imports_of(request: Request) -> Imports:
+    resources_of(request).require_database()
+    found: Imports = request.app.state.imports
+    return found
+
+
+router = make_router("imports", prefix="/api/v1/users", route_class=StreamRoute, dependencies=[Depends(takes_time)])
+ImportStore = Annotated[Imports, Depends(imports_of)]
+ImportKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="The same file under this key goes on with the import where it was cut off",
+    ),
+]
+
+
+@router.post(
+    "/imports",
+    status_code=202,
+    response_model=ImportRead,
+    dependencies=[Depends(requires("users:write"))],
+    openapi_extra=body,
+)
+async def import_users(
+    request: Request,
+    imports: ImportStore,
+    key: ImportKey = None,
+    on_conflict: Annotated[Literal["fail", "skip", "update"], Query()] = "fail",
+) -> Response:
+    """Create users from NDJSON or CSV of any length. The answer comes when all records are dealt with.
+
+    An import that was cut off goes on where it stopped when the same file is sent under the same `Idempotency-Key`.
+    """
+    file_format = format_of(request)
+    origin = exchange_of(request).origin
+    begun = await imports.begin(origin, file_format=file_format, on_conflict=on_conflict, key=key)
+    with suppress(ClientDisconnect):
+        await imports.take(begun, records_of(request, file_format), origin)
+    return import_response(await imports.find(begun["id"]), status=202)
+
+
+@router.get("/imports", response_model=ImportList, dependencies=[Depends(requires("users:read"))])
+async def list_imports(imports: ImportStore) -> ImportList:
+    """The latest imports, the newest first."""
+    return ImportList(items=[ImportRead.model_validate(dict(row)) for row in await imports.latest(LATEST)])
+
+
+@router.get("/imports/{import_id}", response_model=ImportRead, dependencies=[Depends(requires("users:read"))])
+async def read_import(import_id: UUID, imports: ImportStore) -> Response:
+    """How far an import is. One that nobody has moved for a minute is `interrupted`."""
+    return import_response(await imports.find(import_id))
+
+
+@router.get(
+    "/imports/{import_id}/errors",
+    response_class=StreamingResponse,
+    responses=lines,
+    dependencies=[Depends(requires("users:read"))],
+)
+async def read_import_failures(import_id: UUID, imports: ImportStore) -> Response:
+    """The records that failed, as NDJSON: their number from 1, and why."""
+    await imports.find(import_id)
+    return StreamingResponse(imports.failures(import_id), media_type=NDJSON)
+
+
+@router.get(
+    "/export", response_class=StreamingResponse, responses=lines, dependencies=[Depends(requires("users:read"))]
+)
+async def export_users(request: Request, include: Annotated[Literal["deleted"] | None, Query()] = None) -> Response:
+    """Every user as NDJSON, in the order of creation, as of the moment of the request."""
+    resources_of(request).require_database()
+    return StreamingResponse(storage_of(request).export(deleted=include == "deleted"), media_type=NDJSON)
+
+
+def format_of(request: Request) -> str:
+    """Raises UnsupportedMediaType."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in FORMATS:
+        raise UnsupportedMediaType(f"Send the users with Content-Type: {NDJSON} or {CSV}.")
+    return FORMATS[media_type]
+
+
+def import_response(found: Import, *, status: int = 200) -> Response:
+    content = ImportRead.model_validate(dict(found)).model_dump_json()
+    headers = {"Cache-Control": "no-store", "Location": f"/api/v1/users/imports/{found['id']}"}
+    return Response(content, status, headers, "application/json")
+
+
+async def records_of(request: Request, file_format: str) -> AsyncIterator[Sequence[Record]]:
+    reader = reader_of(file_format)
+    async for piece in request.stream():
+        yield list(reader.feed(piece))
+    yield list(reader.end())

@@ -1,0 +1,170 @@
+"""`/api/v1/users/{user_id}/audit`, `/export` and `/erase`: what is known of one person, and its end."""
+
+from collections.abc import AsyncIterator, Callable, Collection
+from datetime import datetime
+from typing import Annotated, Final, Literal
+from urllib.parse import urlencode
+from uuid import UUID
+
+import orjson
+from fastapi import Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from user_service.users.audit import AuditTrail
+from user_service.users.model import JSON_OPTIONS, User
+from user_service.users.schemas import UserRead
+from user_service.web.dependencies import IfMatch, UserId, Users, requires, resources_of, storage_of
+from user_service.web.pagination import PageSize, codec
+from user_service.web.problems import exchange_of
+from user_service.web.routing import make_router
+
+router = make_router("privacy", prefix="/api/v1/users")
+reading = [Depends(requires("users:read"))]
+NO_STORE: Final = {"Cache-Control": "private, no-store"}
+
+
+class ChangeRead(BaseModel):
+    """One version of a user: names of fields, never their values."""
+
+    id: str = Field(description="The id of the change's event", examples=["0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f-2"])
+    version: int = Field(ge=1)
+    type: Literal["created", "updated", "status_changed", "deleted", "restored", "erased", "purged"]
+    status: Literal["pending", "active", "suspended", "deleted"] = Field(description="The status after the change")
+    changed: list[str] = Field(description="Names of the fields that changed")
+    actor: str = Field(description="Who did it: the fingerprint of a key, a keyed hash of a subject, or an alias")
+    request_id: str | None = Field(description="Null once the user is erased")
+    traceparent: str = Field(description="W3C trace context of the request")
+    changed_at: datetime
+
+
+class ChangePage(BaseModel):
+    """A page of changes, the first one first; `next_cursor` is null on the last page."""
+
+    items: list[ChangeRead]
+    next_cursor: str | None
+
+
+class KeptAnswerRead(BaseModel):
+    """An answer to a request with an Idempotency-Key that speaks of the person."""
+
+    created_at: datetime
+    expires_at: datetime
+
+
+class EventReplyRead(BaseModel):
+    """A reply to an event that speaks of the person."""
+
+    source: str
+    id: str
+    processed_at: datetime
+
+
+class ImportStarted(BaseModel):
+    id: UUID
+    started_at: datetime
+
+
+class BlindIndexesRead(BaseModel):
+    """Keyed hashes by which the person is found: whether one of the e-mail, and how many of words and pairs."""
+
+    email: bool
+    search_terms: int
+
+
+class ActorRead(BaseModel):
+    """What the person did by tokens: the names in the audit trail, the number of changes, and imports."""
+
+    names: list[str]
+    changes: int
+    imports: list[ImportStarted]
+
+
+class StoredRead(BaseModel):
+    """What is stored besides the user and the changes."""
+
+    prior_status: str | None = Field(description="The status that a restore gives back")
+    blind_indexes: BlindIndexesRead
+    idempotency_answers: list[KeptAnswerRead]
+    event_replies: list[EventReplyRead]
+    as_actor: ActorRead
+
+
+class PersonalExportRead(BaseModel):
+    """All that is stored of one person; `user` is null when it was purged."""
+
+    exported_at: datetime
+    user: UserRead | None
+    stored: StoredRead
+    changes: list[ChangeRead]
+
+
+async def names_of(request: Request) -> Callable[[User], Collection[str]]:
+    """Gives the names that a user has in the audit trail, as a token's subject."""
+    resources = resources_of(request)
+    known_as = resources.settings.jwt_subject
+
+    def names(user: User) -> Collection[str]:
+        subjects = [user.external_id if known_as != "id" else None, str(user.id) if known_as != "external_id" else None]
+        return [name for subject in subjects if subject for name in resources.authenticator.names_of(subject)]
+
+    return names
+
+
+Names = Annotated[Callable[[User], Collection[str]], Depends(names_of)]
+
+
+async def audit_trail(request: Request) -> AsyncIterator[AuditTrail]:
+    resources_of(request).require_database()
+    async with storage_of(request).transaction() as session:
+        yield AuditTrail(session)
+
+
+Trail = Annotated[AuditTrail, Depends(audit_trail, scope="function")]
+
+
+@router.get("/{user_id:user}/audit", response_model=ChangePage, dependencies=reading)
+async def read_audit_trail(
+    request: Request,
+    user_id: UserId,
+    trail: Trail,
+    limit: Annotated[PageSize, Query()] = 50,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:
+    """Who changed a user, and when, without values; of deleted, erased and purged users too."""
+    of = {"audit": str(user_id)}
+    after = codec(request).decode_version(cursor, query=of) if cursor is not None else 0
+    changes, more_after = await trail.page(user_id, after=after, limit=limit)
+    exchange_of(request).rows = len(changes)
+    following = codec(request).encode_version(more_after, query=of) if more_after is not None else None
+    headers = dict(NO_STORE)
+    if following is not None:
+        parameters = {**request.query_params, "cursor": following}
+        headers["Link"] = f'<{request.url.path}?{urlencode(parameters)}>; rel="next"'
+    body = orjson.dumps({"items": changes, "next_cursor": following}, option=JSON_OPTIONS)
+    return Response(body, 200, headers, "application/json")
+
+
+@router.get("/{user_id:user}/export", response_model=PersonalExportRead, dependencies=reading)
+async def export_user(request: Request, user_id: UserId, names: Names) -> Response:
+    """All that is stored of one person, in clear: the user, deleted or not, the audit trail, and more."""
+    resources_of(request).require_database()
+    pieces = storage_of(request).export_person(user_id, names_of=names)
+    # With the first piece it is known that there is somebody.
+    first = await anext(pieces)
+    exchange_of(request).rows = 1
+
+    async def whole() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    headers = {"Content-Disposition": f'attachment; filename="user-{user_id}.json"', "Cache-Control": "no-store"}
+    return StreamingResponse(whole(), 200, headers, "application/json")
+
+
+@router.post("/{user_id:user}/erase", status_code=204, dependencies=[Depends(requires("users:erase"))])
+async def erase_user(user_id: UserId, users: Users, names: Names, if_match: IfMatch) -> Response:
+    """Erase a person for good: a tombstone stays, with the id and the version. Again, it is 204 as well."""
+    await users.erase(user_id, if_version=if_match, names_of=names)
+    return Response(status_code=204)

@@ -1,0 +1,262 @@
+"""`GET /api/v1/status`: what a person wants to know first, of this replica."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from platform import node, python_version
+from typing import Annotated, Any, Final
+
+import asyncpg
+import orjson
+from fastapi import Depends, Request, Response
+from pydantic import BaseModel, Field
+
+from user_service import __version__
+from user_service.bootstrap import Resources
+from user_service.errors import DatabaseUnavailable
+from user_service.observability.jobs import Job
+from user_service.observability.metrics import Requests
+from user_service.observability.request_stats import SERVER_ERROR, Pace, Recent, quantile
+from user_service.postgres.pool import PoolUse
+from user_service.users.imports.runner import Import, Imports
+from user_service.web.dependencies import requires, resources_of, storage_of
+from user_service.web.routing import make_router
+from user_service.web.static import load_page
+
+VERSIONS: Final = """
+SELECT current_setting('server_version') AS postgresql, (SELECT version_num FROM alembic_version) AS revision
+"""
+
+IMPORTS_SHOWN: Final = 20
+
+router = make_router("operations")
+page_router = make_router("operations")
+
+Milliseconds = Annotated[float | None, Field(description="None where nothing was answered")]
+
+
+class VersionsRead(BaseModel):
+    service: str
+    python: str
+    postgresql: str | None = Field(description="None while the database does not answer")
+    revision: str | None = Field(description="The newest migration that was run")
+
+
+class PaceRead(BaseModel):
+    seconds: float = Field(description="The length of the window")
+    per_second: float
+    error_ratio: float = Field(description="The share of answers with 5xx")
+    p50_milliseconds: Milliseconds
+    p95_milliseconds: Milliseconds
+    p99_milliseconds: Milliseconds
+
+
+class RouteRead(BaseModel):
+    """A route since the start."""
+
+    method: str
+    route: str
+    answered: int
+    errors: int
+    p95_milliseconds: Milliseconds
+
+
+class RequestsRead(BaseModel):
+    in_flight: int
+    answered: int = Field(description="Since the start")
+    last_minute: PaceRead
+    history: list[PaceRead] = Field(description="Steps of five seconds for the last five minutes, the oldest first")
+    routes: list[RouteRead] = Field(description="The busiest first")
+
+
+class CacheRead(BaseModel):
+    tier: str
+    hits: int
+    misses: int
+    errors: int
+    hit_ratio: float | None
+    details: dict[str, Any]
+
+
+class DatabaseRead(BaseModel):
+    """The connections of all pools."""
+
+    limit: int
+    open: int
+    active: int
+    waiting: int
+    errors: int
+
+
+class OutboxRead(BaseModel):
+    """Changes that no event has told of yet, counted no further than 1,000 a lane."""
+
+    pending: int
+    oldest_seconds: float
+
+
+class JobRead(BaseModel):
+    """A batch or an import."""
+
+    kind: str
+    operation: str
+    state: str
+    total: int | None
+    done: int
+    failed: int
+    started_at: datetime
+    ended_at: datetime | None
+
+
+class StatusRead(BaseModel):
+    """One replica as it is now."""
+
+    status: str = Field(description="`ok`, `degraded`, `unavailable` or `stopping`")
+    checks: dict[str, str]
+    instance: str
+    serve: str
+    started_at: datetime
+    now: datetime
+    versions: VersionsRead
+    requests: RequestsRead
+    cache: CacheRead
+    database: DatabaseRead
+    outbox: OutboxRead
+    jobs: list[JobRead] = Field(description="This replica's batches and all imports, the newest first")
+
+
+@router.get("/api/v1/status", dependencies=[Depends(requires("cache:manage"))])
+async def read_status(request: Request) -> StatusRead:
+    """How this replica is: health, versions, requests, cache, database, batches and imports."""
+    resources = resources_of(request)
+    health = orjson.loads((await request.app.state.lane.health.ready()).body)
+    return StatusRead(
+        status=health["status"],
+        checks=health["checks"],
+        instance=node(),
+        serve=resources.settings.serve,
+        started_at=resources.created_at,
+        now=datetime.now(UTC),
+        versions=await versions_of(resources),
+        requests=requests_of(resources.metrics.requests, resources.recent),
+        cache=await cache_of(resources),
+        database=database_of([resources.pool.use, *storage_of(request).pool_uses], resources),
+        outbox=await outbox_of(resources),
+        jobs=await jobs_of(resources, request.app.state.imports),
+    )
+
+
+@page_router.get("/status", include_in_schema=False)
+async def read_status_page() -> Response:
+    content, policy = load_page("status.html")
+    return Response(content, 200, {"Content-Security-Policy": policy}, "text/html; charset=utf-8")
+
+
+async def versions_of(resources: Resources) -> VersionsRead:
+    try:
+        ((postgresql, revision),) = await resources.pool.fetch(VERSIONS)
+    except (DatabaseUnavailable, asyncpg.UndefinedTableError):
+        postgresql = revision = None
+    return VersionsRead(service=__version__, python=python_version(), postgresql=postgresql, revision=revision)
+
+
+def requests_of(requests: Requests, recent: Recent) -> RequestsRead:
+    routes = routes_of(requests)
+    return RequestsRead(
+        in_flight=requests.in_flight,
+        answered=sum(route.answered for route in routes),
+        last_minute=pace_of(recent.last_minute),
+        history=[pace_of(pace) for pace in recent.history],
+        routes=routes,
+    )
+
+
+def routes_of(requests: Requests) -> list[RouteRead]:
+    answered, durations = requests.families
+    errors: dict[tuple[str, ...], int] = {}
+    for (method, route, status), count in answered.values.items():
+        errors[method, route] = errors.get((method, route), 0) + (int(count) if int(status) >= SERVER_ERROR else 0)
+    routes = [
+        RouteRead(
+            method=method,
+            route=route,
+            answered=sum(series.counts),
+            errors=errors[method, route],
+            p95_milliseconds=milliseconds(quantile(series.counts, 0.95)),
+        )
+        for (method, route), series in durations.series.items()
+    ]
+    return sorted(routes, key=lambda route: route.answered, reverse=True)
+
+
+def pace_of(pace: Pace) -> PaceRead:
+    return PaceRead(
+        seconds=round(pace.seconds, 1),
+        per_second=round(pace.per_second, 2),
+        error_ratio=round(pace.error_ratio, 4),
+        p50_milliseconds=milliseconds(pace.p50_seconds),
+        p95_milliseconds=milliseconds(pace.p95_seconds),
+        p99_milliseconds=milliseconds(pace.p99_seconds),
+    )
+
+
+async def cache_of(resources: Resources) -> CacheRead:
+    metrics = resources.metrics
+    hits, misses, errors = (
+        int(sum(counter.values.values()))
+        for counter in (metrics.cache_hits, metrics.cache_misses, metrics.cache_errors)
+    )
+    details = await resources.cache.statistics()
+    ratio = round(hits / (hits + misses), 4) if hits + misses else None
+    tier = details.pop("tier")
+    return CacheRead(tier=tier, hits=hits, misses=misses, errors=errors, hit_ratio=ratio, details=details)
+
+
+def database_of(uses: Sequence[PoolUse], resources: Resources) -> DatabaseRead:
+    total = PoolUse(*map(sum, zip(*uses, strict=True)))
+    errors = int(sum(resources.metrics.database_errors.values.values()))
+    return DatabaseRead(limit=total.limit, open=total.opened, active=total.active, waiting=total.waiting, errors=errors)
+
+
+async def outbox_of(resources: Resources) -> OutboxRead:
+    await resources.backlog.look()
+    return OutboxRead(pending=resources.backlog.pending, oldest_seconds=round(resources.backlog.oldest_seconds, 1))
+
+
+async def jobs_of(resources: Resources, imports: Imports) -> list[JobRead]:
+    """This replica's batches and everybody's imports; without the latter while the database is away."""
+    jobs = [job_of(job) for job in resources.activity.jobs]
+    with suppress(DatabaseUnavailable):
+        jobs += [job_of_import(row) for row in await imports.latest(IMPORTS_SHOWN)]
+    return sorted(jobs, key=lambda job: job.started_at, reverse=True)
+
+
+def job_of_import(row: Import) -> JobRead:
+    """How many records there are to come, only the sender knows."""
+    return JobRead(
+        kind="import",
+        operation=row["format"],
+        state=row["state"],
+        total=row["position"] if row["state"] == "completed" else None,
+        done=row["position"],
+        failed=row["failed"],
+        started_at=row["started_at"],
+        ended_at=row["finished_at"],
+    )
+
+
+def job_of(job: Job) -> JobRead:
+    return JobRead(
+        kind=job.kind,
+        operation=job.operation,
+        state=job.state,
+        total=job.total,
+        done=job.done,
+        failed=job.failed,
+        started_at=job.started_at,
+        ended_at=job.ended_at,
+    )
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)

@@ -1,0 +1,137 @@
+"""`/api/v1/users`: one user, and the list."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Header, Path, Query, Request, Response
+
+from user_service.users.model import User
+from user_service.users.schemas import ExternalId, OwnUpdate, UserCreate, UserPage, UserRead, UserUpdate, UserUpsert
+from user_service.web.dependencies import IfMatch, Own, Search, UserId, Users, may_delete, requires
+from user_service.web.fast_path import matches
+from user_service.web.pagination import METADATA_PREFIX, UserQuery, page_response
+from user_service.web.problems import exchange_of, response_of
+from user_service.web.query_types import Flag
+from user_service.web.routing import MERGE_PATCH, OPEN_QUERY, make_router
+
+router = make_router("users", prefix="/api/v1/users")
+reading = [Depends(requires("users:read"))]
+writing = [Depends(requires("users:write"))]
+
+
+def patch_body(schema: str) -> dict[str, Any]:
+    """OpenAPI's word for a merge patch of a schema."""
+    return {"requestBody": {"content": {MERGE_PATCH: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}}}
+
+
+def user_response(user: User, *, status: int = 200) -> Response:
+    headers = {"ETag": f'"{user.version}"', "Cache-Control": "private, no-cache"}
+    if status == 201:
+        headers["Location"] = f"/api/v1/users/{user.id}"
+    return Response(user.to_json(), status, headers, "application/json")
+
+
+@router.post("", status_code=201, response_model=UserRead, dependencies=writing)
+async def create_user(body: UserCreate, users: Users) -> Response:
+    """Create a user."""
+    (outcome,) = await users.create([body])
+    return user_response(outcome.unwrap(), status=201)
+
+
+@router.get("", response_model=UserPage, dependencies=reading, openapi_extra={OPEN_QUERY: METADATA_PREFIX})
+async def list_users(request: Request, query: UserQuery, search: Search) -> Response:
+    """List and find users, page by page. Further parameters: `metadata.<key>=<value>`."""
+    return page_response(request, await search.page(query))
+
+
+@router.get("/me", response_model=UserRead)
+async def read_own_user(request: Request, own: Own) -> Response:
+    """Read the user whom the token stands for; no scope is needed."""
+    condition = request.headers.get("if-none-match", "").encode()
+    response = user_response(own)
+    if matches(condition, own.version):
+        return Response(None, 304, {name: response.headers[name] for name in ("ETag", "Cache-Control")})
+    return response
+
+
+@router.patch("/me", response_model=UserRead, openapi_extra=patch_body("OwnUpdate"))
+async def update_own_user(body: OwnUpdate, own: Own, users: Users, if_match: IfMatch) -> Response:
+    """Change the user whom the token stands for, by a JSON merge patch (RFC 7396); no scope is needed."""
+    return user_response(await users.update_own(own, body, if_version=if_match))
+
+
+@router.get(
+    "/{user_id:user}",
+    response_model=UserRead,
+    dependencies=reading,
+    responses={304: {"description": "`If-None-Match` names the version"}},
+)
+async def read_user(
+    request: Request,
+    user_id: UserId,
+    include: Annotated[Literal["deleted"] | None, Query()] = None,
+    if_none_match: Annotated[str | None, Header(alias="If-None-Match")] = None,
+    cache_control: Annotated[str | None, Header(alias="Cache-Control")] = None,
+) -> Response:
+    """Read a user. `Cache-Control: no-cache` goes to the database."""
+    lane = request.app.state.lane
+    return response_of(await lane.read_user(user_id, request.scope["query_string"], exchange_of(request).headers))
+
+
+@router.patch("/{user_id:user}", response_model=UserRead, dependencies=writing, openapi_extra=patch_body("UserUpdate"))
+async def update_user(user_id: UserId, body: UserUpdate, users: Users, if_match: IfMatch) -> Response:
+    """Change a user by a JSON merge patch (RFC 7396). A patch that changes nothing leaves the version."""
+    (outcome,) = await users.update([(user_id, if_match, body)])
+    return user_response(outcome.unwrap())
+
+
+@router.put(
+    "/by-external-id/{external_id:text}",
+    response_model=UserRead,
+    dependencies=writing,
+    responses={201: {"model": UserRead, "description": "The user was made"}},
+)
+async def upsert_user(
+    external_id: Annotated[ExternalId, Path()], body: UserUpsert, users: Users, if_match: IfMatch
+) -> Response:
+    """Create the user of an external id, or change the fields that the body gives."""
+    user, made = await users.upsert(external_id, body, if_version=if_match)
+    return user_response(user, status=201 if made else 200)
+
+
+@router.delete("/{user_id:user}", status_code=204, dependencies=[Depends(may_delete)])
+async def delete_user(
+    user_id: UserId, users: Users, if_match: IfMatch, purge: Annotated[Flag, Query()] = False
+) -> Response:
+    """Delete a user, who can be restored. `purge=true` removes the row for good and needs `users:purge`."""
+    if purge:
+        await users.purge(user_id, if_version=if_match)
+    else:
+        (outcome,) = await users.delete([(user_id, if_match)])
+        outcome.unwrap()
+    return Response(status_code=204)
+
+
+@router.post("/{user_id:user}/restore", response_model=UserRead, dependencies=writing)
+async def restore_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
+    """Bring a deleted user back, with the status of before."""
+    (outcome,) = await users.restore([(user_id, if_match)])
+    return user_response(outcome.unwrap())
+
+
+@router.post("/{user_id:user}/suspend", response_model=UserRead, dependencies=writing)
+async def suspend_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
+    """Suspend a pending or active user."""
+    return user_response(await users.move(user_id, "suspended", if_version=if_match))
+
+
+@router.post("/{user_id:user}/activate", response_model=UserRead, dependencies=writing)
+async def activate_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
+    """Activate a pending or suspended user."""
+    return user_response(await users.move(user_id, "active", if_version=if_match))
+
+
+@router.post("/{user_id:user}/login", status_code=204, dependencies=writing)
+async def record_login(user_id: UserId, users: Users) -> Response:
+    """Set `last_login_at` to now."""
+    await users.record_login(user_id)
+    return Response(status_code=204)
