@@ -16,6 +16,7 @@ import pytest
 from running import eventually
 from user_service.errors import NotFound
 from user_service.postgres.pool import LOCK_TIMEOUT_SECONDS
+from user_service.users.imports import chunks
 from user_service.users.imports.chunks import PATIENCE_SECONDS, SMOOTH, Chunk, Course, ImportMoved
 from user_service.users.imports.runner import CHUNK
 
