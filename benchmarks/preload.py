@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from benchmarks.people import person
 from benchmarks.servers import Bench, service_env
 from user_service.encryption.blind_index import BlindIndex
-from user_service.encryption.keyring import Keys, load_keys
+from user_service.encryption.keyring import Keyring, load_keys
 from user_service.settings import Settings
 from user_service.users.change_log import Origin
 from user_service.users.repository import UserRepository
@@ -26,7 +26,7 @@ def preload(bench: Bench, count: int) -> None:
     asyncio.run(fill(bench.database_url, keys, count))
 
 
-async def fill(database_url: str, keys: Keys, count: int) -> None:
+async def fill(database_url: str, keys: Keyring, count: int) -> None:
     engine = create_async_engine(database_url.replace("postgresql://", "postgresql+asyncpg://"))
     try:
         # Numbered from what is there, so that a second filling takes no e-mail of the first.
@@ -44,7 +44,7 @@ async def present(engine: AsyncEngine) -> int:
         return int((await connection.execute(text("SELECT count(*) FROM users"))).scalar_one())
 
 
-async def write(engine: AsyncEngine, keys: Keys, starts: Iterator[int]) -> None:
+async def write(engine: AsyncEngine, keys: Keyring, starts: Iterator[int]) -> None:
     """Batches from `starts`, which the writers share, until none is left."""
     for start in starts:
         bodies = [UserCreate(**person(number, series="list")) for number in range(start, start + BATCH)]

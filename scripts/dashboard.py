@@ -124,9 +124,9 @@ ROWS: Final[dict[str, list[Panel]]] = {
             "bytes",
         ),
     ],
-    "Batches and events": [
+    "BatchRunner and events": [
         Panel(
-            "Batches by outcome",
+            "BatchRunner by outcome",
             {"{{operation}} {{status}}": per_second("user_batch_operations_total", "operation", "status")},
             "ops",
         ),

@@ -1,6 +1,6 @@
 """The application: one ASGI callable that every front door shares, and the composition root behind it.
 
-Around each request stands an exchange (ids, authentication, metrics, log). Inside, the lane answers what it knows; the
+Around each request stands an context (ids, authentication, metrics, log). Inside, the lane answers what it knows; the
 FastAPI application, imported in the background right after the start, answers everything else.
 """
 
@@ -17,10 +17,10 @@ from user_service.observability.logging import log, set_up_logs
 from user_service.secret_rotation import SecretFiles
 from user_service.security.authentication import Authenticator, Principal, refuse_repeated
 from user_service.settings import Settings
-from user_service.web.fast_path import LIVE_PATH, READY_PATH, Lane
+from user_service.web.fast_path import LIVE_PATH, READY_PATH, FastPath
 from user_service.web.health import Health
-from user_service.web.request_context import Exchange
-from user_service.web.responses import Answer, problem_of
+from user_service.web.request_context import RequestContext
+from user_service.web.responses import RawResponse, problem_of
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -59,7 +59,7 @@ class Application:
         self.request_timeout = resources.settings.request_timeout
         self.requests = resources.metrics.requests
         self.health = Health(resources)
-        self.lane = Lane(resources, self.health)
+        self.fast_path = FastPath(resources, self.health)
         self.api: Any = None
         self.loading: asyncio.Task[Any] | None = None
         self.relaying: asyncio.Task[None] | None = None
@@ -91,7 +91,7 @@ class Application:
         # An import leaves many objects and hardly any garbage.
         gc.disable()
         try:
-            self.api = await asyncio.to_thread(build_api, self.resources, self.lane)
+            self.api = await asyncio.to_thread(build_api, self.resources, self.fast_path)
         except Exception:
             self.health.broken = True
             log.critical("the API can't be loaded: the installation is broken", exc_info=True)
@@ -147,28 +147,28 @@ class Application:
         headers = dict(scope["headers"])
         path = scope["path"]
         tracing = self.resources.tracing
-        make_exchange = Exchange if tracing is None or path in UNTRACED else tracing.exchange
-        exchange = make_exchange(scope["method"], headers)
+        make_exchange = RequestContext if tracing is None or path in UNTRACED else tracing.context
+        context = make_exchange(scope["method"], headers)
         self.requests.in_flight += 1
         try:
             if path.startswith(GUARDED):
-                await self.admit(self.authenticator, scope, exchange)
+                await self.admit(self.authenticator, scope, context)
             elif path in EVENT_DOORS and scope["method"] == "POST":
-                principal = await self.admit(self.resources.event_authenticator, scope, exchange)
+                principal = await self.admit(self.resources.event_authenticator, scope, context)
                 principal.require("events:write")
-            answer = await self.lane.answer(scope["method"], path, scope["query_string"], exchange)
+            answer = await self.fast_path.answer(scope["method"], path, scope["query_string"], context)
             if answer is None:
-                await self.forward(scope, receive, send, exchange)
+                await self.forward(scope, receive, send, context)
             else:
-                await respond(answer, exchange, send)
+                await respond(answer, context, send)
         except ServiceError as error:
-            await respond(problem_of(error, exchange.request_id.decode()), exchange, send)
+            await respond(problem_of(error, context.request_id.decode()), context, send)
         except Exception:
-            log.exception("unexpected error", extra={"request_id": exchange.request_id.decode()})
-            await respond(problem_of(ServiceError(), exchange.request_id.decode()), exchange, send)
+            log.exception("unexpected error", extra={"request_id": context.request_id.decode()})
+            await respond(problem_of(ServiceError(), context.request_id.decode()), context, send)
         finally:
             self.requests.in_flight -= 1
-            exchange.finish(self.resources)
+            context.finish(self.resources)
 
     async def shed(self, scope: Scope, send: Send) -> None:
         """Refuses a request at little cost, and not at once: who asks again right away would take the time of those
@@ -176,27 +176,27 @@ class Application:
         """
         self.resources.metrics.shed.add()
         await asyncio.sleep(SHED_AFTER_SECONDS)
-        exchange = Exchange(scope["method"], dict(scope["headers"]))
+        context = RequestContext(scope["method"], dict(scope["headers"]))
         error = Overloaded(f"This replica is at work on {self.max_in_flight} requests already.")
-        await respond(problem_of(error, exchange.request_id.decode()), exchange, send)
+        await respond(problem_of(error, context.request_id.decode()), context, send)
 
-    async def admit(self, authenticator: Authenticator, scope: Scope, exchange: Exchange) -> Principal:
+    async def admit(self, authenticator: Authenticator, scope: Scope, context: RequestContext) -> Principal:
         """Finds out who asks, and counts it. Raises Unauthenticated, IssuerUnavailable, RateLimited."""
-        headers = exchange.headers
+        headers = context.headers
         if len(headers) != len(scope["headers"]):
             refuse_repeated(scope["headers"])
         principal = authenticator.find(headers) or await authenticator.verify(headers)
-        exchange.principal = principal
-        exchange.allowance = allowance = self.resources.limiter.allowance_of(principal)
+        context.principal = principal
+        context.allowance = allowance = self.resources.limiter.allowance_of(principal)
         if allowance is not None and not allowance.spend(1):
             await allowance.charge(1)
         return principal
 
-    async def forward(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
+    async def forward(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
         """Hands a request to the API, which may still be on its way in."""
         api: AsgiApp = self.api or await asyncio.shield(self.loading_task())
         is_head = scope["method"] == "HEAD"
-        inner = {**scope, "state": {**scope.get("state", {}), "exchange": exchange}}
+        inner = {**scope, "state": {**scope.get("state", {}), "context": context}}
         if is_head:
             inner["method"] = "GET"
         started = False
@@ -205,25 +205,25 @@ class Application:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                exchange.status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), *exchange.own_headers]}
+                context.status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), *context.own_headers]}
             elif is_head:
                 message = {**message, "body": b""}
             await send(message)
 
         try:
             async with asyncio.timeout(self.request_timeout) as deadline:
-                exchange.deadline = deadline
+                context.deadline = deadline
                 await api(inner, receive, send_more)
         except Exception as error:
             if not started:
                 if isinstance(error, TimeoutError) and deadline.expired():
                     raise RequestTimedOut from None
                 raise
-            log.exception("unexpected error", extra={"request_id": exchange.request_id.decode()})
+            log.exception("unexpected error", extra={"request_id": context.request_id.decode()})
         finally:
             if "route" in inner:
-                exchange.route = inner["route"].path_format
+                context.route = inner["route"].path_format
 
     def loading_task(self) -> "asyncio.Task[Any]":
         if self.loading is None:
@@ -231,19 +231,19 @@ class Application:
         return self.loading
 
 
-async def respond(answer: Answer, exchange: Exchange, send: Send) -> None:
-    exchange.status = answer.status
+async def respond(answer: RawResponse, context: RequestContext, send: Send) -> None:
+    context.status = answer.status
     await send(
         {
             "type": "http.response.start",
             "status": answer.status,
-            "headers": [*answer.headers, *exchange.own_headers],
+            "headers": [*answer.headers, *context.own_headers],
         }
     )
-    await send({"type": "http.response.body", "body": b"" if exchange.method == "HEAD" else answer.body})
+    await send({"type": "http.response.body", "body": b"" if context.method == "HEAD" else answer.body})
 
 
-def build_api(resources: Resources, lane: Lane) -> Any:
+def build_api(resources: Resources, fast_path: FastPath) -> Any:
     from user_service.web.api import create_api
 
-    return create_api(resources, lane)
+    return create_api(resources, fast_path)

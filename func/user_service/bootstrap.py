@@ -8,17 +8,17 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from user_service.cache.base import SHARED_SECONDS, Cache, MemoryCache, NoCache
+from user_service.cache.base import MAX_STALENESS_SECONDS, Cache, MemoryCache, NoCache
 from user_service.encryption.key_registry import check_keys
-from user_service.encryption.keyring import Keys, load_api_keys, load_keys
+from user_service.encryption.keyring import Keyring, load_api_keys, load_keys
 from user_service.errors import ConfigurationError, DatabaseUnavailable, ServiceError
 from user_service.events.outbox import Backlog, Outbox
 from user_service.observability.access_log import AccessLog
-from user_service.observability.jobs import Activity
+from user_service.observability.jobs import JobLog
 from user_service.observability.logging import log
-from user_service.observability.loop_lag import LoopWatch
+from user_service.observability.loop_lag import LoopLagMonitor
 from user_service.observability.metrics import Metrics
-from user_service.observability.request_stats import Recent
+from user_service.observability.request_stats import RequestStats
 from user_service.observability.tracing import Traced, open_tracing, untraced
 from user_service.postgres.clock import DatabaseClock
 from user_service.postgres.pool import ReadPool, read_seconds
@@ -47,7 +47,7 @@ class Resources:
         self.settings = settings
         self.metrics = Metrics()
         self.tracing = open_tracing(settings)
-        self.keys: Keys = load_keys(settings)
+        self.keys: Keyring = load_keys(settings)
         self.authenticator, self.event_authenticator = make_authenticators(settings, self.keys)
         self.limiter = Limiter(settings, self.metrics)
         self.clock = DatabaseClock()
@@ -68,9 +68,9 @@ class Resources:
         self.access_log = (
             AccessLog(level=settings.log_level, log_format=settings.log_format) if settings.access_log else None
         )
-        self.loop_watch = LoopWatch(self.metrics.loop_lag)
-        self.recent = Recent(self.metrics.requests)
-        self.activity = Activity()
+        self.loop_watch = LoopLagMonitor(self.metrics.loop_lag)
+        self.recent = RequestStats(self.metrics.requests)
+        self.activity = JobLog()
         self.created_at = datetime.now(UTC)
         self.rotation = Rotation(self, secret_files)
         self.keys.cipher.find_more = self.rotation.find_more
@@ -105,10 +105,10 @@ class Resources:
 
     async def verify(self) -> None:
         await check_keys(self.pool, self.keys)
-        self.trust_callers()
+        self.load_callers()
         self.verified = True
 
-    def trust_callers(self) -> None:
+    def load_callers(self) -> None:
         """Lets callers in by the keys of the settings, and names them under the key of the database."""
         api_keys, name_key = load_api_keys(self.settings), self.keys.principal
         for authenticator in (self.authenticator, self.event_authenticator):
@@ -137,7 +137,7 @@ class Resources:
         self.settings = settings
         for follower in self.followers:
             follower(settings)
-        self.trust_callers()
+        self.load_callers()
 
     def require_database(self) -> None:
         """Raises DatabaseUnavailable until the keys are known to fit the database."""
@@ -206,11 +206,11 @@ def reason_of(error: ServiceError) -> str:
     return f"{error.detail} ({type(cause).__name__})" if cause is not None else error.detail
 
 
-def make_cache(settings: Settings, keys: Keys, metrics: Metrics, *, clock: DatabaseClock, traced: Traced) -> Cache:
-    """The cache that the settings ask for. Beside a Redis, no tier keeps anything for longer than `SHARED_SECONDS`."""
+def make_cache(settings: Settings, keys: Keyring, metrics: Metrics, *, clock: DatabaseClock, traced: Traced) -> Cache:
+    """The cache of the settings. With Redis, no tier keeps an entry beyond `MAX_STALENESS_SECONDS`."""
     if settings.cache == "none":
         return NoCache()
-    ttl_seconds = settings.cache_ttl if settings.redis_url is None else min(settings.cache_ttl, SHARED_SECONDS)
+    ttl_seconds = settings.cache_ttl if settings.redis_url is None else min(settings.cache_ttl, MAX_STALENESS_SECONDS)
     slowest = read_seconds(settings)
     local = MemoryCache(max_bytes=settings.cache_max_bytes, ttl_seconds=ttl_seconds, read_seconds=slowest)
     if settings.redis_url is None:
@@ -231,7 +231,7 @@ def make_cache(settings: Settings, keys: Keys, metrics: Metrics, *, clock: Datab
     return TieredCache(local, redis, connect(settings.redis_url, retries=0))
 
 
-def make_authenticators(settings: Settings, keys: Keys) -> tuple[Authenticator, Authenticator]:
+def make_authenticators(settings: Settings, keys: Keyring) -> tuple[Authenticator, Authenticator]:
     """Who may use the API, and who may bring events: the same, and the broker."""
     api_keys = load_api_keys(settings)
     users, brokers = user_trusts(settings), broker_trusts(settings)

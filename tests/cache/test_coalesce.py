@@ -3,7 +3,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from user_service.cache.dataloader import Coalescer
+from user_service.cache.dataloader import DataLoader
 
 
 class Source:
@@ -29,12 +29,12 @@ def source() -> Source:
     return Source()
 
 
-async def loads(coalescer: Coalescer[int], ids: list[UUID]) -> list[int | BaseException | None]:
+async def loads(coalescer: DataLoader[int], ids: list[UUID]) -> list[int | BaseException | None]:
     return await asyncio.gather(*(coalescer.load(user_id) for user_id in ids), return_exceptions=True)
 
 
 async def test_many_concurrent_loads_are_one_fetch(source: Source) -> None:
-    coalescer = Coalescer(source.fetch)
+    coalescer = DataLoader(source.fetch)
     ids = [uuid4() for _ in range(10)]
     source.values = {user_id: number for number, user_id in enumerate(ids)}
     source.may_answer.set()
@@ -46,7 +46,7 @@ async def test_many_concurrent_loads_are_one_fetch(source: Source) -> None:
 
 
 async def test_a_fetch_takes_so_many_and_so_many_run_at_once(source: Source) -> None:
-    coalescer = Coalescer(source.fetch, width=2, batch=5)
+    coalescer = DataLoader(source.fetch, width=2, batch=5)
 
     waiting = asyncio.gather(*(coalescer.load(uuid4()) for _ in range(17)))
     await asyncio.sleep(0.01)
@@ -60,7 +60,7 @@ async def test_a_fetch_takes_so_many_and_so_many_run_at_once(source: Source) -> 
 
 
 async def test_an_error_of_one_key_is_its_own(source: Source) -> None:
-    coalescer = Coalescer(source.fetch)
+    coalescer = DataLoader(source.fetch)
     good, bad, absent = uuid4(), uuid4(), uuid4()
     source.values = {good: 1, bad: LookupError("broken")}
     source.may_answer.set()
@@ -73,7 +73,7 @@ async def test_an_error_of_one_key_is_its_own(source: Source) -> None:
 
 
 async def test_an_error_of_the_fetch_reaches_everybody_and_the_next_load_fetches_again(source: Source) -> None:
-    coalescer = Coalescer(source.fetch)
+    coalescer = DataLoader(source.fetch)
     user_id = uuid4()
     source.values, source.error = {user_id: 1}, ConnectionError("away")
     source.may_answer.set()
@@ -88,7 +88,7 @@ async def test_an_error_of_the_fetch_reaches_everybody_and_the_next_load_fetches
 
 @pytest.mark.parametrize("cancelled", [0, 1, 2])
 async def test_who_gives_up_does_not_hurt_the_others(source: Source, cancelled: int) -> None:
-    coalescer = Coalescer(source.fetch)
+    coalescer = DataLoader(source.fetch)
     user_id = uuid4()
     source.values = {user_id: 7}
 
@@ -107,7 +107,7 @@ async def test_who_gives_up_does_not_hurt_the_others(source: Source, cancelled: 
 
 
 async def test_a_load_after_a_commit_sees_it_although_a_fetch_of_before_is_under_way(source: Source) -> None:
-    coalescer = Coalescer(source.fetch)
+    coalescer = DataLoader(source.fetch)
     user_id = uuid4()
     source.values = {user_id: 1}
 
@@ -121,7 +121,7 @@ async def test_a_load_after_a_commit_sees_it_although_a_fetch_of_before_is_under
 
 
 async def test_nothing_is_left_behind(source: Source) -> None:
-    coalescer = Coalescer(source.fetch)
+    coalescer = DataLoader(source.fetch)
     source.may_answer.set()
 
     await loads(coalescer, [uuid4() for _ in range(5)])

@@ -1,7 +1,7 @@
 import asyncio
 from uuid import UUID, uuid4
 
-from user_service.cache.base import MAX_MARKS, OVERHEAD_BYTES, Entry, Marks, MemoryCache
+from user_service.cache.base import MAX_FENCES, OVERHEAD_BYTES, Entry, MemoryCache, VersionFences
 
 BODY = b"x" * 100
 ENTRY_BYTES = OVERHEAD_BYTES + len(BODY)
@@ -18,10 +18,10 @@ async def test_the_least_recently_used_goes_first_and_the_bound_holds() -> None:
 
     for user_id in (first, second, third):
         await cache.fill({user_id: Entry(1, False, BODY)})
-    assert cache.peek(str(first)) is not None
+    assert cache.get_local(str(first)) is not None
     await cache.fill({fourth: Entry(1, False, BODY)})
 
-    assert [cache.peek(str(user_id)) is not None for user_id in (first, second, third, fourth)] == [
+    assert [cache.get_local(str(user_id)) is not None for user_id in (first, second, third, fourth)] == [
         True,
         False,
         True,
@@ -43,7 +43,7 @@ async def test_the_bytes_are_counted_down_again() -> None:
 
     await cache.fill({user_id: Entry(1, False, BODY) for user_id in ids})
     await cache.fill({ids[0]: Entry(2, False, BODY + BODY)})
-    await cache.forget({ids[1]: 2})
+    await cache.invalidate({ids[1]: 2})
     before = cache.bytes
     await cache.clear()
 
@@ -57,7 +57,7 @@ async def test_a_cache_without_room_keeps_nothing() -> None:
 
     await cache.fill({user_id: Entry(1, False, BODY)})
 
-    assert cache.peek(str(user_id)) is None
+    assert cache.get_local(str(user_id)) is None
     assert cache.bytes == 0
 
 
@@ -68,7 +68,7 @@ async def test_an_entry_ends_with_its_time_to_live() -> None:
     await cache.fill({user_id: Entry(5, False, BODY)})
     await asyncio.sleep(0.02)
 
-    assert cache.peek(str(user_id)) is None
+    assert cache.get_local(str(user_id)) is None
     assert cache.bytes == 0
 
 
@@ -76,11 +76,11 @@ async def test_an_eviction_does_not_let_an_old_version_in() -> None:
     cache = cache_of(1)
     changed = uuid4()
 
-    await cache.forget({changed: 2})
+    await cache.invalidate({changed: 2})
     await cache.fill({uuid4(): Entry(1, False, BODY)})
     await cache.fill({changed: Entry(1, False, BODY)})
 
-    assert cache.peek(str(changed)) is None
+    assert cache.get_local(str(changed)) is None
 
 
 async def test_bulk_writes_leave_what_is_cached_alone() -> None:
@@ -88,23 +88,23 @@ async def test_bulk_writes_leave_what_is_cached_alone() -> None:
     user_id = uuid4()
 
     await cache.fill({user_id: Entry(1, False, BODY)})
-    await cache.forget({uuid4(): 2 for _ in range(1000)})
+    await cache.invalidate({uuid4(): 2 for _ in range(1000)})
 
-    assert cache.peek(str(user_id)) is not None
+    assert cache.get_local(str(user_id)) is not None
 
 
 def test_marks_are_bounded_and_the_newest_stay() -> None:
-    marks = Marks(seconds=60)
-    ids = [UUID(int=number) for number in range(MAX_MARKS + 10)]
+    marks = VersionFences(seconds=60)
+    ids = [UUID(int=number) for number in range(MAX_FENCES + 10)]
 
     marks.add(dict.fromkeys(ids, 2))
 
-    assert len(marks.known) == MAX_MARKS
+    assert len(marks.known) == MAX_FENCES
     assert [marks.version_of(ids[0]), marks.version_of(ids[-1])] == [0, 2]
 
 
 def test_marks_end_and_a_first_version_needs_none() -> None:
-    marks = Marks(seconds=-1)
+    marks = VersionFences(seconds=-1)
 
     marks.add({uuid4(): 2, uuid4(): 1})
 

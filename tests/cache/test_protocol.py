@@ -44,7 +44,7 @@ async def test_an_older_fill_never_replaces_a_newer_one(cache: Cache) -> None:
 async def test_a_fill_of_the_forgotten_version_or_a_newer_one_is_kept(cache: Cache, version: int) -> None:
     user_id = uuid4()
 
-    await cache.forget({user_id: 2})
+    await cache.invalidate({user_id: 2})
     await cache.fill({user_id: entry(version)})
 
     assert await version_of(cache, user_id) == kept(cache, version)
@@ -54,7 +54,7 @@ async def test_what_was_forgotten_is_gone_and_a_late_reader_does_not_bring_it_ba
     user_id = uuid4()
 
     await cache.fill({user_id: entry(1)})
-    await cache.forget({user_id: 2})
+    await cache.invalidate({user_id: 2})
     gone = await version_of(cache, user_id)
     await cache.fill({user_id: entry(1)})
 
@@ -66,7 +66,7 @@ async def test_a_late_forget_does_not_let_an_older_version_in(cache: Cache) -> N
     user_id = uuid4()
 
     await cache.fill({user_id: entry(5)})
-    await cache.forget({user_id: 3})
+    await cache.invalidate({user_id: 3})
     await cache.fill({user_id: entry(4)})
 
     assert await version_of(cache, user_id) == kept(cache, 5)
@@ -76,7 +76,7 @@ async def test_a_set_is_forgotten_at_once_and_its_neighbours_stay(cache: Cache) 
     ids = [uuid4() for _ in range(30)]
 
     await cache.fill({user_id: entry(1) for user_id in ids})
-    await cache.forget(dict.fromkeys(ids[:20], 2))
+    await cache.invalidate(dict.fromkeys(ids[:20], 2))
 
     assert set(await cache.get(ids)) == (set() if cache.tier == "none" else set(ids[20:]))
 
@@ -94,7 +94,7 @@ async def test_clear_drops_everything_and_says_how_much(cache: Cache) -> None:
 
 async def test_nothing_is_asked_for_and_nothing_breaks(cache: Cache) -> None:
     await cache.fill({})
-    await cache.forget({})
+    await cache.invalidate({})
 
     assert await cache.get([]) == {}
     assert (await cache.statistics())["tier"] == cache.tier

@@ -21,7 +21,7 @@ async def test_values_are_shared_between_replicas(redis_url: str, open_redis_cac
 
     await one.fill({user_id: Entry(2, False, b"{}")})
     seen = (await other.get([user_id]))[user_id]
-    await other.forget({user_id: 3})
+    await other.invalidate({user_id: 3})
 
     assert seen.version == 2
     assert await one.get([user_id]) == {}
@@ -49,7 +49,7 @@ async def test_every_key_ends_by_itself(redis_url: str, open_redis_cache: OpenCa
     cache = await open_redis_cache(redis_url, ttl_seconds=100)
 
     await cache.fill({uuid4(): Entry(1, False, b"{}"), uuid4(): Entry(1, False, b"{}")})
-    await cache.forget({uuid4(): 2})
+    await cache.invalidate({uuid4(): 2})
 
     async with Redis.from_url(redis_url) as redis:
         lives = [await redis.ttl(key) async for key in redis.scan_iter()]
@@ -63,7 +63,7 @@ async def test_markers_outlive_a_slow_read_even_with_a_short_time_to_live(
     cache = await open_redis_cache(redis_url, ttl_seconds=1)
     user_id = uuid4()
 
-    await cache.forget({user_id: 2})
+    await cache.invalidate({user_id: 2})
 
     async with Redis.from_url(redis_url) as redis:
         assert await redis.ttl(cache.key(user_id)) > 1
@@ -151,7 +151,7 @@ async def test_a_key_of_another_type_does_no_harm(redis_url: str, open_redis_cac
         for user_id in listed:
             await redis.rpush(cache.key(user_id), "a")
         found = await cache.get(listed)
-        await cache.forget({listed[0]: 2})
+        await cache.invalidate({listed[0]: 2})
         await cache.clear()
         await cache.fill({listed[1]: Entry(2, False, b"{}")})
 

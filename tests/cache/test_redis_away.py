@@ -151,7 +151,7 @@ async def test_a_redis_that_comes_back_with_old_values_is_not_believed(
     user_id = uuid4()
     await cache.fill({user_id: Entry(1, False, b"old")})
     own_redis.command("SAVE")
-    await cache.forget({user_id: 2})
+    await cache.invalidate({user_id: 2})
     own_redis.stop()
     own_redis.start()
 
@@ -203,8 +203,8 @@ async def test_too_many_debts_become_one_of_everything(
     ids = [uuid4() for _ in range(30)]
     await cache.fill({user_id: Entry(1, False, b"{}") for user_id in ids})
     own_redis.pause()
-    await cache.forget(dict.fromkeys(ids, 2))
-    await cache.forget({UUID(int=number): 2 for number in range(MAX_OWED)})
+    await cache.invalidate(dict.fromkeys(ids, 2))
+    await cache.invalidate({UUID(int=number): 2 for number in range(MAX_OWED)})
     owed = len(cache.owed)
     own_redis.resume()
 

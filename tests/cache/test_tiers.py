@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from running import eventually
 from servers import RedisServer
-from user_service.cache.base import SHARED_SECONDS, Entry, MemoryCache
+from user_service.cache.base import MAX_STALENESS_SECONDS, Entry, MemoryCache
 from user_service.cache.redis import RedisCache, connect
 from user_service.cache.tiered import TieredCache
 from user_service.postgres.clock import DatabaseClock
@@ -24,7 +24,7 @@ def fresh(version: int = 1) -> Entry:
 
 
 async def holds(cache: TieredCache, user_id: UUID) -> bool:
-    return cache.peek(str(user_id)) is not None
+    return cache.get_local(str(user_id)) is not None
 
 
 async def lacks(cache: TieredCache, user_id: UUID) -> bool:
@@ -57,7 +57,7 @@ async def test_a_forget_reaches_the_other_replicas(redis_url: str, open_tiered_c
     changed, neighbour = uuid4(), uuid4()
     await other.fill({changed: fresh(), neighbour: fresh()})
 
-    await one.forget({changed: 2})
+    await one.invalidate({changed: 2})
     await eventually(lambda: lacks(other, changed))
     await other.fill({changed: fresh()})
 
@@ -154,7 +154,7 @@ async def test_a_value_whose_forget_was_lost_is_not_believed_for_long(
 
     async with Redis.from_url(redis_url) as redis:
         lost = await redis.get(key)
-        await writer.forget({user_id: 2})
+        await writer.invalidate({user_id: 2})
         await redis.set(key, lost)
         believed = set(await reader.get([user_id]))
         await eventually(lambda: believes_nothing(reader, user_id))
@@ -214,7 +214,7 @@ def test_two_replicas_never_take_old_for_young() -> None:
 
 
 def test_no_tier_is_believed_as_long_as_is_promised() -> None:
-    assert SHARED_SECONDS < 5
+    assert MAX_STALENESS_SECONDS < 5
 
 
 async def test_closing_ends_the_subscription(redis_url: str, open_tiered_cache: OpenTieredCache) -> None:

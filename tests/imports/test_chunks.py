@@ -17,7 +17,7 @@ from running import eventually
 from user_service.errors import NotFound
 from user_service.postgres.pool import LOCK_TIMEOUT_SECONDS
 from user_service.users.imports import chunks
-from user_service.users.imports.chunks import PATIENCE_SECONDS, SMOOTH, Chunk, Course, ImportMoved
+from user_service.users.imports.chunks import CLEAN_CHUNKS, PATIENCE_SECONDS, Chunk, ImportMoved, ImportPipeline
 from user_service.users.imports.runner import CHUNK
 
 pytestmark = pytest.mark.anyio
@@ -227,7 +227,7 @@ async def test_a_task_that_never_ran_gives_its_turn_on() -> None:
 
 async def test_chunks_go_ahead_again_after_a_few_that_met_nobody() -> None:
     chunks = chain(3)
-    chunks[0].course.smooth = SMOOTH - 1
+    chunks[0].course.smooth = CLEAN_CHUNKS - 1
     chunks[0].ended.set()
     chunks[1].turn = asyncio.Event()
     claiming = asyncio.create_task(chunks[1].claim(Standing(1)))  # type: ignore[arg-type]
@@ -235,7 +235,7 @@ async def test_chunks_go_ahead_again_after_a_few_that_met_nobody() -> None:
     assert not chunks[1].ahead
     chunks[1].turn.set()
     await claiming
-    chunks[0].course.smooth = SMOOTH
+    chunks[0].course.smooth = CLEAN_CHUNKS
     chunks[2].opening.set()
     await chunks[2].claim(Standing(0))  # type: ignore[arg-type]
     assert chunks[2].ahead
@@ -245,6 +245,6 @@ def test_an_outcome_that_depends_on_who_is_there() -> None:
     wrong = {"status": "failed", "error": {"code": "validation_failed"}}
     taken = {"status": "failed", "error": {"code": "email_taken"}}
     outcomes = [{"status": "created"}, {"status": "skipped"}, {"status": "updated"}, wrong, taken]
-    assert [Course().meets_nobody(result) for result in outcomes] == [True, False, False, True, False]
+    assert [ImportPipeline().meets_nobody(result) for result in outcomes] == [True, False, False, True, False]
     # What was merged into a known user may have grown too large.
-    assert not Course(merges=True).meets_nobody(wrong)
+    assert not ImportPipeline(merges=True).meets_nobody(wrong)

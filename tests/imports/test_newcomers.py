@@ -9,7 +9,7 @@ from tokens_kept import key_ids
 from user_service.encryption.cipher import parse_keys
 from user_service.encryption.key_registry import check_keys
 from user_service.users.change_log import Origin
-from user_service.users.prepared_users import Newcomers
+from user_service.users.prepared_users import PreparedUsers
 from user_service.users.schemas import UserCreate
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +24,7 @@ async def test_rows_sealed_under_a_key_that_is_no_longer_first_are_made_again(
     bodies = [UserCreate(email=f"{number}@example.org", given_name="Ada") for number in range(many)]
     async with running(settings_of(database_url, tmp_path, encryption_key=BOTH)) as client:
         storage = client.application.api.state.storage
-        newcomers = await Newcomers.ready(bodies, storage.cipher, storage.index)
+        newcomers = await PreparedUsers.ready(bodies, storage.cipher, storage.index)
         assert newcomers.rows is not None
         assert newcomers.rows.fit(storage.cipher, storage.index)
 
@@ -45,7 +45,7 @@ async def test_rows_made_before_are_those_that_are_written(database_url: str, tm
     async with running(settings_of(database_url, tmp_path, encryption_key=BOTH)) as client:
         assert (await client.post(USERS, json={"email": "taken@example.org"})).status_code == 201
         storage = client.application.api.state.storage
-        newcomers = await Newcomers.ready(bodies, storage.cipher, storage.index)
+        newcomers = await PreparedUsers.ready(bodies, storage.cipher, storage.index)
         async with storage.unit_of_work(ORIGIN) as service:
             outcomes = await service.create(bodies, newcomers=newcomers)
 
@@ -61,7 +61,7 @@ async def test_rows_still_fit_after_the_keys_were_compared_with_the_database_aga
     """The index is made anew, and forgets the terms that it knows, for another key alone."""
     async with running(settings_of(database_url, tmp_path)) as client:
         storage = client.application.api.state.storage
-        newcomers = await Newcomers.ready([UserCreate(email="ada@example.org")], storage.cipher, storage.index)
+        newcomers = await PreparedUsers.ready([UserCreate(email="ada@example.org")], storage.cipher, storage.index)
         await check_keys(client.application.resources.pool, storage.keys)
         assert newcomers.rows is not None
         assert newcomers.rows.fit(storage.cipher, storage.index)

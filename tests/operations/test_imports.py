@@ -49,7 +49,7 @@ async def read():
     application = Application(resources)
     await resources.open()
     try:
-        await application.lane.read_user(UUID(int=7), b"", {{}})
+        await application.fast_path.read_user(UUID(int=7), b"", {{}})
     except UserNotFound:
         print("answered", *(name for name in {sorted(HEAVY)} if name in sys.modules))
     await resources.close()

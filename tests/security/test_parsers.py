@@ -15,8 +15,8 @@ from user_service.errors import BadRequest, InvalidCursor, InvalidHeader, Unauth
 from user_service.observability.trace_context import request_id_of, traceparent_of
 from user_service.security.authentication import credential_of
 from user_service.security.jwks import parse_keys
-from user_service.security.jwt_verifier import TokenRules, believe, read_unverified
-from user_service.security.tokens import Trust
+from user_service.security.jwt_verifier import JwtVerifier, read_unverified, verify_claims
+from user_service.security.tokens import TrustedIssuer
 from user_service.users.cursors import Cursor, CursorCodec
 from user_service.users.service import id_of
 from user_service.values.emails import normalise_email
@@ -123,13 +123,13 @@ def forger() -> Issuer:
 )
 def test_signed_claims_of_any_shape_are_believed_or_refused(forger: Issuer, claims: dict[str, object]) -> None:
     key_id, private = next(iter(forger.private.items()))
-    trust = Trust("jwt", forger.url, AUDIENCE, forger.jwks_url)
+    trust = TrustedIssuer("jwt", forger.url, AUDIENCE, forger.jwks_url)
     payload = orjson.dumps({**forger.claims(), **claims})
     token = jwt.api_jws.encode(payload, private, "ES256", headers={"kid": key_id}).encode()
     public = parse_keys(orjson.dumps({"keys": [jwk_of(private, key_id)]}))[key_id].public
 
     with suppress(Unauthenticated):
-        verified = believe(token, trust, public, "ES256")
+        verified = verify_claims(token, trust, public, "ES256")
         assert verified.issuer == forger.url
         assert verified.subject.isprintable()
         assert verified.scopes == frozenset(map(str, verified.scopes))
@@ -150,4 +150,4 @@ def test_an_address_is_normalised_once_and_for_all(text: str) -> None:
 
 def test_rules_without_issuers_refuse(forger: Issuer) -> None:
     with pytest.raises(Unauthenticated, match="issuer"):
-        asyncio.run(TokenRules([]).verify(forger.token().encode()))
+        asyncio.run(JwtVerifier([]).verify(forger.token().encode()))

@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
 
 OVERHEAD_BYTES: Final = 1000
-MAX_MARKS: Final = 100_000
+MAX_FENCES: Final = 100_000
 # How long an entry is believed where several replicas cache: what they promise is five, and an answer takes its time.
-SHARED_SECONDS: Final = 4.0
+MAX_STALENESS_SECONDS: Final = 4.0
 
 
 class Entry:
@@ -59,7 +59,7 @@ class Cache(Protocol):
     def open(self) -> None:
         """Begins what it does in the background, on the running loop."""
 
-    def peek(self, written: str) -> Entry | None:
+    def get_local(self, written: str) -> Entry | None:
         """An entry that is at hand in this process, by its id as `str` writes it; any other text has none."""
 
     async def get(self, ids: Collection[UUID]) -> dict[UUID, Entry]:
@@ -68,7 +68,7 @@ class Cache(Protocol):
     async def fill(self, entries: Mapping[UUID, Entry]) -> None:
         """Keeps entries, each unless a newer version is known."""
 
-    async def forget(self, versions: Mapping[UUID, int]) -> None:
+    async def invalidate(self, versions: Mapping[UUID, int]) -> None:
         """Drops what is older than these versions, and refuses it from now on."""
 
     async def clear(self) -> int:
@@ -80,8 +80,8 @@ class Cache(Protocol):
     async def close(self) -> None: ...
 
 
-class Marks:
-    """The versions of what has changed in the last `seconds`; beyond `MAX_MARKS` the oldest give way."""
+class VersionFences:
+    """The versions of what has changed in the last `seconds`; beyond `MAX_FENCES` the oldest give way."""
 
     def __init__(self, *, seconds: float) -> None:
         self.seconds = seconds
@@ -94,7 +94,7 @@ class Marks:
             if version > 1 and version >= self.version_of(user_id):
                 self.known[user_id] = (now + self.seconds, version)
                 self.known.move_to_end(user_id)
-        while self.known and (len(self.known) > MAX_MARKS or next(iter(self.known.values()))[0] < now):
+        while self.known and (len(self.known) > MAX_FENCES or next(iter(self.known.values()))[0] < now):
             self.known.popitem(last=False)
 
     def version_of(self, user_id: UUID) -> int:
@@ -111,7 +111,7 @@ class NoCache:
 
     def open(self) -> None: ...
 
-    def peek(self, written: str) -> Entry | None:
+    def get_local(self, written: str) -> Entry | None:
         return None
 
     async def get(self, ids: Collection[UUID]) -> dict[UUID, Entry]:
@@ -119,7 +119,7 @@ class NoCache:
 
     async def fill(self, entries: Mapping[UUID, Entry]) -> None: ...
 
-    async def forget(self, versions: Mapping[UUID, int]) -> None: ...
+    async def invalidate(self, versions: Mapping[UUID, int]) -> None: ...
 
     async def clear(self) -> int:
         return 0
@@ -143,7 +143,7 @@ class MemoryCache:
         self.max_bytes = max_bytes
         self.ttl_seconds = ttl_seconds
         self.slots: OrderedDict[str, Entry] = OrderedDict()
-        self.marks = Marks(seconds=read_seconds)
+        self.marks = VersionFences(seconds=read_seconds)
         self.bytes = 0
         self.evictions = 0
 
@@ -153,7 +153,7 @@ class MemoryCache:
 
     def open(self) -> None: ...
 
-    def peek(self, written: str) -> Entry | None:
+    def get_local(self, written: str) -> Entry | None:
         entry = self.slots.get(written)
         if entry is None:
             return None
@@ -164,16 +164,16 @@ class MemoryCache:
         return entry
 
     async def get(self, ids: Collection[UUID]) -> dict[UUID, Entry]:
-        return {user_id: entry for user_id in ids if (entry := self.peek(str(user_id)))}
+        return {user_id: entry for user_id in ids if (entry := self.get_local(str(user_id)))}
 
     async def fill(self, entries: Mapping[UUID, Entry]) -> None:
         for user_id, entry in entries.items():
             written = str(user_id)
-            known = self.peek(written)
+            known = self.get_local(written)
             if entry.version >= (known.version if known else self.marks.version_of(user_id)):
                 self.put(written, entry)
 
-    async def forget(self, versions: Mapping[UUID, int]) -> None:
+    async def invalidate(self, versions: Mapping[UUID, int]) -> None:
         self.marks.add(versions)
         for user_id, version in versions.items():
             # Nothing is older than a first version.

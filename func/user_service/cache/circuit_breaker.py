@@ -4,7 +4,7 @@ from time import monotonic
 from typing import Final
 
 
-class Breaker:
+class CircuitBreaker:
     """Keeps callers away from what has failed three times in a row; lets them try again after a pause."""
 
     THRESHOLD: Final = 3

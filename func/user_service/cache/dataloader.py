@@ -12,7 +12,7 @@ from uuid import UUID
 V = TypeVar("V")
 
 
-class Coalescer(Generic[V]):
+class DataLoader(Generic[V]):
     """Loads values by id through `fetch`, at most `width` fetches at once, `batch` ids each.
 
     What `fetch` leaves out has no value; an exception in a value's place is that key's alone. A fetch starts after

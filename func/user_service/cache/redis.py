@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from user_service.cache.base import Entry, Footprint, Marks
+from user_service.cache.base import Entry, Footprint, VersionFences
 from user_service.encryption.cipher import Cipher, DecryptionError
 from user_service.errors import ConfigurationError
 from user_service.observability.logging import log
@@ -109,7 +109,7 @@ class RedisCache:
         self.failures = 0
         self.recovery: Task[None] | None = None
         # A Redis that fails over or restarts can come back with what it had forgotten.
-        self.marks = Marks(seconds=self.marker_seconds)
+        self.marks = VersionFences(seconds=self.marker_seconds)
         self.owed: dict[UUID, int] = {}
         self.owes_all = False
 
@@ -119,7 +119,7 @@ class RedisCache:
 
     def open(self) -> None: ...
 
-    def peek(self, written: str) -> Entry | None:
+    def get_local(self, written: str) -> Entry | None:
         return None
 
     async def get(self, ids: Collection[UUID]) -> dict[UUID, Entry]:
@@ -128,16 +128,16 @@ class RedisCache:
         values: Any = await self.attempt("get", self.redis.mget([self.key(user_id) for user_id in ids]))
         pairs = zip(ids, values or (), strict=False)
         found = {user_id: entry for user_id, value in pairs if value and (entry := self.entry_of(user_id, value))}
-        return self.unless_older(found)
+        return self.drop_fenced(found)
 
     async def fill(self, entries: Mapping[UUID, Entry]) -> None:
         if self.is_away or not self.clock.is_known:
             return
-        values = {user_id: self.value_of(user_id, entry) for user_id, entry in self.unless_older(entries).items()}
+        values = {user_id: self.value_of(user_id, entry) for user_id, entry in self.drop_fenced(entries).items()}
         if values:
             await self.attempt("fill", self.put(values))
 
-    async def forget(self, versions: Mapping[UUID, int]) -> None:
+    async def invalidate(self, versions: Mapping[UUID, int]) -> None:
         self.marks.add(versions)
         changed = {user_id: version for user_id, version in versions.items() if version > 1}
         if not changed:
@@ -146,7 +146,7 @@ class RedisCache:
             self.owe(changed)
             self.recover()
 
-    def unless_older(self, entries: Mapping[UUID, Entry]) -> dict[UUID, Entry]:
+    def drop_fenced(self, entries: Mapping[UUID, Entry]) -> dict[UUID, Entry]:
         return {user_id: entry for user_id, entry in entries.items() if entry.version >= self.marks.version_of(user_id)}
 
     async def clear(self) -> int:

@@ -2,7 +2,7 @@
 
 Every forget is told on a channel of Redis, and the other replicas drop what they hold. What they don't hear ends by
 itself: an entry carries the moment that it is of through both tiers, and none is believed for longer than
-`SHARED_SECONDS` after it. docs/adr/0007-two-tiers.md goes through the failures.
+`MAX_STALENESS_SECONDS` after it. docs/adr/0007-two-tiers.md goes through the failures.
 """
 
 from asyncio import Task, create_task, sleep, wait
@@ -48,8 +48,8 @@ class TieredCache:
     def open(self) -> None:
         self.listening = create_task(self.listen())
 
-    def peek(self, written: str) -> Entry | None:
-        return self.local.peek(written)
+    def get_local(self, written: str) -> Entry | None:
+        return self.local.get_local(written)
 
     async def get(self, ids: Collection[UUID]) -> dict[UUID, Entry]:
         found = await self.local.get(ids)
@@ -66,9 +66,9 @@ class TieredCache:
     async def keep(self, entries: Mapping[UUID, Entry]) -> None:
         await self.local.fill({user_id: entry for user_id, entry in entries.items() if entry.as_of >= self.heard_since})
 
-    async def forget(self, versions: Mapping[UUID, int]) -> None:
-        await self.local.forget(versions)
-        await self.shared.forget(versions)
+    async def invalidate(self, versions: Mapping[UUID, int]) -> None:
+        await self.local.invalidate(versions)
+        await self.shared.invalidate(versions)
 
     async def clear(self) -> int:
         dropped = self.local.drop_all()
@@ -122,4 +122,4 @@ class TieredCache:
         if told == EVERYTHING or len(told) % TOLD.size:
             self.local.drop_all()
         else:
-            await self.local.forget({UUID(bytes=raw): version for raw, version in TOLD.iter_unpack(told)})
+            await self.local.invalidate({UUID(bytes=raw): version for raw, version in TOLD.iter_unpack(told)})

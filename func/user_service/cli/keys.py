@@ -5,7 +5,7 @@ import base64
 from collections.abc import Mapping
 
 from user_service.encryption.key_registry import compare_keys
-from user_service.encryption.keyring import Keys, load_keys
+from user_service.encryption.keyring import Keyring, load_keys
 from user_service.errors import CommandFailed, DatabaseUnavailable
 from user_service.observability.metrics import Metrics
 from user_service.postgres.pool import ReadPool
@@ -20,7 +20,7 @@ def blind_index_key(environ: Mapping[str, str]) -> str:
     return base64.b64encode(keys.blind_index).decode()
 
 
-async def settled_keys(settings: Settings) -> Keys:
+async def settled_keys(settings: Settings) -> Keyring:
     keys = load_keys(settings)
     pool = ReadPool(settings, Metrics(), size=1)
     try:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from user_service.cli.progress import Progress, progress_on
 from user_service.encryption.key_registry import Retirement, compare_keys
-from user_service.encryption.keyring import Keys, load_keys
+from user_service.encryption.keyring import Keyring, load_keys
 from user_service.encryption.reencryption import Reencryption, Round
 from user_service.errors import EXIT_FAILED, CommandFailed, DatabaseUnavailable
 from user_service.observability.metrics import Metrics
@@ -68,7 +68,7 @@ async def count_rows(settings: Settings, bar: Progress, batch_size: int) -> tupl
 
 
 async def seal_again(
-    settings: Settings, keys: Keys, bar: Progress, batch_size: int, *, go_back: bool
+    settings: Settings, keys: Keyring, bar: Progress, batch_size: int, *, go_back: bool
 ) -> tuple[int, Round, list[str]]:
     """How many tokens were sealed again, the last round, and the ids of the keys that nothing is sealed under."""
     async with opened(settings) as pool:
@@ -80,7 +80,7 @@ async def seal_again(
     return number, last, free
 
 
-def work_on(pool: ReadPool, keys: Keys, bar: Progress, batch_size: int) -> Reencryption:
+def work_on(pool: ReadPool, keys: Keyring, bar: Progress, batch_size: int) -> Reencryption:
     def show(seen: int, total: int | None) -> None:
         bar.show(seen, total, "rows")
 
@@ -92,7 +92,7 @@ def retirement_seconds(settings: Settings) -> float:
     return 2 * settings.secrets_reload_seconds + settings.request_timeout
 
 
-def tell_what_can_go(free: list[str], keys: Keys) -> None:
+def tell_what_can_go(free: list[str], keys: Keyring) -> None:
     for key_id in free:
         print(f"The key {key_id} can now be removed from ENCRYPTION_KEY.")
         if key_id == keys.derived_from:

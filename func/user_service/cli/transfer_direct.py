@@ -15,10 +15,10 @@ from user_service.errors import ServiceError
 from user_service.observability.trace_context import request_id_of, traceparent_of
 from user_service.server.run import database_of
 from user_service.users.batch.bodies import CreateBatch
-from user_service.users.batch.runner import Batches
+from user_service.users.batch.runner import BatchRunner
 from user_service.users.change_log import Origin
 from user_service.users.imports.parsers import Record, reader_of
-from user_service.users.imports.runner import Imports
+from user_service.users.imports.runner import ImportRunner
 from user_service.users.unit_of_work import Storage
 
 COUNTS: Final = ("created", "updated", "skipped", "failed")
@@ -30,7 +30,7 @@ class DirectTarget:
     """The database of the environment's settings, or the embedded one."""
 
     def send(self, pieces: Iterator[bytes], *, file_format: str, on_conflict: str, key: str) -> Summary:
-        async def work(imports: Imports, storage: Storage) -> Summary:
+        async def work(imports: ImportRunner, storage: Storage) -> Summary:
             origin = cli_origin()
             begun = await imports.begin(origin, file_format=file_format, on_conflict=on_conflict, key=key)
             await imports.take(begun, streamed(pieces, file_format), origin)
@@ -41,7 +41,7 @@ class DirectTarget:
         return run(work)
 
     def rehearse(self, pieces: Iterator[bytes], *, file_format: str, on_conflict: str) -> Summary:
-        async def work(imports: Imports, storage: Storage) -> Summary:
+        async def work(imports: ImportRunner, storage: Storage) -> Summary:
             counts: Counter[str] = Counter()
             failures: list[dict[str, Any]] = []
             for numbers, records, bad in readable_chunks(pieces, file_format):
@@ -71,17 +71,17 @@ class DirectTarget:
                 runner.run(close(resources, storage))
 
 
-def run(work: Callable[[Imports, Storage], Awaitable[T]]) -> T:
+def run(work: Callable[[ImportRunner, Storage], Awaitable[T]]) -> T:
     with database_of(os.environ) as settings:
         return asyncio.run(with_parts(Resources(settings), work))
 
 
-async def with_parts(resources: Resources, work: Callable[[Imports, Storage], Awaitable[T]]) -> T:
+async def with_parts(resources: Resources, work: Callable[[ImportRunner, Storage], Awaitable[T]]) -> T:
     storage = open_storage(resources)
     try:
         await resources.verify()
-        batches = Batches(storage, resources.reader, resources.activity)
-        return await work(Imports(batches), storage)
+        batches = BatchRunner(storage, resources.reader, resources.activity)
+        return await work(ImportRunner(batches), storage)
     except ServiceError as error:
         faults = "".join(f"\n- {fault.pointer} {fault.detail}" for fault in error.errors)
         raise TransferRefused(f"{error.code}: {error.detail}{faults}") from None
@@ -110,7 +110,7 @@ async def streamed(pieces: Iterator[bytes], file_format: str) -> AsyncIterator[S
     yield list(reader.end())
 
 
-async def first_failures(imports: Imports, import_id: Any) -> list[dict[str, Any]]:
+async def first_failures(imports: ImportRunner, import_id: Any) -> list[dict[str, Any]]:
     failures: list[dict[str, Any]] = []
     pieces = 0
     async for piece in imports.failures(import_id):

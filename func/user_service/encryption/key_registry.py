@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import asyncpg
 
-from user_service.encryption.keyring import Keys, fingerprint_of
+from user_service.encryption.keyring import Keyring, fingerprint_of
 from user_service.errors import ConfigurationError, DatabaseUnavailable
 from user_service.postgres.migrations import head
 from user_service.postgres.pool import ReadPool
@@ -39,7 +39,7 @@ class Retirement:
     them `seconds` at most, with all that is under way.
     """
 
-    def __init__(self, pool: ReadPool, keys: Keys, *, seconds: float) -> None:
+    def __init__(self, pool: ReadPool, keys: Keyring, *, seconds: float) -> None:
         self.pool = pool
         self.keys = keys
         self.seconds = seconds
@@ -81,7 +81,7 @@ class Retirement:
             await self.pool.fetch(FORGET, ENCRYPTION + key_id)
 
 
-async def check_keys(pool: ReadPool, keys: Keys) -> None:
+async def check_keys(pool: ReadPool, keys: Keyring) -> None:
     """Like compare_keys; but registers the key that seals and that of the blind index, if they are not, before."""
     registered = await read_registered(pool)
     compare(registered, keys)
@@ -95,7 +95,7 @@ async def check_keys(pool: ReadPool, keys: Keys) -> None:
     settle(registered, keys)
 
 
-async def compare_keys(pool: ReadPool, keys: Keys) -> None:
+async def compare_keys(pool: ReadPool, keys: Keyring) -> None:
     """Compares the keys with those that the database was written with, and settles which of them are used.
 
     Raises ConfigurationError with the remedy when they don't fit, and DatabaseUnavailable when the tables are not
@@ -106,7 +106,7 @@ async def compare_keys(pool: ReadPool, keys: Keys) -> None:
     settle(registered, keys)
 
 
-def settle(registered: Mapping[str, str], keys: Keys) -> None:
+def settle(registered: Mapping[str, str], keys: Keyring) -> None:
     """Has the keys used that the database is written with."""
     first = fingerprint_of(keys.blind_index)
     blind_index = keys.blind_index_keys[registered.get(BLIND_INDEX, first)]
@@ -117,7 +117,7 @@ def named(fingerprints: Mapping[str, str]) -> dict[str, str]:
     return {ENCRYPTION + key_id: fingerprint for key_id, fingerprint in fingerprints.items()}
 
 
-def sealing_of(registered: Mapping[str, str], keys: Keys) -> str:
+def sealing_of(registered: Mapping[str, str], keys: Keyring) -> str:
     """The id of the first key of the ring that `user-service reencrypt` has not retired. Raises KeysRetired."""
     for key_id in keys.ring:
         if RETIRED + key_id not in registered:
@@ -138,7 +138,7 @@ async def read_registered(pool: ReadPool) -> dict[str, str]:
         raise DatabaseUnavailable(NOT_MIGRATED) from None
 
 
-def compare(registered: Mapping[str, str], keys: Keys) -> None:
+def compare(registered: Mapping[str, str], keys: Keyring) -> None:
     if BLIND_INDEX in registered and registered[BLIND_INDEX] not in keys.blind_index_keys:
         raise ConfigurationError(
             "The blind index key is not the one that this database was written with: users could not be found by "

@@ -24,7 +24,7 @@ def derive(key: bytes, purpose: bytes) -> bytes:
 
 
 @dataclass(slots=True, repr=False)
-class Keys:
+class Keyring:
     """The cipher of personal data and its ring, and the key of the blind indexes, which others are derived from.
 
     One object for as long as a process lives: what has to follow a change of keys holds this.
@@ -73,7 +73,7 @@ class Keys:
         if active_id != self.cipher.active_id:
             self.cipher.use(self.ring, active_id=active_id)
 
-    def follow(self, other: "Keys") -> None:
+    def follow(self, other: "Keyring") -> None:
         """Takes over a ring that was compared with the same database."""
         self.ring, self.blind_index, self.is_derived = other.ring, other.blind_index, other.is_derived
         self.cipher.use(other.ring, active_id=other.cipher.active_id)
@@ -83,13 +83,13 @@ def fingerprint_of(key: bytes) -> str:
     return hashlib.sha256(derive(key, b"fingerprint")).hexdigest()[:32]
 
 
-def load_keys(settings: Settings) -> Keys:
+def load_keys(settings: Settings) -> Keyring:
     """The keys of the settings; in development, ones made on the first start and kept in `DATA_DIR`."""
     text = settings.encryption_key or kept_secret(settings, "encryption-key", new_encryption_key)
     ring = parse_keys(text)
     oldest = list(ring.values())[-1]
     named = parse_blind_index_key(settings.blind_index_key)
-    return Keys(ring, Cipher(ring), named or derive(oldest, BLIND_INDEX_PURPOSE), is_derived=named is None)
+    return Keyring(ring, Cipher(ring), named or derive(oldest, BLIND_INDEX_PURPOSE), is_derived=named is None)
 
 
 def load_api_keys(settings: Settings) -> tuple[str, ...]:

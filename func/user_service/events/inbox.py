@@ -16,14 +16,14 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.errors import EventIdReused, EventInProgress, InvalidEvent, ServiceError, ValidationFailed
 from user_service.events.codec import Incoming
-from user_service.events.types import BATCH_RESULT, BATCH_VERBS, PING, SOURCE
-from user_service.idempotency.requests import KeptAnswer, find_first, is_same
+from user_service.events.types import BATCH_OPERATIONS, BATCH_RESULT, PING, SOURCE
+from user_service.idempotency.requests import StoredResponse, find_first, is_same
 from user_service.idempotency.stored_responses import REPLIES, Links, event_name, found_in, mentions_of_find
 from user_service.observability.metrics import Metrics
 from user_service.postgres.retention import OLD_REPLIES, removal
 from user_service.users.batch.bodies import FindBatch
-from user_service.users.batch.results import BatchAnswer
-from user_service.users.batch.runner import Batches, parse_batch
+from user_service.users.batch.results import BatchResponse
+from user_service.users.batch.runner import BatchRunner, parse_batch
 from user_service.users.change_log import Origin
 from user_service.users.schemas import Body
 
@@ -40,7 +40,7 @@ KEEP: Final = text(
 
 
 class InboxEntry:
-    """One event: a `Once` over table inbox. `time` is that of the reply, the same each time."""
+    """One event: a `TransactionHook` over table inbox. `time` is that of the reply, the same each time."""
 
     keeps_all = True
 
@@ -54,7 +54,7 @@ class InboxEntry:
         content = orjson.dumps(event.data, option=orjson.OPT_SORT_KEYS)
         self.digest = hashlib.sha256(event.type.encode() + b"\0" + content).digest()
 
-    async def claim(self, session: AsyncSession) -> KeptAnswer | None:
+    async def claim(self, session: AsyncSession) -> StoredResponse | None:
         """Raises EventInProgress at once while another transaction has the event, and EventIdReused."""
         key = {"source": self.event.source, "id": self.event.id}
         row = await find_first(session, self.name, FIND, key, busy=EventInProgress())
@@ -65,23 +65,23 @@ class InboxEntry:
         head, body = REPLIES.open(self.cipher, (self.event.source, self.event.id), row.reply)
         status, media_type, time = orjson.loads(head)
         self.time = datetime.fromisoformat(time)
-        return KeptAnswer(status, [("content-type", media_type)], body)
+        return StoredResponse(status, [("content-type", media_type)], body)
 
-    async def keep(self, session: AsyncSession, answer: KeptAnswer, links: Links) -> None:
+    async def keep(self, session: AsyncSession, answer: StoredResponse, links: Links) -> None:
         head = orjson.dumps([answer.status, dict(answer.headers)["content-type"], self.time])
         key = (self.event.source, self.event.id)
         reply = REPLIES.seal(self.cipher, key, head, answer.body)
         values = {"source": self.event.source, "id": self.event.id, "digest": self.digest, "reply": reply}
         await session.execute(KEEP, values | links.columns)
 
-    def reply(self, answer: BatchAnswer) -> CloudEvent:
+    def reply(self, answer: BatchResponse) -> CloudEvent:
         """The event that tells what became of this one."""
         return CloudEvent(
             {
                 "specversion": "1.0",
                 "id": str(uuid5(REPLY_IDS, self.name.hex())),
                 "source": SOURCE,
-                "type": BATCH_RESULT.format(BATCH_VERBS[self.event.type]),
+                "type": BATCH_RESULT.format(BATCH_OPERATIONS[self.event.type]),
                 "time": self.time,
                 "datacontenttype": answer.media_type,
                 "causationid": self.event.id,
@@ -94,7 +94,7 @@ class Inbox:
     """Dispatches events by their type."""
 
     def __init__(
-        self, batches: Batches, cipher: Cipher, metrics: Metrics, *, relay: Callable[[], Awaitable[None]]
+        self, batches: BatchRunner, cipher: Cipher, metrics: Metrics, *, relay: Callable[[], Awaitable[None]]
     ) -> None:
         self.batches = batches
         self.cipher = cipher
@@ -102,7 +102,7 @@ class Inbox:
         self.relay = relay
         self.handlers: Mapping[str, Callable[[Incoming, Origin], Awaitable[CloudEvent | None]]] = {
             PING: self.answer_ping,
-            **dict.fromkeys(BATCH_VERBS, self.answer_batch),
+            **dict.fromkeys(BATCH_OPERATIONS, self.answer_batch),
         }
 
     def check_all(self, events: Sequence[Incoming], *, is_batch: bool) -> None:
@@ -114,7 +114,7 @@ class Inbox:
         if event.type not in self.handlers:
             self.received.add(UNKNOWN, "refused")
             raise InvalidEvent(f"There is no event of this type here; known are {', '.join(self.handlers)}.")
-        if event.type in BATCH_VERBS:
+        if event.type in BATCH_OPERATIONS:
             try:
                 parse_body(event, pointer)
             except InvalidEvent:
@@ -143,12 +143,12 @@ class Inbox:
     async def answer_batch(self, event: Incoming, origin: Origin) -> CloudEvent:
         entry = InboxEntry(event, self.cipher, self.batches.storage.index)
         body = parse_body(event, "")
-        verb = BATCH_VERBS[event.type]
+        operation = BATCH_OPERATIONS[event.type]
         if isinstance(body, FindBatch):
-            return entry.reply(await self.find_once(verb, body, origin, entry))
-        return entry.reply(await self.batches.run(verb, body, origin, once=entry))
+            return entry.reply(await self.find_once(operation, body, origin, entry))
+        return entry.reply(await self.batches.run(operation, body, origin, once=entry))
 
-    async def find_once(self, verb: str, body: Body, origin: Origin, entry: InboxEntry) -> BatchAnswer:
+    async def find_once(self, operation: str, body: Body, origin: Origin, entry: InboxEntry) -> BatchResponse:
         """A find changes nothing, but is answered the same each time.
 
         Whom it has found is held until the reply is kept, so that an erasure comes before the find or meets the reply.
@@ -156,10 +156,10 @@ class Inbox:
         async with self.batches.storage.unit_of_work(origin) as service:
             session = service.repository.session
             if (kept := await entry.claim(session)) is not None:
-                return BatchAnswer.replay(kept)
-            answer = await self.batches.run(verb, body, origin)
+                return BatchResponse.replay(kept)
+            answer = await self.batches.run(operation, body, origin)
             while not await service.repository.hold(found_in(answer.body)):
-                answer = await self.batches.run(verb, body, origin, fresh=True)
+                answer = await self.batches.run(operation, body, origin, fresh=True)
             mentions = partial(mentions_of_find, answer.body, entry.index)
             await entry.keep(session, answer.to_keep(), Links(origin.traceparent, mentions))
         return answer
@@ -168,7 +168,7 @@ class Inbox:
 def parse_body(event: Incoming, pointer: str) -> Body:
     """The batch that an event carries. Raises InvalidEvent."""
     try:
-        return parse_batch(BATCH_VERBS[event.type], event.data)
+        return parse_batch(BATCH_OPERATIONS[event.type], event.data)
     except ValidationFailed as error:
         faults = [fault._replace(pointer=f"{pointer}/data{fault.pointer}") for fault in error.errors]
         raise InvalidEvent("The event's data is not the body of a batch.", errors=faults) from None

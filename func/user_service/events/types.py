@@ -7,9 +7,10 @@ from uuid import UUID
 SOURCE: Final = "/user-service"
 USER_EVENT: Final = "org.userservice.user.{}.v1"
 PING: Final = "dev.knative.sources.ping"
-# The batches that an event may ask for, by the type of the event, and the type of the reply to each verb.
-BATCH_VERBS: Final = {
-    f"org.userservice.batch.{verb}.v1": verb for verb in ("create", "update", "delete", "restore", "find")
+# The batches that an event may ask for, by the type of the event, and the type of the reply to each operation.
+BATCH_OPERATIONS: Final = {
+    f"org.userservice.batch.{operation}.v1": operation
+    for operation in ("create", "update", "delete", "restore", "find")
 }
 BATCH_RESULT: Final = "org.userservice.batch.{}.result.v1"
 

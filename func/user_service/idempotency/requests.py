@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
-from user_service.encryption.keyring import Keys
+from user_service.encryption.keyring import Keyring
 from user_service.errors import AnswerErased, IdempotencyInProgress, IdempotencyKeyReused, ServiceError
 from user_service.idempotency.stored_responses import ANSWERS, GONE, Links
 from user_service.postgres.retention import ANSWERS as KEPT_FOR
@@ -39,7 +39,7 @@ KEEP: Final = text(
 
 
 @dataclass(frozen=True, slots=True)
-class KeptAnswer:
+class StoredResponse:
     """An answer as it was given the first time. `items` are a batch's outcomes, which are not kept."""
 
     status: int
@@ -48,17 +48,17 @@ class KeptAnswer:
     items: Sequence[dict[str, Any]] = field(default=(), repr=False)
 
 
-class Once(Protocol):
+class TransactionHook(Protocol):
     """What recognises a request that comes again. Works in the transaction of the effect, so both last or neither."""
 
     @property
     def keeps_all(self) -> bool:
         """Whether answers without an effect are kept too: of a dry run, or of a batch refused for a wrong item."""
 
-    async def claim(self, session: AsyncSession) -> KeptAnswer | None:
+    async def claim(self, session: AsyncSession) -> StoredResponse | None:
         """The answer of the first time; None for the first time itself. Raises what refuses the request."""
 
-    async def keep(self, session: AsyncSession, answer: KeptAnswer, links: Links) -> None:
+    async def keep(self, session: AsyncSession, answer: StoredResponse, links: Links) -> None:
         """Keeps the answer of the first time, and whom it speaks of."""
 
 
@@ -77,12 +77,12 @@ async def find_first(
 
 
 class IdempotentRequest:
-    """One request under an Idempotency-Key: a `Once` over table idempotency_keys."""
+    """One request under an Idempotency-Key: a `TransactionHook` over table idempotency_keys."""
 
     keeps_all = False
 
     def __init__(
-        self, keys: Keys, index: BlindIndex, *, principal: str, key: str, request: Sequence[str], body: bytes
+        self, keys: Keyring, index: BlindIndex, *, principal: str, key: str, request: Sequence[str], body: bytes
     ) -> None:
         """`request` is all that makes it another request, besides the body: method, address, conditions."""
         self.cipher: Cipher = keys.cipher
@@ -92,7 +92,7 @@ class IdempotentRequest:
         asked = orjson.dumps([principal, *request, sha256(body).hexdigest()])
         self.fingerprint = hmac.digest(secret, asked, "sha256")
 
-    async def claim(self, session: AsyncSession) -> KeptAnswer | None:
+    async def claim(self, session: AsyncSession) -> StoredResponse | None:
         """Raises IdempotencyInProgress at once while another transaction has the key, IdempotencyKeyReused, and
         AnswerErased.
         """
@@ -107,17 +107,17 @@ class IdempotentRequest:
             raise AnswerErased("The request had its effect; its user was erased or purged since, and the answer too.")
         return answer
 
-    async def keep(self, session: AsyncSession, answer: KeptAnswer, links: Links) -> None:
+    async def keep(self, session: AsyncSession, answer: StoredResponse, links: Links) -> None:
         values = {"id": self.id, "fingerprint": self.fingerprint, "answer": self.sealed(answer)}
         await session.execute(KEEP, values | links.columns)
 
-    def sealed(self, answer: KeptAnswer) -> bytes:
+    def sealed(self, answer: StoredResponse) -> bytes:
         return ANSWERS.seal(self.cipher, (self.id,), orjson.dumps([answer.status, answer.headers]), answer.body)
 
-    def opened(self, token: bytes) -> KeptAnswer:
+    def opened(self, token: bytes) -> StoredResponse:
         head, body = ANSWERS.open(self.cipher, (self.id,), token)
         status, headers = orjson.loads(head)
-        return KeptAnswer(status, [(name, value) for name, value in headers], body)
+        return StoredResponse(status, [(name, value) for name, value in headers], body)
 
 
 def is_same(known: bytes, digest: bytes, index: BlindIndex) -> bool:

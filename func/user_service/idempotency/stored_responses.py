@@ -40,7 +40,7 @@ class Links(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class DataSubject:
     """Somebody as answers may name them; the e-mail by its blind index, and both keys only while the row has them."""
 
     id: UUID
@@ -54,7 +54,7 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class ResponseTable:
     """A table of kept answers: its key with the columns' types, its sealed column, the column that knows the request
     again, and what the seal is bound to.
     """
@@ -103,10 +103,10 @@ def event_name(source: str, event_id: str) -> bytes:
     return hashlib.sha256(orjson.dumps([source, event_id])).digest()
 
 
-ANSWERS: Final = Shelf(
+ANSWERS: Final = ResponseTable(
     "idempotency_keys", {"id": "bytea"}, "answer", "fingerprint", b"idempotency_keys.answer", lambda key: key
 )
-REPLIES: Final = Shelf(
+REPLIES: Final = ResponseTable(
     "inbox",
     {"source": "text", "id": "text"},
     "reply",
@@ -153,7 +153,7 @@ def email_mention(email: str, index: BlindIndex) -> UUID | None:
         return None
 
 
-def without(head: bytes, body: bytes, person: Person, index: BlindIndex) -> tuple[bytes, bytes]:
+def without(head: bytes, body: bytes, person: DataSubject, index: BlindIndex) -> tuple[bytes, bytes]:
     """An answer without a person: the same where it says nothing of them.
 
     The answer to one user's request becomes `GONE`. A batch keeps its outcomes and loses the caller's `ref` of the
@@ -169,7 +169,7 @@ def without(head: bytes, body: bytes, person: Person, index: BlindIndex) -> tupl
     return head, orjson.dumps(left) if left != document else body
 
 
-def without_found(answer: dict[str, Any], person: Person, index: BlindIndex) -> dict[str, Any]:
+def without_found(answer: dict[str, Any], person: DataSubject, index: BlindIndex) -> dict[str, Any]:
     missing = answer["missing"]
     own = person.email_index and UUID(bytes=person.email_index)
     return {
@@ -182,13 +182,13 @@ def without_found(answer: dict[str, Any], person: Person, index: BlindIndex) -> 
     }
 
 
-def without_refs(answer: dict[str, Any], person: Person) -> dict[str, Any]:
+def without_refs(answer: dict[str, Any], person: DataSubject) -> dict[str, Any]:
     theirs = (None, str(person.id))
     items = [{**item, "ref": None} if item["id"] in theirs else item for item in answer["items"]]
     return {**answer, "items": items}
 
 
-class KeptAnswers:
+class StoredResponses:
     """All kept answers, in the transaction of `session`."""
 
     def __init__(self, session: AsyncSession, cipher: Cipher, index: BlindIndex) -> None:
@@ -196,7 +196,7 @@ class KeptAnswers:
         self.cipher = cipher
         self.index = index
 
-    async def of(self, shelf: Shelf, person: Person) -> AsyncIterator[Key]:
+    async def of(self, shelf: ResponseTable, person: DataSubject) -> AsyncIterator[Key]:
         """The keys of the answers that speak of a person, in order.
 
         Those without a trace are from before there were links, and are opened one by one.
@@ -215,7 +215,7 @@ class KeptAnswers:
             if linked or self.speaks(shelf, tuple(key), token, person):
                 yield tuple(key)
 
-    def speaks(self, shelf: Shelf, key: Key, token: bytes, person: Person) -> bool:
+    def speaks(self, shelf: ResponseTable, key: Key, token: bytes, person: DataSubject) -> bool:
         try:
             head, body = shelf.open(self.cipher, key, token)
         except KeyMissing:
@@ -224,14 +224,14 @@ class KeptAnswers:
             return False
         return str(person.id).encode() in body or without(head, body, person, self.index) != (head, body)
 
-    async def take_out(self, person: Person) -> None:
+    async def take_out(self, person: DataSubject) -> None:
         """Rewrites all that speak of a person. What comes again under their keys is recognised all the same."""
         for shelf in SHELVES:
             keys = [key async for key in self.of(shelf, person)]
             for start in range(0, len(keys), ROWS_AT_ONCE):
                 await self.rewrite(shelf, keys[start : start + ROWS_AT_ONCE], person)
 
-    async def rewrite(self, shelf: Shelf, keys: Sequence[Key], person: Person) -> None:
+    async def rewrite(self, shelf: ResponseTable, keys: Sequence[Key], person: DataSubject) -> None:
         """Locks these answers, whom another erasure may be about as well, and writes them without the person."""
         given = dict(zip(shelf.key, map(list, zip(*keys, strict=True)), strict=True))
         lock = text(
@@ -246,7 +246,7 @@ class KeptAnswers:
         values = dict(zip((*shelf.key, "sealed", "digests"), map(list, zip(*written, strict=True)), strict=True))
         await self.session.execute(text(shelf.update), values | {"hashes": person.hashes(self.index)})
 
-    def rewritten(self, shelf: Shelf, key: Key, token: bytes, person: Person) -> bytes:
+    def rewritten(self, shelf: ResponseTable, key: Key, token: bytes, person: DataSubject) -> bytes:
         """The sealed answer without a person. One that its key does not open can't be read by anybody, and stays.
 
         Raises KeyMissing where the key is only not here: an erasure must not pass by what others can read.

@@ -30,7 +30,7 @@ class Job:
         self.ended_at = datetime.now(UTC)
 
 
-class Activity:
+class JobLog:
     """The last jobs, the newest first."""
 
     def __init__(self) -> None:

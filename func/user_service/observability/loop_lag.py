@@ -8,7 +8,7 @@ from user_service.observability.metrics import Histogram
 INTERVAL_SECONDS: Final = 0.5
 
 
-class LoopWatch:
+class LoopLagMonitor:
     """Sets a timer twice a second and observes how late it rings."""
 
     def __init__(self, lag: Histogram) -> None:

@@ -13,8 +13,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, get_current_span
 
 from user_service import __version__
-from user_service.observability.request_span import TracedExchange, context_of, traceparent_of_span
-from user_service.web.request_context import Exchange
+from user_service.observability.request_span import TracedRequestContext, context_of, traceparent_of_span
+from user_service.web.request_context import RequestContext
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -31,8 +31,8 @@ class Telemetry:
         self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self.tracer: Tracer = self.provider.get_tracer("user_service", __version__)
 
-    def exchange(self, method: str, headers: Mapping[bytes, bytes]) -> Exchange:
-        return TracedExchange(method, headers, self.tracer)
+    def context(self, method: str, headers: Mapping[bytes, bytes]) -> RequestContext:
+        return TracedRequestContext(method, headers, self.tracer)
 
     @contextmanager
     def sql(self, statement: str) -> Iterator[None]:

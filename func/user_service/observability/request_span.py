@@ -1,4 +1,4 @@
-"""An exchange with a span of its own (OpenTelemetry's semantic conventions for HTTP servers)."""
+"""An context with a span of its own (OpenTelemetry's semantic conventions for HTTP servers)."""
 
 from collections.abc import Mapping
 
@@ -16,13 +16,13 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from user_service.bootstrap import Resources
-from user_service.web.request_context import Exchange
+from user_service.web.request_context import RequestContext
 
 SERVER_ERROR = 500
 propagator = TraceContextTextMapPropagator()
 
 
-class TracedExchange(Exchange):
+class TracedRequestContext(RequestContext):
     """Its span begins with it, is the current one meanwhile, and ends in `finish`."""
 
     __slots__ = ("span", "token")

@@ -34,7 +34,7 @@ class Pace(NamedTuple):
     p99_seconds: float | None
 
 
-class Recent:
+class RequestStats:
     """A snapshot every five seconds, for five minutes."""
 
     def __init__(self, requests: Requests) -> None:

@@ -8,7 +8,7 @@ from user_service.errors import ConfigurationError
 from user_service.settings import Settings
 
 if TYPE_CHECKING:
-    from user_service.web.request_context import Exchange
+    from user_service.web.request_context import RequestContext
 
 # Makes a span of what is done while the block runs: given a statement, or the name of an operation.
 Traced = Callable[[str], AbstractContextManager[object]]
@@ -26,8 +26,8 @@ class Publication(Protocol):
 class Tracing(Protocol):
     """Spans of requests and of what is done for them. They hold names and numbers, never values."""
 
-    def exchange(self, method: str, headers: Mapping[bytes, bytes]) -> "Exchange":
-        """An exchange whose span is the current one until it is finished; in the caller's trace where there is one."""
+    def context(self, method: str, headers: Mapping[bytes, bytes]) -> "RequestContext":
+        """An context whose span is the current one until it is finished; in the caller's trace where there is one."""
 
     def sql(self, statement: str) -> AbstractContextManager[object]:
         """A span of a statement."""

@@ -57,7 +57,7 @@ def read_seconds(settings: Settings) -> int:
     return settings.database_timeout + 1
 
 
-class PoolUse(NamedTuple):
+class PoolStats(NamedTuple):
     """Connections of a pool: how many it may open, has open, has lent out, and how many callers ask for one."""
 
     limit: int
@@ -170,12 +170,12 @@ class ReadPool:
             self.waiting -= 1
 
     @property
-    def use(self) -> PoolUse:
+    def use(self) -> PoolStats:
         """How much of the pool is in use now."""
         if self.pool is None:
-            return PoolUse(self.size, 0, 0, self.waiting)
+            return PoolStats(self.size, 0, 0, self.waiting)
         opened = self.pool.get_size()
-        return PoolUse(self.size, opened, opened - self.pool.get_idle_size(), self.waiting)
+        return PoolStats(self.size, opened, opened - self.pool.get_idle_size(), self.waiting)
 
     async def close(self) -> None:
         """Waits for what is under way, but not for a server that has stopped answering."""

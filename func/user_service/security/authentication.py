@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from user_service.errors import Forbidden, Unauthenticated
-from user_service.security.tokens import Tokens, Verified
+from user_service.security.tokens import Tokens, VerifiedToken
 
 SCOPES: Final = frozenset(
     {
@@ -84,7 +84,7 @@ class Authenticator:
         """The principal of a token that `find` does not know. Raises Unauthenticated, IssuerUnavailable."""
         return self.principal_of_token(await self.tokens.verify(credential_of(headers)))
 
-    def principal_of_token(self, token: Verified) -> Principal:
+    def principal_of_token(self, token: VerifiedToken) -> Principal:
         """The name is a keyed hash: the trail tells subjects apart and names none of them."""
         name = self.name_of(token.kind, token.issuer, token.subject)
         return Principal(token.kind, name, token.scopes & SCOPES, token.subject)

@@ -8,7 +8,7 @@ import jwt
 
 from user_service.errors import Unauthenticated
 from user_service.security.jwks import KeySet
-from user_service.security.tokens import Trust, Verified
+from user_service.security.tokens import TrustedIssuer, VerifiedToken
 
 LEEWAY_SECONDS: Final = 30
 MAX_SUBJECT: Final = 255
@@ -30,20 +30,20 @@ NOT_VALID: Final = "The token is not valid."
 MALFORMED: Final = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 
 
-class TokenRules:
+class JwtVerifier:
     """The rules over the key sets of the trusted issuers."""
 
-    def __init__(self, trusts: Sequence[Trust]) -> None:
+    def __init__(self, trusts: Sequence[TrustedIssuer]) -> None:
         self.trusted = [(trust, KeySet(trust.jwks_url, trust.ca_file, trust.token_file)) for trust in trusts]
 
-    async def verify(self, token: bytes) -> Verified:
+    async def verify(self, token: bytes) -> VerifiedToken:
         """Raises Unauthenticated, IssuerUnavailable."""
         key_id, algorithm, issuer = read_unverified(token)
         refusal = Unauthenticated(DETAILS[jwt.InvalidIssuerError])
         for trust, keys in self.trusted:
             if trust.issuer == issuer:
                 try:
-                    return believe(token, trust, await keys.find(key_id, algorithm), algorithm)
+                    return verify_claims(token, trust, await keys.find(key_id, algorithm), algorithm)
                 except Unauthenticated as error:
                     refusal = error
         raise refusal
@@ -66,7 +66,7 @@ def read_unverified(token: bytes) -> tuple[str, str, str]:
     return key_id, algorithm, issuer
 
 
-def believe(token: bytes, trust: Trust, key: Any, algorithm: str) -> Verified:
+def verify_claims(token: bytes, trust: TrustedIssuer, key: Any, algorithm: str) -> VerifiedToken:
     """What a token says, its signature and claims checked. Raises Unauthenticated."""
     if key is None:
         raise Unauthenticated(
@@ -91,7 +91,7 @@ def believe(token: bytes, trust: Trust, key: Any, algorithm: str) -> Verified:
     if not any(fnmatchcase(subject, pattern) for pattern in trust.subjects):
         raise Unauthenticated("The token's subject is not one of those that may come here.")
     scopes = trust.grants if trust.grants is not None else scopes_of(claims)
-    return Verified(trust.kind, trust.issuer, subject, scopes, expires_at)
+    return VerifiedToken(trust.kind, trust.issuer, subject, scopes, expires_at)
 
 
 def scopes_of(claims: dict[str, Any]) -> frozenset[str]:

@@ -14,7 +14,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
-from user_service.cache.circuit_breaker import Breaker
+from user_service.cache.circuit_breaker import CircuitBreaker
 from user_service.cache.redis import BUDGET_SECONDS
 from user_service.observability.metrics import Metrics
 from user_service.settings import Settings
@@ -53,7 +53,7 @@ class RateWindows:
     def __init__(self, settings: Settings, metrics: Metrics, *, budget_seconds: float = BUDGET_SECONDS) -> None:
         self.metrics = metrics
         self.budget_seconds = budget_seconds
-        self.breaker = Breaker()
+        self.breaker = CircuitBreaker()
         self.local = SlidingWindowCounterRateLimiter(LocalStorage())
         self.pool: ConnectionPool | None = None
         if settings.redis_url is not None:

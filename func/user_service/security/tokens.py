@@ -16,7 +16,7 @@ from user_service.errors import Unauthenticated
 from user_service.settings import Settings
 
 if TYPE_CHECKING:
-    from user_service.security.jwt_verifier import TokenRules
+    from user_service.security.jwt_verifier import JwtVerifier
 
 MAX_TOKEN_BYTES: Final = 8 * 1024
 KEPT_SECONDS: Final = 60.0
@@ -25,7 +25,7 @@ SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class TrustedIssuer:
     """An issuer, the audience that its tokens must name, and where its public keys are.
 
     `subjects` are patterns of the `sub` that may come; `grants` are scopes that every token of this issuer has, in
@@ -43,7 +43,7 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifiedToken:
     """What a token says, once it is believed. `expires_at` is in seconds since 1970."""
 
     kind: str
@@ -56,19 +56,19 @@ class Verified:
 class Tokens:
     """Verifies tokens of these issuers."""
 
-    def __init__(self, trusts: Sequence[Trust]) -> None:
+    def __init__(self, trusts: Sequence[TrustedIssuer]) -> None:
         self.trusts = trusts
-        self.rules: TokenRules | None = None
+        self.rules: JwtVerifier | None = None
         self.loading = asyncio.Lock()
-        self.kept: dict[bytes, tuple[float, Verified]] = {}
+        self.kept: dict[bytes, tuple[float, VerifiedToken]] = {}
 
-    def find(self, token: bytes) -> Verified | None:
+    def find(self, token: bytes) -> VerifiedToken | None:
         """A token that was verified a moment ago."""
         if not self.kept or (kept := self.kept.get(digest_of(token))) is None:
             return None
         return kept[1] if time() < kept[0] else None
 
-    async def verify(self, token: bytes) -> Verified:
+    async def verify(self, token: bytes) -> VerifiedToken:
         """What a token says. Raises Unauthenticated, and IssuerUnavailable when it can't be checked now."""
         if not self.trusts:
             raise Unauthenticated("This service takes API keys here; no issuer of tokens is set up.")
@@ -78,13 +78,13 @@ class Tokens:
         self.keep(token, verified)
         return verified
 
-    async def load(self) -> "TokenRules":
+    async def load(self) -> "JwtVerifier":
         async with self.loading:
             if self.rules is None:
                 self.rules = await asyncio.to_thread(build_rules, self.trusts)
         return self.rules
 
-    def keep(self, token: bytes, verified: Verified) -> None:
+    def keep(self, token: bytes, verified: VerifiedToken) -> None:
         if len(self.kept) >= MAX_KEPT:
             now = time()
             self.kept = {digest: kept for digest, kept in self.kept.items() if now < kept[0]}
@@ -96,25 +96,27 @@ def digest_of(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
-def build_rules(trusts: Sequence[Trust]) -> "TokenRules":
-    from user_service.security.jwt_verifier import TokenRules
+def build_rules(trusts: Sequence[TrustedIssuer]) -> "JwtVerifier":
+    from user_service.security.jwt_verifier import JwtVerifier
 
-    return TokenRules(trusts)
+    return JwtVerifier(trusts)
 
 
-def user_trusts(settings: Settings) -> list[Trust]:
+def user_trusts(settings: Settings) -> list[TrustedIssuer]:
     """The issuer of people's and services' tokens, where there is one."""
     if settings.jwt_issuer is None or settings.jwt_audience is None or settings.jwt_jwks_url is None:
         return []
-    return [Trust("jwt", settings.jwt_issuer, settings.jwt_audience, settings.jwt_jwks_url, settings.jwks_ca_file)]
+    return [
+        TrustedIssuer("jwt", settings.jwt_issuer, settings.jwt_audience, settings.jwt_jwks_url, settings.jwks_ca_file)
+    ]
 
 
-def broker_trusts(settings: Settings) -> list[Trust]:
+def broker_trusts(settings: Settings) -> list[TrustedIssuer]:
     """The issuer of the broker's tokens, where there is one: they may bring events, and nothing else."""
     if settings.events_audience is None:
         return []
     return [
-        Trust(
+        TrustedIssuer(
             "broker",
             settings.events_issuer,
             settings.events_audience,

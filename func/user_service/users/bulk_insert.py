@@ -13,7 +13,7 @@ from user_service.users.column_arrays import NEW, plain_columns
 from user_service.users.model import User, seal_personal
 
 
-class NewRows:
+class InsertRows:
     """New users and their terms, made a few at a time and outside of a transaction where that helps."""
 
     def __init__(self, cipher: Cipher, index: BlindIndex) -> None:

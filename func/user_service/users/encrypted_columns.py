@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from user_service.encryption.cipher import HEAD_BYTES
-from user_service.idempotency.stored_responses import SHELVES, Shelf
+from user_service.idempotency.stored_responses import SHELVES, ResponseTable
 from user_service.users.model import PERSONAL_PURPOSE
 
 
@@ -58,7 +58,7 @@ class Sealed:
         )
 
 
-def of_shelf(shelf: Shelf) -> Sealed:
+def of_shelf(shelf: ResponseTable) -> Sealed:
     return Sealed(shelf.table, shelf.column, shelf.key, shelf.purpose, lambda key: shelf.name_of(*key))
 
 

@@ -7,7 +7,7 @@ from typing import Final, Self, TypeVar
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.users import rules
-from user_service.users.bulk_insert import NewRows
+from user_service.users.bulk_insert import InsertRows
 from user_service.users.duplicates import find_twins
 from user_service.users.model import User
 from user_service.users.repository import COPIED_FROM
@@ -19,14 +19,14 @@ AT_ONCE: Final = 100
 T = TypeVar("T")
 
 
-class Newcomers:
+class PreparedUsers:
     """New users, which of them are twins, and what PostgreSQL will be given, where that was made before."""
 
     def __init__(self, users: Sequence[User]) -> None:
         self.users = users
         self.twins = find_twins(enumerate(users))
         self.first = [user for place, user in enumerate(users) if place not in self.twins]
-        self.rows: NewRows | None = None
+        self.rows: InsertRows | None = None
 
     @classmethod
     async def ready(cls, bodies: Sequence[UserCreate], cipher: Cipher, index: BlindIndex) -> Self:
@@ -35,7 +35,7 @@ class Newcomers:
         async for _, some in in_slices(bodies):
             users += map(rules.new_user, some)
         newcomers = cls(users)
-        newcomers.rows = rows = NewRows(cipher, index)
+        newcomers.rows = rows = InsertRows(cipher, index)
         async for _, some_users in in_slices(newcomers.first):
             rows.add(some_users)
         if len(newcomers.first) >= COPIED_FROM:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from user_service.cache.base import Cache, Entry
-from user_service.cache.dataloader import Coalescer
+from user_service.cache.dataloader import DataLoader
 from user_service.encryption.cipher import Cipher, DecryptionError
 from user_service.errors import DatabaseUnavailable
 from user_service.observability.metrics import Metrics
@@ -61,12 +61,12 @@ class UserReader:
         metrics.cache_hits.begin(cache.local_tier)
         self.hits = metrics.cache_hits.begin(cache.tier)
         self.misses = metrics.cache_misses.begin(cache.tier)
-        self.cached: Coalescer[Entry] = Coalescer(cache.get)
-        self.stored: Coalescer[Entry] = Coalescer(self.fetch)
+        self.cached: DataLoader[Entry] = DataLoader(cache.get)
+        self.stored: DataLoader[Entry] = DataLoader(self.fetch)
 
-    def peek(self, written: str) -> Entry | None:
+    def get_local(self, written: str) -> Entry | None:
         """A user that is at hand in this process, deleted ones too, by the id as `str` writes it."""
-        entry = self.cache.peek(written)
+        entry = self.cache.get_local(written)
         if entry is not None:
             self.hits[self.local_tier] += 1
         return entry
@@ -77,7 +77,7 @@ class UserReader:
         Raises DatabaseUnavailable when the answer needs the database and it is away.
         """
         if not fresh:
-            if (entry := self.peek(str(user_id))) is not None:
+            if (entry := self.get_local(str(user_id))) is not None:
                 return entry
             if self.cache.tier == "redis" and (entry := await self.cached.load(user_id)) is not None:
                 self.hits[self.tier] += 1

@@ -15,7 +15,7 @@ from user_service.encryption.cipher import Cipher
 from user_service.errors import EmailTaken, ExternalIdTaken, ServiceError
 from user_service.postgres.tables import OUTBOX_LANES, users
 from user_service.users.binary_copy import CHANGE_COLUMNS, TERM_COLUMNS, USER_COLUMNS, copied_changes
-from user_service.users.bulk_insert import NewRows
+from user_service.users.bulk_insert import InsertRows
 from user_service.users.change_log import Change, Origin
 from user_service.users.column_arrays import AS_JSON, BORN_WITH, NEW, WRITTEN, columns_of
 from user_service.users.model import SELECTED, User, seal_personal, user_of_row
@@ -144,7 +144,7 @@ class UserRepository:
         rows = await self.session.execute(statement, {"keys": keys})
         return [user_of_row(row, self.cipher) for row in rows]
 
-    async def insert(self, new: Sequence[User], rows: NewRows | None = None) -> set[UUID]:
+    async def insert(self, new: Sequence[User], rows: InsertRows | None = None) -> set[UUID]:
         """Inserts users and their terms. Returns the ids that are in; the others met a unique key.
 
         `rows` are those of these users, where they were made before.
@@ -152,7 +152,7 @@ class UserRepository:
         if not new:
             return set()
         if rows is None or not rows.fit(self.cipher, self.index):
-            rows = NewRows(self.cipher, self.index)
+            rows = InsertRows(self.cipher, self.index)
             rows.add(new)
         if len(new) >= COPIED_FROM and await self.copy_unless_taken(rows):
             return {user.id for user in new}
@@ -160,7 +160,7 @@ class UserRepository:
         await self.change_terms(INSERT_FIRST_TERMS, [posting for posting in rows.postings if posting[1] in inserted])
         return inserted
 
-    async def copy_unless_taken(self, rows: NewRows) -> bool:
+    async def copy_unless_taken(self, rows: InsertRows) -> bool:
         """Whether the new users and their terms are in, by COPY: all, or none when one meets a unique key."""
         users, terms = rows.to_copy()
         try:

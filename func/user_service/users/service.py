@@ -27,8 +27,8 @@ from user_service.users import rules
 from user_service.users.change_log import Change, Origin
 from user_service.users.duplicates import find_twins
 from user_service.users.model import User
-from user_service.users.prepared_users import Newcomers
-from user_service.users.privacy.subject_data import Traces
+from user_service.users.prepared_users import PreparedUsers
+from user_service.users.privacy.subject_data import SubjectData
 from user_service.users.repository import UserRepository, claims_key
 from user_service.users.rules import Rule
 from user_service.users.schemas import OwnUpdate, UserCreate, UserUpdate, UserUpsert
@@ -73,37 +73,37 @@ class UserService:
         self.repository = repository
         self.origin = origin
         self.now = (clock or utc_now)()
-        self.touched: dict[UUID, int] = {}
+        self.changed_versions: dict[UUID, int] = {}
         self.logged: set[UUID] = set()
         self.mark: Any = None
 
     @property
-    def traces(self) -> Traces:
-        return Traces(self.repository.session, self.repository.cipher, self.repository.index)
+    def traces(self) -> SubjectData:
+        return SubjectData(self.repository.session, self.repository.cipher, self.repository.index)
 
-    async def set_mark(self) -> None:
+    async def savepoint(self) -> None:
         """From here on, what is done can be undone."""
         self.mark = await self.repository.session.begin_nested()
 
-    async def undo(self) -> None:
-        """Takes back what was done since `set_mark`."""
+    async def rollback_to_savepoint(self) -> None:
+        """Takes back what was done since `savepoint`."""
         await self.mark.rollback()
-        self.touched.clear()
+        self.changed_versions.clear()
         self.logged.clear()
 
     def unlogged(self) -> list[UUID]:
         """Whom an operation was about without a change to log: one that changed nothing."""
-        return [user_id for user_id in self.touched if user_id not in self.logged]
+        return [user_id for user_id in self.changed_versions if user_id not in self.logged]
 
     async def create(
-        self, bodies: Sequence[UserCreate], *, on_conflict: str = "fail", newcomers: Newcomers | None = None
+        self, bodies: Sequence[UserCreate], *, on_conflict: str = "fail", newcomers: PreparedUsers | None = None
     ) -> list[Outcome]:
         """New users. Where a key is taken: `fail`, `skip` (the holder stays), or `update` (see `merge`).
 
         `newcomers` are those of these bodies, where they were made before. Errors: EmailTaken, ExternalIdTaken,
         DuplicateInBatch, and those of an update.
         """
-        newcomers = newcomers or Newcomers([rules.new_user(body) for body in bodies])
+        newcomers = newcomers or PreparedUsers([rules.new_user(body) for body in bodies])
         new, twins = newcomers.users, newcomers.twins
         inserted = await self.repository.insert(newcomers.first, newcomers.rows)
         await self.log(
@@ -260,7 +260,7 @@ class UserService:
         if user is None:
             raise UserNotFound
         check_version(user, if_version)
-        self.touched[user.id] = user.version
+        self.changed_versions[user.id] = user.version
         if not user.is_erased:
             after = rules.erased(user, self.now)
             after.version, after.updated_at = user.version + 1, max(self.now, user.updated_at)
@@ -290,7 +290,7 @@ class UserService:
             outcomes.append(self.apply(target, known, kind, among_deleted) if first == place else duplicate(first))
         self.refuse_twins(outcomes, locked)
         # What stays as it is counts as touched: the write that made it so may have been cut off before the cache knew.
-        self.touched |= {
+        self.changed_versions |= {
             user.id: user.version for outcome in outcomes if (user := outcome.user) and user is locked[user.id]
         }
         pairs = [
@@ -340,7 +340,7 @@ class UserService:
     async def log(self, changes: Sequence[Change]) -> None:
         await self.repository.append_changes(changes, self.origin, self.now)
         versions = {change.user.id: change.user.version for change in changes}
-        self.touched |= versions
+        self.changed_versions |= versions
         self.logged |= versions.keys()
 
 

@@ -13,11 +13,11 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 
 from user_service.cache.base import Cache
 from user_service.encryption.blind_index import BlindIndex
-from user_service.encryption.keyring import Keys
+from user_service.encryption.keyring import Keyring
 from user_service.errors import Contended, DatabaseUnavailable
 from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Tracing
-from user_service.postgres.pool import CONNECT_TIMEOUT_SECONDS, TRANSIENT, PoolUse, connect_options, is_lasting
+from user_service.postgres.pool import CONNECT_TIMEOUT_SECONDS, TRANSIENT, PoolStats, connect_options, is_lasting
 from user_service.settings import Settings
 from user_service.users.change_log import Origin
 from user_service.users.model import User
@@ -44,9 +44,9 @@ class WatchedPool(AsyncAdaptedQueuePool):
             self.waiting -= 1
 
     @property
-    def use(self) -> PoolUse:
+    def use(self) -> PoolStats:
         """How much of the pool is in use now."""
-        return PoolUse(self.size(), self.checkedin() + self.checkedout(), self.checkedout(), self.waiting)
+        return PoolStats(self.size(), self.checkedin() + self.checkedout(), self.checkedout(), self.waiting)
 
 
 def open_engine(options: Callable[[], Mapping[str, Any]], *, size: int) -> AsyncEngine:
@@ -74,7 +74,7 @@ class Storage:
     def __init__(
         self,
         settings: Settings,
-        keys: Keys,
+        keys: Keyring,
         cache: Cache,
         metrics: Metrics,
         *,
@@ -130,8 +130,8 @@ class Storage:
         finally:
             # A commit whose answer got lost may have happened.
             if service is not None and done:
-                await self.cache.forget(service.touched)
-                if service.touched and self.after_change is not None:
+                await self.cache.invalidate(service.changed_versions)
+                if service.changed_versions and self.after_change is not None:
                     self.after_change()
 
     @asynccontextmanager
@@ -163,7 +163,7 @@ class Storage:
                 yield piece
 
     @property
-    def pool_uses(self) -> list[PoolUse]:
+    def pool_uses(self) -> list[PoolStats]:
         """How much of each pool is in use now."""
         pools = {id(engine): engine.pool for engine in (self.engine, self.read_engine)}
         return [pool.use for pool in pools.values() if isinstance(pool, WatchedPool)]

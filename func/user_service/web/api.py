@@ -7,11 +7,11 @@ from fastapi import FastAPI
 from user_service import __version__
 from user_service.bootstrap import Resources
 from user_service.events.inbox import Inbox
-from user_service.users.batch.runner import Batches
-from user_service.users.imports.runner import Imports
+from user_service.users.batch.runner import BatchRunner
+from user_service.users.imports.runner import ImportRunner
 from user_service.users.unit_of_work import Storage
-from user_service.web.bulkhead import Room
-from user_service.web.fast_path import Lane
+from user_service.web.bulkhead import Bulkhead
+from user_service.web.fast_path import FastPath
 from user_service.web.openapi import add_openapi
 from user_service.web.problems import add_problem_handlers
 from user_service.web.routes import batches, events, imports, privacy, probes, status, users
@@ -33,7 +33,7 @@ WAIT_SECONDS: Final = 5.0
 ROUTERS: Final = {"api": API_ROUTERS, "events": (events.router,), "all": (*API_ROUTERS, events.router)}
 
 
-def create_api(resources: Resources, lane: Lane) -> FastAPI:
+def create_api(resources: Resources, fast_path: FastPath) -> FastAPI:
     """The application over open resources; `app.state.storage` is the caller's to close."""
     app = FastAPI(
         title="User Service",
@@ -45,7 +45,7 @@ def create_api(resources: Resources, lane: Lane) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.resources = resources
-    app.state.lane = lane
+    app.state.fast_path = fast_path
     app.state.storage = Storage(
         resources.settings,
         resources.keys,
@@ -57,9 +57,9 @@ def create_api(resources: Resources, lane: Lane) -> FastAPI:
     resources.follow(app.state.storage.adopt)
     if resources.tracing is not None:
         app.state.storage.trace(resources.tracing)
-    app.state.batches = Batches(app.state.storage, resources.reader, resources.activity)
-    app.state.imports = Imports(app.state.batches)
-    app.state.room = Room(LARGE_BODIES_AT_ONCE, seconds=WAIT_SECONDS)
+    app.state.batches = BatchRunner(app.state.storage, resources.reader, resources.activity)
+    app.state.imports = ImportRunner(app.state.batches)
+    app.state.room = Bulkhead(LARGE_BODIES_AT_ONCE, seconds=WAIT_SECONDS)
     app.state.exposition = None
     app.state.inbox = Inbox(app.state.batches, resources.keys.cipher, resources.metrics, relay=resources.relay_now)
     # Including a router would make each of its routes again, at the first request, and match each twice from then on.

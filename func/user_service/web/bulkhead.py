@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from user_service.errors import Overloaded
 
 
-class Room:
+class Bulkhead:
     """Holds `size` requests; refuses those that have waited for `seconds`."""
 
     def __init__(self, size: int, *, seconds: float) -> None:

@@ -17,8 +17,8 @@ from user_service.users.schemas import check_id
 from user_service.users.search import UserSearch
 from user_service.users.service import ANY_VERSION, NO_VERSION, UserService
 from user_service.users.unit_of_work import Storage
-from user_service.web.idempotency import Effect
-from user_service.web.problems import exchange_of
+from user_service.web.idempotency import IdempotentTransaction
+from user_service.web.problems import request_context
 from user_service.web.query_types import Flag
 
 VERSION_TAG: Final = re.compile(r'"([1-9][0-9]{0,8})"', re.ASCII)
@@ -39,7 +39,7 @@ def storage_of(request: Request) -> Storage:
 
 def principal_of(request: Request) -> Principal:
     """Who asks. Raises Unauthenticated where the path let nobody in particular through."""
-    principal = exchange_of(request).principal
+    principal = request_context(request).principal
     if principal is None:
         raise Unauthenticated
     return principal
@@ -84,14 +84,14 @@ async def may_delete(request: Request, purge: Annotated[Flag, Query()] = False) 
 
 async def user_service(request: Request, once: AskedOnce) -> AsyncIterator[UserService]:
     resources_of(request).require_database()
-    exchange = exchange_of(request)
-    async with storage_of(request).unit_of_work(exchange.origin) as service:
+    context = request_context(request)
+    async with storage_of(request).unit_of_work(context.origin) as service:
         if once is not None:
-            effect = Effect(service, once)
+            effect = IdempotentTransaction(service, once)
             await effect.begin()
             request.state.effect = effect
         yield service
-    exchange.rows = len(service.touched)
+    context.rows = len(service.changed_versions)
 
 
 Users = Annotated[UserService, Depends(user_service, scope="function")]

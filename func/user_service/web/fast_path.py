@@ -16,8 +16,8 @@ from user_service.errors import FieldError, UserNotFound, ValidationFailed
 from user_service.values.ids import parse_id
 from user_service.web.health import LIVE, Health
 from user_service.web.request_checks import check_encoding, check_names
-from user_service.web.request_context import Exchange
-from user_service.web.responses import Answer
+from user_service.web.request_context import RequestContext
+from user_service.web.responses import RawResponse
 
 USERS: Final = "/api/v1/users/"
 USER_ROUTE: Final = "/api/v1/users/{user_id}"
@@ -26,7 +26,7 @@ LIVE_PATH: Final = "/api/health/live"
 READY_PATH: Final = "/api/health/ready"
 
 
-class Lane:
+class FastPath:
     """Answers what it knows, and leaves everything else to the API."""
 
     def __init__(self, resources: Resources, health: Health) -> None:
@@ -35,46 +35,46 @@ class Lane:
         self.health = health
         self.serves_users = resources.settings.serve != "events"
 
-    async def answer(self, method: str, path: str, query: bytes, exchange: Exchange) -> Answer | None:
+    async def answer(self, method: str, path: str, query: bytes, context: RequestContext) -> RawResponse | None:
         """The answer, or None for a request that is not the lane's. Raises ServiceError."""
         if method not in READS:
             return None
-        principal = exchange.principal
+        principal = context.principal
         if self.serves_users and principal is not None and path.startswith(USERS):
-            written, headers = path[len(USERS) :], exchange.headers
+            written, headers = path[len(USERS) :], context.headers
             # Most reads are of a user at hand, whose id need not even be parsed.
-            entry = None if asks_fresh(headers) else self.reader.peek(written)
+            entry = None if asks_fresh(headers) else self.reader.get_local(written)
             user_id = parse_id(written) if entry is None else None
             if entry is None and user_id is None:
                 return None
-            exchange.route = USER_ROUTE
+            context.route = USER_ROUTE
             principal.require("users:read")
             answer = await self.read_user(user_id, query, headers) if user_id else show(entry, query, headers)
-            exchange.rows = 1
+            context.rows = 1
             return answer
         if path == LIVE_PATH:
-            exchange.route = LIVE_PATH
+            context.route = LIVE_PATH
             return LIVE
         if path == READY_PATH:
-            exchange.route = READY_PATH
+            context.route = READY_PATH
             return await self.health.ready()
         return None
 
-    async def read_user(self, user_id: UUID, query: bytes, headers: Mapping[bytes, bytes]) -> Answer:
+    async def read_user(self, user_id: UUID, query: bytes, headers: Mapping[bytes, bytes]) -> RawResponse:
         """`GET /users/{id}`. Raises UserNotFound, ValidationFailed, DatabaseUnavailable."""
         self.resources.require_database()
         return show(await self.reader.read(user_id, fresh=asks_fresh(headers)), query, headers)
 
 
-def show(entry: Entry | None, query: bytes, headers: Mapping[bytes, bytes]) -> Answer:
+def show(entry: Entry | None, query: bytes, headers: Mapping[bytes, bytes]) -> RawResponse:
     """A user as the request asks for it. Raises UserNotFound, ValidationFailed."""
     include_deleted = bool(query) and asks_for_deleted(query)
     if entry is None or (entry.deleted and not include_deleted):
         raise UserNotFound
     condition = headers.get(b"if-none-match")
     if condition is not None and matches(condition, entry.version):
-        return Answer(304, entry.validators, b"")
-    return Answer(200, entry.headers, entry.body)
+        return RawResponse(304, entry.validators, b"")
+    return RawResponse(200, entry.headers, entry.body)
 
 
 def asks_fresh(headers: Mapping[bytes, bytes]) -> bool:

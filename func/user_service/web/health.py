@@ -12,7 +12,7 @@ from typing import Final
 from user_service.bootstrap import Resources
 from user_service.errors import ServiceError
 from user_service.observability.logging import log
-from user_service.web.responses import Answer, json_answer
+from user_service.web.responses import RawResponse, json_answer
 
 LOOK_SECONDS: Final = 1.0
 LOOK_TIMEOUT_SECONDS: Final = 1.0
@@ -34,7 +34,7 @@ class Health:
         self.looked_at = -LOOK_SECONDS
         self.look: asyncio.Task[None] | None = None
 
-    async def ready(self) -> Answer:
+    async def ready(self) -> RawResponse:
         """200 `ok` or `degraded` (without Redis), or 503 with what is missing."""
         self.look_again()
         if self.look is not None and self.failures:
@@ -46,7 +46,7 @@ class Health:
         if self.look is None and monotonic() - self.looked_at >= LOOK_SECONDS:
             self.look = asyncio.create_task(self.take_look())
 
-    def answer(self) -> Answer:
+    def answer(self) -> RawResponse:
         database = self.resources.verified and self.failures < FAILURES_TO_GIVE_UP
         checks = {"database": "ok" if database else "unavailable"}
         if self.resources.settings.redis_url is not None:

@@ -11,7 +11,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from user_service.errors import ServiceError
-from user_service.idempotency.requests import KeptAnswer, Once
+from user_service.idempotency.requests import StoredResponse, TransactionHook
 from user_service.idempotency.stored_responses import Links
 from user_service.users.service import UserService
 from user_service.web.problems import problem_response
@@ -26,15 +26,15 @@ replayed: Final = {"Idempotency-Replayed": "true"}
 class Replay(Exception):
     """The request came before: this is its answer."""
 
-    def __init__(self, kept: KeptAnswer) -> None:
+    def __init__(self, kept: StoredResponse) -> None:
         super().__init__("replay")
         self.kept = kept
 
 
-class Effect:
+class IdempotentTransaction:
     """What a request with an Idempotency-Key does, in its transaction."""
 
-    def __init__(self, users: UserService, once: Once) -> None:
+    def __init__(self, users: UserService, once: TransactionHook) -> None:
         self.users = users
         self.once = once
 
@@ -43,11 +43,11 @@ class Effect:
         kept = await self.once.claim(self.users.repository.session)
         if kept is not None:
             raise Replay(kept)
-        await self.users.set_mark()
+        await self.users.savepoint()
 
     async def keep(self, response: Response) -> None:
         headers = [(name, value) for name, value in response.headers.items() if name not in DROPPED_HEADERS]
-        kept = KeptAnswer(response.status_code, headers, bytes(response.body))
+        kept = StoredResponse(response.status_code, headers, bytes(response.body))
         # An answer without a body says nothing of anybody.
         mentions = self.users.unlogged if kept.body else tuple
         await self.once.keep(self.users.repository.session, kept, Links(self.users.origin.traceparent, mentions))
@@ -64,7 +64,7 @@ async def answer_once(request: Request, handle: Callable[[Request], Awaitable[Re
         effect = effect_of(request)
         if effect is None or error.status not in KEPT_ERRORS:
             raise
-        await effect.users.undo()
+        await effect.users.rollback_to_savepoint()
         response = problem_response(request, error)
         await effect.keep(response)
         return response
@@ -73,6 +73,6 @@ async def answer_once(request: Request, handle: Callable[[Request], Awaitable[Re
     return response
 
 
-def effect_of(request: Request) -> Effect | None:
-    effect: Effect | None = getattr(request.state, "effect", None)
+def effect_of(request: Request) -> IdempotentTransaction | None:
+    effect: IdempotentTransaction | None = getattr(request.state, "effect", None)
     return effect

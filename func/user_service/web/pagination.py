@@ -13,7 +13,7 @@ from user_service.users.schemas import Email, ExternalId
 from user_service.users.search import Page
 from user_service.users.search import Query as UserListQuery
 from user_service.web.dependencies import resources_of
-from user_service.web.problems import exchange_of
+from user_service.web.problems import request_context
 from user_service.web.query_types import Time, whole_number
 
 METADATA_PREFIX: Final = "metadata."
@@ -77,7 +77,7 @@ def asked(request: Request) -> dict[str, str]:
 
 
 def page_response(request: Request, page: Page) -> Response:
-    exchange_of(request).rows = len(page.users)
+    request_context(request).rows = len(page.users)
     following = codec(request).encode(page.next, query=asked(request)) if page.next is not None else None
     items = b",".join(user.to_json() for user in page.users)
     headers = {"Cache-Control": "private, no-store"}

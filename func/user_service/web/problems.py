@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 
 from user_service.errors import MalformedJson, ServiceError, ValidationFailed
 from user_service.users.validation_errors import field_error
-from user_service.web.request_context import Exchange
-from user_service.web.responses import Answer, problem_of
+from user_service.web.request_context import RequestContext
+from user_service.web.responses import RawResponse, problem_of
 
 # More help nobody, and would make an answer far larger than its request.
 MAX_FAULTS: Final = 100
@@ -23,19 +23,19 @@ TITLES: Final = {
 }
 
 
-def exchange_of(request: Request) -> Exchange:
-    exchange: Exchange = request.state.exchange
-    return exchange
+def request_context(request: Request) -> RequestContext:
+    context: RequestContext = request.state.context
+    return context
 
 
-def response_of(answer: Answer) -> Response:
+def response_of(answer: RawResponse) -> Response:
     response = Response(answer.body, answer.status)
     response.raw_headers = list(answer.headers)
     return response
 
 
 def problem_response(request: Request, error: ServiceError) -> Response:
-    return response_of(problem_of(error, exchange_of(request).request_id.decode()))
+    return response_of(problem_of(error, request_context(request).request_id.decode()))
 
 
 def add_problem_handlers(app: FastAPI) -> None:

@@ -12,7 +12,7 @@ from user_service import __version__
 from user_service.bootstrap import Resources
 from user_service.cache.base import Footprint
 from user_service.observability.metrics import Counter, Histogram
-from user_service.postgres.pool import PoolUse
+from user_service.postgres.pool import PoolStats
 from user_service.users.unit_of_work import Storage
 
 
@@ -40,8 +40,8 @@ class ServiceCollector(Collector):
         yield build
 
 
-def pool_gauges(uses: Sequence[PoolUse]) -> Iterator[Metric]:
-    total = PoolUse(*map(sum, zip(*uses, strict=True)))
+def pool_gauges(uses: Sequence[PoolStats]) -> Iterator[Metric]:
+    total = PoolStats(*map(sum, zip(*uses, strict=True)))
     for name, help_text, value in (
         ("active", "Database connections in use.", total.active),
         ("open", "Database connections that are open, in use or not.", total.opened),

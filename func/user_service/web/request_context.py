@@ -15,7 +15,7 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 UNMATCHED: Final = "unmatched"
 
 
-class Exchange:
+class RequestContext:
     """What is known of a request from its head on."""
 
     __slots__ = (

@@ -11,13 +11,13 @@ Headers = Sequence[tuple[bytes, bytes]]
 PROBLEM_TYPE: Final = b"application/problem+json"
 
 
-class Answer(NamedTuple):
+class RawResponse(NamedTuple):
     status: int
     headers: Headers
     body: bytes
 
 
-def problem_of(error: ServiceError, request_id: str) -> Answer:
+def problem_of(error: ServiceError, request_id: str) -> RawResponse:
     """The problem document of an error."""
     document = {
         "type": f"urn:user-service:problem:{error.code}",
@@ -35,14 +35,14 @@ def problem_of(error: ServiceError, request_id: str) -> Answer:
         headers.append((b"www-authenticate", b"Bearer"))
     body = orjson.dumps(document)
     headers.append((b"content-length", str(len(body)).encode()))
-    return Answer(error.status, headers, body)
+    return RawResponse(error.status, headers, body)
 
 
-def json_answer(value: object, *, status: int = 200) -> Answer:
+def json_answer(value: object, *, status: int = 200) -> RawResponse:
     body = orjson.dumps(value)
     headers = (
         (b"content-type", b"application/json"),
         (b"cache-control", b"no-store"),
         (b"content-length", str(len(body)).encode()),
     )
-    return Answer(status, headers, body)
+    return RawResponse(status, headers, body)

@@ -13,7 +13,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import Message, Receive
 
 from user_service.errors import PayloadTooLarge, UnsupportedMediaType
-from user_service.web.bulkhead import Room
+from user_service.web.bulkhead import Bulkhead
 from user_service.web.idempotency import answer_once
 from user_service.web.request_checks import check_encoding, check_names
 
@@ -77,7 +77,7 @@ class StrictRoute(APIRoute):
             # Before FastAPI does, who would take a body that is too large for one that can't be read.
             body = await request.body() if takes_json or shares_room else b""
             if shares_room and len(body) > SMALL_BODY_BYTES:
-                room: Room = request.app.state.room
+                room: Bulkhead = request.app.state.room
                 async with room.entered():
                     return await answer_once(request, handle)
             return await answer_once(request, handle)

@@ -9,7 +9,7 @@ import orjson
 from user_service.encryption.blind_index import BlindIndex
 from user_service.errors import PayloadTooLarge
 from user_service.users.batch.bodies import MAX_ITEMS, FindBatch
-from user_service.users.batch.results import BatchAnswer
+from user_service.users.batch.results import BatchResponse
 from user_service.users.reader import UserReader
 from user_service.values.emails import normalise_email
 from user_service.values.ids import parse_id
@@ -17,7 +17,7 @@ from user_service.values.ids import parse_id
 NUL: Final = "\0"
 
 
-async def find(body: FindBatch, reader: UserReader, index: BlindIndex, *, fresh: bool) -> tuple[BatchAnswer, int]:
+async def find(body: FindBatch, reader: UserReader, index: BlindIndex, *, fresh: bool) -> tuple[BatchResponse, int]:
     """The answer and the number of keys. Found users come once, in the order of the keys: ids, e-mails, external ids.
 
     Raises PayloadTooLarge, DatabaseUnavailable, and DecryptionError for a user whose encryption key is gone.
@@ -54,7 +54,7 @@ async def find(body: FindBatch, reader: UserReader, index: BlindIndex, *, fresh:
         missing.append(lost)
     lost_ids, lost_emails, lost_external_ids = missing
     rest = orjson.dumps({"ids": lost_ids, "emails": lost_emails, "external_ids": lost_external_ids})
-    return BatchAnswer(200, b'{"found":[' + b",".join(bodies.values()) + b'],"missing":' + rest + b"}"), size
+    return BatchResponse(200, b'{"found":[' + b",".join(bodies.values()) + b'],"missing":' + rest + b"}"), size
 
 
 def index_of(text: str, index: BlindIndex) -> bytes | None:

@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 import orjson
 
 from user_service.errors import FieldError, ServiceError
-from user_service.idempotency.requests import KeptAnswer
+from user_service.idempotency.requests import StoredResponse
 
 ItemResult = dict[str, Any]
 JSON_TYPE: Final = "application/json"
@@ -24,7 +24,7 @@ PLACES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class BatchAnswer:
+class BatchResponse:
     """`status` is HTTP's. `items` are empty on a replay, whose `body` is the first answer's."""
 
     status: int
@@ -34,21 +34,21 @@ class BatchAnswer:
     replayed: bool = False
 
     @classmethod
-    def replay(cls, kept: KeptAnswer) -> Self:
+    def replay(cls, kept: StoredResponse) -> Self:
         return cls(kept.status, kept.body, dict(kept.headers)["content-type"], replayed=True)
 
-    def to_keep(self) -> KeptAnswer:
-        return KeptAnswer(self.status, [("content-type", self.media_type)], self.body, self.items)
+    def to_keep(self) -> StoredResponse:
+        return StoredResponse(self.status, [("content-type", self.media_type)], self.body, self.items)
 
 
-def applied(items: Sequence[ItemResult]) -> BatchAnswer:
+def applied(items: Sequence[ItemResult]) -> BatchResponse:
     """The answer of a batch whose good items were applied: 200, or 207 when some failed."""
     summary = summary_of(items)
     body = orjson.dumps({"summary": summary, "items": items})
-    return BatchAnswer(207 if summary["failed"] else 200, body, items=items)
+    return BatchResponse(207 if summary["failed"] else 200, body, items=items)
 
 
-def refused(items: Sequence[ItemResult], request_id: str) -> BatchAnswer:
+def refused(items: Sequence[ItemResult], request_id: str) -> BatchResponse:
     """The answer of an atomic batch of which nothing was applied: a problem that lists every failing item."""
     failing = [item for item in items if item["status"] == "failed"]
     summary = {"total": len(items), "succeeded": 0, "failed": len(failing), "skipped": len(items) - len(failing)}
@@ -63,7 +63,7 @@ def refused(items: Sequence[ItemResult], request_id: str) -> BatchAnswer:
         "summary": summary,
         "items": failing,
     }
-    return BatchAnswer(409, orjson.dumps(document), PROBLEM_TYPE, items)
+    return BatchResponse(409, orjson.dumps(document), PROBLEM_TYPE, items)
 
 
 def summary_of(items: Sequence[ItemResult]) -> dict[str, int]:

@@ -13,9 +13,9 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from user_service.errors import Contended, DuplicateInBatch, FieldError, PayloadTooLarge, ServiceError, ValidationFailed
-from user_service.idempotency.requests import Once
+from user_service.idempotency.requests import TransactionHook
 from user_service.idempotency.stored_responses import Links, mentions_of_item
-from user_service.observability.jobs import Activity
+from user_service.observability.jobs import JobLog
 from user_service.users.batch.bodies import (
     MAX_ITEMS,
     Batch,
@@ -28,9 +28,9 @@ from user_service.users.batch.bodies import (
     UserItem,
 )
 from user_service.users.batch.find import find
-from user_service.users.batch.results import BatchAnswer, ItemResult, applied, failure, is_wrong, refused
+from user_service.users.batch.results import BatchResponse, ItemResult, applied, failure, is_wrong, refused
 from user_service.users.change_log import Origin
-from user_service.users.prepared_users import AT_ONCE, Newcomers, in_slices
+from user_service.users.prepared_users import AT_ONCE, PreparedUsers, in_slices
 from user_service.users.reader import UserReader
 from user_service.users.schemas import Body
 from user_service.users.service import Outcome, UserService
@@ -45,7 +45,7 @@ B = TypeVar("B", bound=Body)
 
 
 async def create(
-    service: UserService, batch: CreateBatch, items: Sequence[CreateItem], newcomers: Newcomers | None = None
+    service: UserService, batch: CreateBatch, items: Sequence[CreateItem], newcomers: PreparedUsers | None = None
 ) -> list[Outcome]:
     bodies = [item.data for item in items]
     return await service.create(bodies, on_conflict=batch.on_conflict, newcomers=newcomers)
@@ -64,7 +64,7 @@ async def restore(service: UserService, batch: UserBatch, items: Sequence[UserIt
 
 
 @dataclass(frozen=True, slots=True)
-class Verb:
+class BatchOperation:
     """What one kind of batch takes, and whom it asks for which scope."""
 
     scope: str
@@ -73,19 +73,19 @@ class Verb:
     apply: Apply | None = None
 
 
-VERBS: Final[Mapping[str, Verb]] = {
-    "create": Verb("users:write", CreateBatch, CreateItem, create),
-    "update": Verb("users:write", UpdateBatch, UpdateItem, update),
-    "delete": Verb("users:delete", UserBatch, UserItem, delete),
-    "restore": Verb("users:write", UserBatch, UserItem, restore),
-    "find": Verb("users:read", FindBatch),
+OPERATIONS: Final[Mapping[str, BatchOperation]] = {
+    "create": BatchOperation("users:write", CreateBatch, CreateItem, create),
+    "update": BatchOperation("users:write", UpdateBatch, UpdateItem, update),
+    "delete": BatchOperation("users:delete", UserBatch, UserItem, delete),
+    "restore": BatchOperation("users:write", UserBatch, UserItem, restore),
+    "find": BatchOperation("users:read", FindBatch),
 }
 
 
-def parse_batch(verb: str, document: object) -> Body:
+def parse_batch(operation: str, document: object) -> Body:
     """The body of a batch. Raises ValidationFailed for what is no batch; its items may still be wrong."""
     try:
-        return VERBS[verb].body.model_validate(document)
+        return OPERATIONS[operation].body.model_validate(document)
     except ValidationError as error:
         raise ValidationFailed(errors=faults_of(error)) from None
 
@@ -95,10 +95,10 @@ def faults_of(error: ValidationError, *, prefix: str = "") -> list[FieldError]:
     return [document_error(fault, prefix=prefix) for fault in faults]
 
 
-class Batches:
+class BatchRunner:
     """Runs batches, each in a unit of work of its own."""
 
-    def __init__(self, storage: Storage, reader: UserReader, activity: Activity) -> None:
+    def __init__(self, storage: Storage, reader: UserReader, activity: JobLog) -> None:
         self.storage = storage
         self.activity = activity
         self.reader = reader
@@ -106,23 +106,23 @@ class Batches:
         self.making = asyncio.Lock()
 
     async def run(
-        self, verb: str, body: Body, origin: Origin, *, once: Once | None = None, fresh: bool = False
-    ) -> BatchAnswer:
-        """The answer of a batch that `parse_batch` gave; the caller has checked the verb's scope.
+        self, operation: str, body: Body, origin: Origin, *, once: TransactionHook | None = None, fresh: bool = False
+    ) -> BatchResponse:
+        """The answer of a batch that `parse_batch` gave; the caller has checked the operation's scope.
 
         `once` makes it idempotent (not a find, which changes nothing); `fresh` lets a find pass by the cache.
         Raises PayloadTooLarge, DatabaseUnavailable, Contended, and what `once` raises.
         """
         started = perf_counter()
         ended = "error"
-        job = self.activity.begin("batch", verb, total=len(body.items) if isinstance(body, Batch) else None)
+        job = self.activity.begin("batch", operation, total=len(body.items) if isinstance(body, Batch) else None)
         try:
             if isinstance(body, FindBatch):
                 answer, size = await find(body, self.reader, self.storage.index, fresh=fresh)
             else:
                 assert isinstance(body, Batch)
                 check_size(size := len(body.items))
-                answer = await self.write(VERBS[verb], body, origin, once)
+                answer = await self.write(OPERATIONS[operation], body, origin, once)
             ended = ENDINGS.get(answer.status, "succeeded")
             job.advance(done=size, failed=sum(item["status"] == "failed" for item in answer.items))
         except ServiceError as error:
@@ -131,43 +131,50 @@ class Batches:
             raise
         finally:
             job.end(ended)
-            self.metrics.batches.add(verb, ended)
+            self.metrics.batches.add(operation, ended)
         if not answer.replayed:
-            self.metrics.batch_seconds.observe((verb,), perf_counter() - started)
-            self.metrics.batch_size.observe((verb,), size)
+            self.metrics.batch_seconds.observe((operation,), perf_counter() - started)
+            self.metrics.batch_size.observe((operation,), size)
         return answer
 
-    async def write(self, verb: Verb, batch: Batch, origin: Origin, once: Once | None) -> BatchAnswer:
+    async def write(
+        self, operation: BatchOperation, batch: Batch, origin: Origin, once: TransactionHook | None
+    ) -> BatchResponse:
         """Tries again when PostgreSQL gave the transaction up in favour of another one."""
-        assert verb.item is not None
+        assert operation.item is not None
         # Large ones one after the other: together they would end no sooner, and take more memory at once.
         async with self.making if len(batch.items) > AT_ONCE else nullcontext():
-            items = await parse_items(verb.item, batch.items)
+            items = await parse_items(operation.item, batch.items)
             if isinstance(batch, CreateBatch):
                 bodies = [item.data for item in items if isinstance(item, CreateItem)]
-                newcomers = await Newcomers.ready(bodies, self.storage.cipher, self.storage.index)
-                verb = replace(verb, apply=partial(create, newcomers=newcomers))
+                newcomers = await PreparedUsers.ready(bodies, self.storage.cipher, self.storage.index)
+                operation = replace(operation, apply=partial(create, newcomers=newcomers))
         for attempt in range(1, ATTEMPTS):
             try:
-                return await self.attempt(verb, batch, items, origin, once)
+                return await self.attempt(operation, batch, items, origin, once)
             except Contended:
                 # Not all at once again.
                 await asyncio.sleep(uniform(0, FIRST_PAUSE_SECONDS * 2**attempt))  # noqa: S311
-        return await self.attempt(verb, batch, items, origin, once)
+        return await self.attempt(operation, batch, items, origin, once)
 
     async def attempt(
-        self, verb: Verb, batch: Batch, items: Sequence[Any], origin: Origin, once: Once | None
-    ) -> BatchAnswer:
+        self,
+        operation: BatchOperation,
+        batch: Batch,
+        items: Sequence[Any],
+        origin: Origin,
+        once: TransactionHook | None,
+    ) -> BatchResponse:
         async with self.storage.unit_of_work(origin) as service:
             session = service.repository.session
             if once is not None and (kept := await once.claim(session)) is not None:
-                return BatchAnswer.replay(kept)
+                return BatchResponse.replay(kept)
             if batch.dry_run or batch.mode == "atomic":
-                await service.set_mark()
-            results = await self.results(verb, batch, items, service)
+                await service.savepoint()
+            results = await self.results(operation, batch, items, service)
             failed = batch.mode == "atomic" and any(result["status"] == "failed" for result in results)
             if failed or batch.dry_run:
-                await service.undo()
+                await service.rollback_to_savepoint()
             answer = refused(results, origin.request_id) if failed else applied(results)
             # Nobody needs the answer again that says what to mend.
             mended = batch.dry_run or (failed and any(map(is_wrong, results)))
@@ -176,11 +183,13 @@ class Batches:
                 await once.keep(session, answer.to_keep(), Links(origin.traceparent, mentions))
         return answer
 
-    async def results(self, verb: Verb, batch: Batch, items: Sequence[Any], service: UserService) -> list[ItemResult]:
+    async def results(
+        self, operation: BatchOperation, batch: Batch, items: Sequence[Any], service: UserService
+    ) -> list[ItemResult]:
         """Each item's result, in the order of the request."""
-        assert verb.apply is not None
+        assert operation.apply is not None
         good = [index for index, item in enumerate(items) if not isinstance(item, dict)]
-        outcomes = await verb.apply(service, batch, [items[index] for index in good])
+        outcomes = await operation.apply(service, batch, [items[index] for index in good])
         results = list(items)
         for index, outcome in zip(good, outcomes, strict=True):
             ref = items[index].ref

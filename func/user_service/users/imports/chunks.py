@@ -18,14 +18,14 @@ from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.errors import Conflict, Contended
-from user_service.idempotency.requests import KeptAnswer
+from user_service.idempotency.requests import StoredResponse
 from user_service.idempotency.stored_responses import Links
 from user_service.postgres.tables import import_failures
 from user_service.users.batch.results import ItemResult, is_wrong
 from user_service.users.imports.parsers import FIELDS, BadRecord, Record
 
 # Chunks go ahead after so many in a row that met nobody: in a file of known users they would be undone again and again.
-SMOOTH: Final = 3
+CLEAN_CHUNKS: Final = 3
 UNIQUE: Final = ("email", "external_id")
 # The chunk before may wait in PostgreSQL for one that went ahead, itself or by way of somebody else's transaction. That
 # is a deadlock which PostgreSQL can't see. It looks for its own after a second too; a lock is waited for for three.
@@ -48,11 +48,11 @@ class OutOfTurn(Contended):
 
 
 @dataclass(slots=True)
-class Course:
+class ImportPipeline:
     """How an import goes: how many chunks in a row met nobody, and where one has failed."""
 
     merges: bool = False
-    smooth: int = SMOOTH
+    smooth: int = CLEAN_CHUNKS
     stopped_at: float = inf
 
     def meets_nobody(self, result: ItemResult) -> bool:
@@ -62,7 +62,7 @@ class Course:
 
 @dataclass(slots=True)
 class Chunk:
-    """Records of an import in a row: a `Once` whose effect is the import's progress. `start` counts those before."""
+    """A `TransactionHook` over consecutive records of an import. `start` is the number of records before them."""
 
     id: UUID
     start: int
@@ -72,7 +72,7 @@ class Chunk:
     opening: asyncio.Event = field(default_factory=asyncio.Event)
     turn: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    course: Course = field(default_factory=Course)
+    course: ImportPipeline = field(default_factory=ImportPipeline)
     # The readable records, with their numbers, from 1.
     good: Sequence[tuple[int, dict[str, Any]]] = field(init=False)
     keys: Set[str] = field(init=False)
@@ -87,7 +87,7 @@ class Chunk:
 
     def lead(self, *, merges: bool) -> None:
         """Is the first of its import to be applied; with `merges`, known users are changed."""
-        self.course = Course(merges)
+        self.course = ImportPipeline(merges)
         self.opening.set()
         self.turn.set()
 
@@ -106,7 +106,7 @@ class Chunk:
         """Waits until it may begin. In its turn it holds the import. Raises ImportMoved."""
         await self.opening.wait()
         self.check_course()
-        self.ahead = self.ahead and self.course.smooth >= SMOOTH and not self.turn.is_set()
+        self.ahead = self.ahead and self.course.smooth >= CLEAN_CHUNKS and not self.turn.is_set()
         if not self.ahead:
             await self.turn.wait()
             await self.hold(session)
@@ -121,7 +121,7 @@ class Chunk:
         if (await session.execute(HOLD, {"id": self.id})).scalar_one() != self.start:
             raise ImportMoved
 
-    async def keep(self, session: AsyncSession, answer: KeptAnswer, links: Links) -> None:
+    async def keep(self, session: AsyncSession, answer: StoredResponse, links: Links) -> None:
         """Moves the import on, and writes down what failed. Raises OutOfTurn when it went ahead and must not stand."""
         failures = self.failures(answer.items)
         met_nobody = all(map(self.course.meets_nobody, answer.items))

@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import insert as insert_unless_there
 from user_service.errors import IdempotencyKeyReused, NotFound, ServiceError, ValidationFailed
 from user_service.postgres.tables import import_failures, imports
 from user_service.users.batch.bodies import CreateBatch
-from user_service.users.batch.runner import Batches
+from user_service.users.batch.runner import BatchRunner
 from user_service.users.change_log import Origin
 from user_service.users.imports.chunks import Chunk, ImportMoved
 from user_service.users.imports.parsers import Record
@@ -49,10 +49,10 @@ class ImportDiffers(IdempotencyKeyReused):
     code, title = "import_differs", "The records are not those that the import began with"
 
 
-class Imports:
+class ImportRunner:
     """Imports as they are kept, and how they go on."""
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: BatchRunner) -> None:
         self.batches = batches
         self.storage = batches.storage
         self.keys = batches.storage.keys

@@ -7,10 +7,10 @@ from uuid import UUID
 
 import orjson
 
-from user_service.idempotency.stored_responses import ANSWERS, REPLIES, Person
+from user_service.idempotency.stored_responses import ANSWERS, REPLIES, DataSubject
 from user_service.users.audit import AuditTrail
 from user_service.users.model import JSON_OPTIONS, User
-from user_service.users.privacy.subject_data import Traces
+from user_service.users.privacy.subject_data import SubjectData
 from user_service.users.repository import UserRepository
 
 
@@ -20,7 +20,7 @@ class PersonalExport:
     def __init__(self, repository: UserRepository) -> None:
         self.repository = repository
         self.trail = AuditTrail(repository.session)
-        self.traces = Traces(repository.session, repository.cipher, repository.index)
+        self.traces = SubjectData(repository.session, repository.cipher, repository.index)
 
     async def pieces(self, user_id: UUID, *, names_of: Callable[[User], Collection[str]]) -> AsyncIterator[bytes]:
         """The document, piece by piece: the user (null once purged), the audit trail, and where else the person shows.
@@ -43,7 +43,7 @@ class PersonalExport:
         self, user_id: UUID, user: User | None, names_of: Callable[[User], Collection[str]]
     ) -> dict[str, Any]:
         """What is kept besides the user's fields and changes."""
-        person = self.traces.person(user) if user is not None else Person(user_id)
+        person = self.traces.person(user) if user is not None else DataSubject(user_id)
         return {
             "prior_status": user.prior_status if user is not None else None,
             "blind_indexes": {

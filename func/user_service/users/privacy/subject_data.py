@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
-from user_service.idempotency.stored_responses import ANSWERS, REPLIES, KeptAnswers, Person, Shelf
+from user_service.idempotency.stored_responses import ANSWERS, REPLIES, DataSubject, ResponseTable, StoredResponses
 from user_service.users.model import User
 
 # Callers choose the ids of their requests, and a name may be among them. Traces are random numbers, and stay.
@@ -25,13 +25,13 @@ IMPORTS: Final = text("SELECT id, started_at FROM imports WHERE actor = ANY(CAST
 SHOWN: Final = {ANSWERS.table: "created_at, expires_at", REPLIES.table: "source, id, processed_at"}
 
 
-class Traces:
+class SubjectData:
     """What is left of people besides their rows, in the transaction of `session`."""
 
     def __init__(self, session: AsyncSession, cipher: Cipher, index: BlindIndex) -> None:
         self.session = session
         self.index = index
-        self.kept = KeptAnswers(session, cipher, index)
+        self.kept = StoredResponses(session, cipher, index)
 
     async def erase(self, user: User, names: Collection[str]) -> None:
         """Takes a person out of everything that is kept. `names` are those that the audit trail has for them.
@@ -49,10 +49,10 @@ class Traces:
         """Takes a person out of the answers that are kept for repetitions."""
         await self.kept.take_out(self.person(user))
 
-    def person(self, user: User) -> Person:
-        return Person(user.id, self.index.email(user.email) if user.email else None, user.external_id)
+    def person(self, user: User) -> DataSubject:
+        return DataSubject(user.id, self.index.email(user.email) if user.email else None, user.external_id)
 
-    async def answers(self, shelf: Shelf, person: Person) -> list[dict[str, Any]]:
+    async def answers(self, shelf: ResponseTable, person: DataSubject) -> list[dict[str, Any]]:
         """When and where answers are kept that speak of a person."""
         keys = [key async for key in self.kept.of(shelf, person)]
         given = {name: [key[place] for key in keys] for place, name in enumerate(shelf.key)}

@@ -9,12 +9,12 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from user_service.users.batch.bodies import Batch, CreateBatch, FindBatch, UpdateBatch, UserBatch
-from user_service.users.batch.runner import VERBS, Batches
+from user_service.users.batch.runner import OPERATIONS, BatchRunner
 from user_service.users.schemas import UserRead
 from user_service.web.dependencies import AskedOnce, requires, resources_of
 from user_service.web.fast_path import asks_fresh
 from user_service.web.idempotency import replayed
-from user_service.web.problems import exchange_of
+from user_service.web.problems import request_context
 from user_service.web.routing import LARGE_BODY_BYTES, LargeRoute, StrictRoute, make_router
 
 PREFIX: Final = "/api/v1/users/batch"
@@ -86,8 +86,8 @@ class BatchRefused(BaseModel):
     items: list[ItemOutcome]
 
 
-def batches_of(request: Request) -> Batches:
-    batches: Batches = request.app.state.batches
+def batches_of(request: Request) -> BatchRunner:
+    batches: BatchRunner = request.app.state.batches
     return batches
 
 
@@ -98,11 +98,11 @@ async def batch_write(request: Request, once: AskedOnce) -> Run:
     """Runs a batch for this request, once when it has an Idempotency-Key."""
     resources_of(request).require_database()
 
-    async def run(verb: str, body: Batch) -> Response:
-        exchange = exchange_of(request)
-        await exchange.charge(len(body.items))
-        answer = await batches_of(request).run(verb, body, exchange.origin, once=once)
-        exchange.rows = len(answer.items)
+    async def run(operation: str, body: Batch) -> Response:
+        context = request_context(request)
+        await context.charge(len(body.items))
+        answer = await batches_of(request).run(operation, body, context.origin, once=once)
+        context.rows = len(answer.items)
         headers = {"Cache-Control": "no-store"} | (replayed if answer.replayed else {})
         return Response(answer.body, answer.status, headers, answer.media_type)
 
@@ -118,8 +118,8 @@ router = make_router("batches", prefix=PREFIX, route_class=LargeRoute)
 find_router = make_router("batches", prefix=PREFIX, route_class=FindRoute)
 
 
-def scoped(verb: str) -> list[Any]:
-    return [Depends(requires(VERBS[verb].scope))]
+def scoped(operation: str) -> list[Any]:
+    return [Depends(requires(OPERATIONS[operation].scope))]
 
 
 @router.post("/create", response_model=BatchRead, responses=ANSWERS, dependencies=scoped("create"))
@@ -150,7 +150,7 @@ async def restore_users(body: UserBatch, run: Write) -> Response:
 async def find_users(request: Request, body: FindBatch) -> Response:
     """Read users by up to 1,000 keys. `Cache-Control: no-cache` goes to the database."""
     resources_of(request).require_database()
-    exchange = exchange_of(request)
-    await exchange.charge(len(body.ids) + len(body.emails) + len(body.external_ids))
-    answer = await batches_of(request).run("find", body, exchange.origin, fresh=asks_fresh(exchange.headers))
+    context = request_context(request)
+    await context.charge(len(body.ids) + len(body.emails) + len(body.external_ids))
+    answer = await batches_of(request).run("find", body, context.origin, fresh=asks_fresh(context.headers))
     return Response(answer.body, 200, {"Cache-Control": "private, no-store"}, answer.media_type)

@@ -14,12 +14,12 @@ from fastapi import Request, Response
 from user_service.errors import ShuttingDown
 from user_service.events.codec import BATCHED, MAX_NAME_BYTES, STRUCTURED, Incoming, decode
 from user_service.events.inbox import Inbox, documents_of
-from user_service.events.types import BATCH_VERBS, PING
+from user_service.events.types import BATCH_OPERATIONS, PING
 from user_service.observability.trace_context import traceparent_of
 from user_service.users.change_log import Origin
 from user_service.web.dependencies import principal_of, resources_of
-from user_service.web.problems import exchange_of
-from user_service.web.request_context import Exchange
+from user_service.web.problems import request_context
+from user_service.web.request_context import RequestContext
 from user_service.web.routing import LargeRoute, make_router
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -36,7 +36,7 @@ EVENT: Final[dict[str, Any]] = {
         "specversion": {"const": "1.0"},
         "id": TEXT,
         "source": TEXT,
-        "type": {"enum": [*BATCH_VERBS, PING]},
+        "type": {"enum": [*BATCH_OPERATIONS, PING]},
         "data": {"description": "The body of the batch; of a ping it is not looked at"},
     },
     "additionalProperties": {"type": ["string", "integer", "boolean", "null"]},
@@ -64,13 +64,13 @@ ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
 async def receive_events(request: Request) -> Response:
     """Process CloudEvents. The same event again gets the same reply and has no other effect."""
     principal_of(request).require("events:write")
-    if request.app.state.lane.health.stopping:
+    if request.app.state.fast_path.health.stopping:
         raise ShuttingDown
     events, is_batch = decode(request.scope["headers"], await request.body())
     resources_of(request).require_database()
     inbox: Inbox = request.app.state.inbox
     inbox.check_all(events, is_batch=is_batch)
-    await exchange_of(request).charge(sum(event.size for event in events))
+    await request_context(request).charge(sum(event.size for event in events))
     replies = []
     for event in events:
         reply = await answer(request, event)
@@ -83,16 +83,16 @@ async def receive_events(request: Request) -> Response:
 async def answer(request: Request, event: Incoming) -> CloudEvent | None:
     """The reply to one event, whose processing is a span where tracing is on."""
     inbox: Inbox = request.app.state.inbox
-    exchange, tracing = exchange_of(request), resources_of(request).tracing
+    context, tracing = request_context(request), resources_of(request).tracing
     if tracing is None:
-        return await inbox.answer(event, origin_of(exchange, event.traceparent))
+        return await inbox.answer(event, origin_of(context, event.traceparent))
     with tracing.consume(event.type, event.traceparent) as traceparent:
-        return await inbox.answer(event, replace(exchange.origin, traceparent=traceparent))
+        return await inbox.answer(event, replace(context.origin, traceparent=traceparent))
 
 
-def origin_of(exchange: Exchange, traceparent: str | None) -> Origin:
+def origin_of(context: RequestContext, traceparent: str | None) -> Origin:
     """Where the changes come from: in the event's trace where it names one, else in the request's."""
-    origin = exchange.origin
+    origin = context.origin
     if traceparent is None:
         return origin
     return Origin(origin.actor, origin.request_id, traceparent_of(traceparent.encode("ascii", "replace")).decode())

@@ -13,9 +13,9 @@ from starlette.requests import ClientDisconnect
 
 from user_service.errors import UnsupportedMediaType
 from user_service.users.imports.parsers import Record, reader_of
-from user_service.users.imports.runner import Import, Imports
+from user_service.users.imports.runner import Import, ImportRunner
 from user_service.web.dependencies import requires, resources_of, storage_of
-from user_service.web.problems import exchange_of
+from user_service.web.problems import request_context
 from user_service.web.routing import StrictRoute, make_router
 
 NDJSON: Final = "application/x-ndjson"
@@ -62,17 +62,17 @@ lines: dict[int | str, dict[str, Any]] = {200: {"content": {NDJSON: {"schema": {
 
 async def takes_time(request: Request) -> None:
     """A stream takes as long as its sender and its reader need."""
-    exchange_of(request).take_time()
+    request_context(request).take_time()
 
 
-async def imports_of(request: Request) -> Imports:
+async def imports_of(request: Request) -> ImportRunner:
     resources_of(request).require_database()
-    found: Imports = request.app.state.imports
+    found: ImportRunner = request.app.state.imports
     return found
 
 
 router = make_router("imports", prefix="/api/v1/users", route_class=StreamRoute, dependencies=[Depends(takes_time)])
-ImportStore = Annotated[Imports, Depends(imports_of)]
+ImportStore = Annotated[ImportRunner, Depends(imports_of)]
 ImportKey = Annotated[
     str | None,
     Header(
@@ -102,7 +102,7 @@ async def import_users(
     An import that was cut off goes on where it stopped when the same file is sent under the same `Idempotency-Key`.
     """
     file_format = format_of(request)
-    origin = exchange_of(request).origin
+    origin = request_context(request).origin
     begun = await imports.begin(origin, file_format=file_format, on_conflict=on_conflict, key=key)
     with suppress(ClientDisconnect):
         await imports.take(begun, records_of(request, file_format), origin)

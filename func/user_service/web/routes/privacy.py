@@ -16,7 +16,7 @@ from user_service.users.model import JSON_OPTIONS, User
 from user_service.users.schemas import UserRead
 from user_service.web.dependencies import IfMatch, UserId, Users, requires, resources_of, storage_of
 from user_service.web.pagination import PageSize, codec
-from user_service.web.problems import exchange_of
+from user_service.web.problems import request_context
 from user_service.web.routing import make_router
 
 router = make_router("privacy", prefix="/api/v1/users")
@@ -45,7 +45,7 @@ class ChangePage(BaseModel):
     next_cursor: str | None
 
 
-class KeptAnswerRead(BaseModel):
+class StoredResponseRead(BaseModel):
     """An answer to a request with an Idempotency-Key that speaks of the person."""
 
     created_at: datetime
@@ -85,7 +85,7 @@ class StoredRead(BaseModel):
 
     prior_status: str | None = Field(description="The status that a restore gives back")
     blind_indexes: BlindIndexesRead
-    idempotency_answers: list[KeptAnswerRead]
+    idempotency_answers: list[StoredResponseRead]
     event_replies: list[EventReplyRead]
     as_actor: ActorRead
 
@@ -135,7 +135,7 @@ async def read_audit_trail(
     of = {"audit": str(user_id)}
     after = codec(request).decode_version(cursor, query=of) if cursor is not None else 0
     changes, more_after = await trail.page(user_id, after=after, limit=limit)
-    exchange_of(request).rows = len(changes)
+    request_context(request).rows = len(changes)
     following = codec(request).encode_version(more_after, query=of) if more_after is not None else None
     headers = dict(NO_STORE)
     if following is not None:
@@ -152,7 +152,7 @@ async def export_user(request: Request, user_id: UserId, names: Names) -> Respon
     pieces = storage_of(request).export_person(user_id, names_of=names)
     # With the first piece it is known that there is somebody.
     first = await anext(pieces)
-    exchange_of(request).rows = 1
+    request_context(request).rows = 1
 
     async def whole() -> AsyncIterator[bytes]:
         yield first

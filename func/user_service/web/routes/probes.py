@@ -72,7 +72,7 @@ async def read_liveness() -> Response:
 @open_router.get("/api/health/ready", response_model=HealthRead, responses={503: {"model": HealthRead}})
 async def read_readiness(request: Request) -> Response:
     """Whether requests can be served: PostgreSQL answers. Without Redis the status is `degraded`, with 200."""
-    return response_of(await request.app.state.lane.health.ready())
+    return response_of(await request.app.state.fast_path.health.ready())
 
 
 @open_router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -16,9 +16,9 @@ from user_service.bootstrap import Resources
 from user_service.errors import DatabaseUnavailable
 from user_service.observability.jobs import Job
 from user_service.observability.metrics import Requests
-from user_service.observability.request_stats import SERVER_ERROR, Pace, Recent, quantile
-from user_service.postgres.pool import PoolUse
-from user_service.users.imports.runner import Import, Imports
+from user_service.observability.request_stats import SERVER_ERROR, Pace, RequestStats, quantile
+from user_service.postgres.pool import PoolStats
+from user_service.users.imports.runner import Import, ImportRunner
 from user_service.web.dependencies import requires, resources_of, storage_of
 from user_service.web.routing import make_router
 from user_service.web.static import load_page
@@ -129,7 +129,7 @@ class StatusRead(BaseModel):
 async def read_status(request: Request) -> StatusRead:
     """How this replica is: health, versions, requests, cache, database, batches and imports."""
     resources = resources_of(request)
-    health = orjson.loads((await request.app.state.lane.health.ready()).body)
+    health = orjson.loads((await request.app.state.fast_path.health.ready()).body)
     return StatusRead(
         status=health["status"],
         checks=health["checks"],
@@ -160,7 +160,7 @@ async def versions_of(resources: Resources) -> VersionsRead:
     return VersionsRead(service=__version__, python=python_version(), postgresql=postgresql, revision=revision)
 
 
-def requests_of(requests: Requests, recent: Recent) -> RequestsRead:
+def requests_of(requests: Requests, recent: RequestStats) -> RequestsRead:
     routes = routes_of(requests)
     return RequestsRead(
         in_flight=requests.in_flight,
@@ -212,8 +212,8 @@ async def cache_of(resources: Resources) -> CacheRead:
     return CacheRead(tier=tier, hits=hits, misses=misses, errors=errors, hit_ratio=ratio, details=details)
 
 
-def database_of(uses: Sequence[PoolUse], resources: Resources) -> DatabaseRead:
-    total = PoolUse(*map(sum, zip(*uses, strict=True)))
+def database_of(uses: Sequence[PoolStats], resources: Resources) -> DatabaseRead:
+    total = PoolStats(*map(sum, zip(*uses, strict=True)))
     errors = int(sum(resources.metrics.database_errors.values.values()))
     return DatabaseRead(limit=total.limit, open=total.opened, active=total.active, waiting=total.waiting, errors=errors)
 
@@ -223,7 +223,7 @@ async def outbox_of(resources: Resources) -> OutboxRead:
     return OutboxRead(pending=resources.backlog.pending, oldest_seconds=round(resources.backlog.oldest_seconds, 1))
 
 
-async def jobs_of(resources: Resources, imports: Imports) -> list[JobRead]:
+async def jobs_of(resources: Resources, imports: ImportRunner) -> list[JobRead]:
     """This replica's batches and everybody's imports; without the latter while the database is away."""
     jobs = [job_of(job) for job in resources.activity.jobs]
     with suppress(DatabaseUnavailable):

@@ -9,7 +9,7 @@ from user_service.users.schemas import ExternalId, OwnUpdate, UserCreate, UserPa
 from user_service.web.dependencies import IfMatch, Own, Search, UserId, Users, may_delete, requires
 from user_service.web.fast_path import matches
 from user_service.web.pagination import METADATA_PREFIX, UserQuery, page_response
-from user_service.web.problems import exchange_of, response_of
+from user_service.web.problems import request_context, response_of
 from user_service.web.query_types import Flag
 from user_service.web.routing import MERGE_PATCH, OPEN_QUERY, make_router
 
@@ -73,8 +73,10 @@ async def read_user(
     cache_control: Annotated[str | None, Header(alias="Cache-Control")] = None,
 ) -> Response:
     """Read a user. `Cache-Control: no-cache` goes to the database."""
-    lane = request.app.state.lane
-    return response_of(await lane.read_user(user_id, request.scope["query_string"], exchange_of(request).headers))
+    fast_path = request.app.state.fast_path
+    return response_of(
+        await fast_path.read_user(user_id, request.scope["query_string"], request_context(request).headers)
+    )
 
 
 @router.patch("/{user_id:user}", response_model=UserRead, dependencies=writing, openapi_extra=patch_body("UserUpdate"))
