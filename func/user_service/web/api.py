@@ -14,7 +14,7 @@ from user_service.web.bulkhead import Bulkhead
 from user_service.web.fast_path import FastPath
 from user_service.web.openapi import add_openapi
 from user_service.web.problems import add_problem_handlers
-from user_service.web.routes import batches, events, imports, privacy, probes, status, users
+from user_service.web.routes import batches, cache, docs, events, imports, privacy, probes, status, users
 
 API_ROUTERS: Final = (
     users.router,
@@ -22,10 +22,10 @@ API_ROUTERS: Final = (
     batches.find_router,
     imports.router,
     privacy.router,
-    probes.router,
+    cache.router,
     status.router,
 )
-OPEN_ROUTERS: Final = (probes.open_router, status.page_router)
+OPEN_ROUTERS: Final = (probes.router, docs.router, status.page_router)
 # One is checked and sealed while PostgreSQL writes two. More take ten megabytes each and are done no sooner.
 LARGE_BODIES_AT_ONCE: Final = 3
 # A hundred batches can be done before; who still waits by then would keep the places of smaller requests.

@@ -1,0 +1,46 @@
+"""`/api/v1/cache`: the cache's statistics, and what operators may do to it."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Request
+from pydantic import BaseModel, Field
+
+from user_service.web.dependencies import Search, requires, resources_of
+from user_service.web.query_types import whole_number
+from user_service.web.routing import make_router
+
+WarmLimit = Annotated[int, Field(ge=1, le=10_000), whole_number]
+router = make_router("operations", prefix="/api/v1/cache", dependencies=[Depends(requires("cache:manage"))])
+
+
+class Dropped(BaseModel):
+    dropped: int = Field(description="How many cached users were dropped")
+
+
+class Warmed(BaseModel):
+    warmed: int = Field(description="How many users were read into the cache")
+
+
+@router.get("", response_model=dict[str, Any])
+async def read_cache(request: Request) -> dict[str, Any]:
+    """Statistics of the cache, with the hits and misses of this replica."""
+    resources = resources_of(request)
+    metrics = resources.metrics
+    return {
+        **await resources.cache.statistics(),
+        "hits": int(sum(metrics.cache_hits.values.values())),
+        "misses": int(sum(metrics.cache_misses.values.values())),
+        "errors": int(sum(metrics.cache_errors.values.values())),
+    }
+
+
+@router.delete("")
+async def clear_cache(request: Request) -> Dropped:
+    """Drop this service's cached users; other keys of a shared Redis stay."""
+    return Dropped(dropped=await resources_of(request).cache.clear())
+
+
+@router.post("/warm")
+async def warm_cache(request: Request, search: Search, limit: Annotated[WarmLimit, Query()] = 1000) -> Warmed:
+    """Read the users that changed last into the cache."""
+    return Warmed(warmed=await resources_of(request).reader.warm(await search.last_changed(limit)))
