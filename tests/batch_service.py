@@ -14,6 +14,7 @@ from answers import USERS
 from app_fixtures import client_of, settings_for
 from user_service.app import Application
 from user_service.bootstrap import Resources
+from user_service.web.bulkhead import Bulkhead
 
 
 class BatchService:
@@ -62,8 +63,11 @@ def outcomes(answer: httpx.Response) -> list[str]:
 
 
 @asynccontextmanager
-async def batch_service(database_url: str, data_dir: Path, **others: Any) -> AsyncIterator[BatchService]:
-    application = Application(Resources(settings_for(database_url, data_dir, access_log=False, **others)))
+async def batch_service(
+    database_url: str, data_dir: Path, *, bulkhead: Bulkhead | None = None, **others: Any
+) -> AsyncIterator[BatchService]:
+    resources = Resources(settings_for(database_url, data_dir, access_log=False, **others))
+    application = Application(resources, bulkhead=bulkhead)
     async with (
         client_of(application) as client,
         asyncpg.create_pool(database_url, min_size=1, max_size=2) as database,

@@ -64,7 +64,7 @@ async def running(settings: Settings) -> AsyncIterator[Client]:
     application = Application(Resources(settings))
     await application.start()
     try:
-        await application.loading_task()
+        await application.api.get()
         async with Client(application) as client:
             yield client
     finally:

@@ -1,14 +1,18 @@
-"""What is opened at the start and closed at the stop: keys, metrics, cache, database pool. Nothing here imports FastAPI
-or SQLAlchemy; `users/storage.py` is opened by the API, which comes after the first reads.
+"""The composition root: makes the parts that every front door shares, and closes them in reverse order.
+
+Parts are made without connecting; `open` connects. SQLAlchemy, the CloudEvents SDK and the sink's HTTP client are
+imported on a worker thread when a part first needs them, so that a fresh process answers reads before they are there.
 """
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from user_service.cache.base import MAX_STALENESS_SECONDS, Cache, MemoryCache, NoCache
+from user_service.encryption.cipher import FindKeys, find_none
 from user_service.encryption.key_registry import check_keys
 from user_service.encryption.keyring import Keyring, load_api_keys, load_keys
 from user_service.errors import ConfigurationError, DatabaseUnavailable, ServiceError
@@ -22,35 +26,67 @@ from user_service.observability.request_stats import RequestStats
 from user_service.observability.tracing import Traced, open_tracing, untraced
 from user_service.postgres.clock import DatabaseClock
 from user_service.postgres.pool import ReadPool, read_seconds
-from user_service.secret_rotation import Rotation, SecretFiles
 from user_service.security.authentication import NETWORK, Authenticator
 from user_service.security.rate_limits import Limiter
 from user_service.security.tokens import Tokens, broker_trusts, user_trusts
 from user_service.settings import Settings
 from user_service.users.reader import UserReader
+from user_service.values.deferred import Deferred
 
 if TYPE_CHECKING:
+    from user_service.events.inbox import Inbox
     from user_service.events.relay import Relay
+    from user_service.users.batch.runner import BatchRunner
+    from user_service.users.imports.runner import ImportRunner
+    from user_service.users.unit_of_work import Storage
 
-RETRY_SECONDS: Final = 1.0
+VERIFY_RETRY_SECONDS: Final = 1.0
 RELAY_SECONDS: Final = 10.0
 
 
-class Resources:
-    """The parts that every front door shares. Made without connecting; `open` connects."""
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts behind the API's routes; they need SQLAlchemy."""
 
-    def __init__(self, settings: Settings, secret_files: SecretFiles | None = None) -> None:
+    storage: "Storage"
+    batches: "BatchRunner"
+    imports: "ImportRunner"
+    inbox: "Inbox"
+
+
+class Resources:
+    """The parts that every front door shares.
+
+    `find_keys` is asked for encryption keys that were added since the start, by key id (see `Cipher`).
+    """
+
+    def __init__(self, settings: Settings, *, find_keys: FindKeys = find_none) -> None:
         if settings.database_url is None:
             raise ConfigurationError(
                 "DATABASE_URL: no database is named; set it, or start with `user-service serve`, which brings one"
             )
         self.settings = settings
+        self.exit_stack = AsyncExitStack()
+        self.created_at = datetime.now(UTC)
         self.metrics = Metrics()
         self.tracing = open_tracing(settings)
-        self.keys: Keyring = load_keys(settings)
+        if self.tracing is not None:
+            self.exit_stack.push_async_callback(self.tracing.close)
+        self.access_log = (
+            AccessLog(level=settings.log_level, log_format=settings.log_format) if settings.access_log else None
+        )
+        if self.access_log is not None:
+            self.exit_stack.callback(self.access_log.flush)
+        self.keys: Keyring = load_keys(settings, find_keys=find_keys)
         self.authenticator, self.event_authenticator = make_authenticators(settings, self.keys)
-        self.limiter = Limiter(settings, self.metrics)
         self.clock = DatabaseClock()
+        self.pool = ReadPool(
+            settings,
+            self.metrics,
+            size=max(1, settings.postgres_max_connections // 4),
+            traced=self.tracing.sql if self.tracing is not None else untraced,
+        )
+        self.exit_stack.push_async_callback(self.pool.close)
         self.cache = make_cache(
             settings,
             self.keys,
@@ -58,98 +94,124 @@ class Resources:
             clock=self.clock,
             traced=self.tracing.redis if self.tracing is not None else untraced,
         )
-        self.pool = ReadPool(
-            settings,
-            self.metrics,
-            size=max(1, settings.postgres_max_connections // 4),
-            traced=self.tracing.sql if self.tracing is not None else untraced,
-        )
+        self.exit_stack.push_async_callback(self.cache.close)
+        self.limiter = Limiter(settings, self.metrics)
+        self.exit_stack.push_async_callback(self.limiter.close)
         self.reader = UserReader(self.pool, self.cache, self.keys.cipher, self.metrics, clock=self.clock)
-        self.access_log = (
-            AccessLog(level=settings.log_level, log_format=settings.log_format) if settings.access_log else None
-        )
-        self.loop_watch = LoopLagMonitor(self.metrics.loop_lag)
-        self.recent = RequestStats(self.metrics.requests)
-        self.activity = JobLog()
-        self.created_at = datetime.now(UTC)
-        self.rotation = Rotation(self, secret_files)
-        self.keys.cipher.find_more = self.rotation.find_more
-        self.followers: list[Callable[[Settings], None]] = [self.pool.adopt]
-        self.verified = False
-        self.verifying: asyncio.Task[None] | None = None
+        self.loop_lag = LoopLagMonitor(self.metrics.loop_lag)
+        self.exit_stack.callback(self.loop_lag.stop)
+        self.request_stats = RequestStats(self.metrics.requests)
+        self.exit_stack.callback(self.request_stats.stop)
+        self.jobs = JobLog()
+        self.services: Services | None = None
         self.outbox = Outbox(self.pool)
         self.backlog = Backlog(self.outbox)
         self.relay: Relay | None = None
-        self.opening_relay = asyncio.Lock()
+        self.relay_factory = Deferred(import_relay)
+        # Whether the keys were compared with the database, and fit.
+        self.verified = False
+        self.verifying: asyncio.Task[None] | None = None
+        # Whether a change was committed since `relay_committed` last ran.
         self.committed = False
 
-    @property
-    def engine_size(self) -> int:
-        """Connections left for SQLAlchemy's pool."""
-        return self.settings.postgres_max_connections - self.pool.size
-
     async def open(self) -> None:
-        """Connects and checks the keys. A database that is away does not stop the start; wrong keys do.
+        """Connects and compares the keys with the database. An unreachable database does not stop the start.
 
-        Raises ConfigurationError.
+        Raises ConfigurationError when the keys do not fit.
         """
-        self.loop_watch.start()
-        self.recent.start()
-        self.rotation.start()
+        self.loop_lag.start()
+        self.request_stats.start()
         self.cache.open()
         try:
             await self.verify()
         except ServiceError as error:
-            log.warning("the database is not ready; trying again", extra={"reason": reason_of(error)})
+            log.warning("the database is not ready; trying again", extra={"reason": describe_cause(error)})
             self.verifying = asyncio.create_task(self.verify_until_done())
+            self.exit_stack.callback(self.verifying.cancel)
+
+    async def close(self) -> None:
+        """Closes what was made and opened, the last part first."""
+        await self.exit_stack.aclose()
 
     async def verify(self) -> None:
+        """Compares the keys with the database. Raises ConfigurationError, DatabaseUnavailable."""
         await check_keys(self.pool, self.keys)
-        self.load_callers()
+        self.load_api_keys()
         self.verified = True
-
-    def load_callers(self) -> None:
-        """Lets callers in by the keys of the settings, and names them under the key of the database."""
-        api_keys, name_key = load_api_keys(self.settings), self.keys.principal
-        for authenticator in (self.authenticator, self.event_authenticator):
-            authenticator.trust(api_keys, name_key=name_key)
 
     async def verify_until_done(self) -> None:
         while not self.verified:
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(VERIFY_RETRY_SECONDS)
             try:
                 await self.verify()
             except ServiceError:
                 continue
             except ConfigurationError as error:
-                # Not ready from here on: the probes say why, and nothing is written.
+                # The service stays not ready and writes nothing; the probes and this line say why.
                 log.critical("the service can't use this database", extra={"reason": str(error)})
                 return
         log.info("the database is ready")
 
-    def follow(self, follower: Callable[[Settings], None]) -> None:
-        """Has somebody told of the settings, now and whenever their secrets change."""
-        follower(self.settings)
-        self.followers.append(follower)
+    def load_api_keys(self) -> None:
+        """Takes the API keys from the settings, and the key of principals' names from the keyring."""
+        api_keys, name_key = load_api_keys(self.settings), self.keys.principal
+        for authenticator in (self.authenticator, self.event_authenticator):
+            authenticator.trust(api_keys, name_key=name_key)
 
-    def use(self, settings: Settings) -> None:
-        """Goes on with settings whose passwords or API keys are others."""
+    def apply_settings(self, settings: Settings) -> None:
+        """Continues with settings in which passwords or API keys have changed."""
         self.settings = settings
-        for follower in self.followers:
-            follower(settings)
-        self.load_callers()
+        self.pool.adopt(settings)
+        self.load_api_keys()
 
     def require_database(self) -> None:
         """Raises DatabaseUnavailable until the keys are known to fit the database."""
         if not self.verified:
             raise DatabaseUnavailable("The database does not answer, is not migrated, or was written with other keys.")
 
+    def open_services(self) -> Services:
+        """The parts behind the API, made at the first call. It imports SQLAlchemy: call it on a worker thread."""
+        if self.services is not None:
+            return self.services
+        from user_service.events.inbox import Inbox
+        from user_service.users.batch.runner import BatchRunner
+        from user_service.users.imports.runner import ImportRunner
+        from user_service.users.unit_of_work import Storage
+
+        storage = Storage(
+            lambda: self.settings,
+            self.keys,
+            self.cache,
+            self.metrics,
+            size=self.settings.postgres_max_connections - self.pool.size,
+            after_change=self.wake_relay,
+            tracing=self.tracing,
+        )
+        self.exit_stack.push_async_callback(storage.close)
+        batches = BatchRunner(storage, self.reader, self.jobs)
+        inbox = Inbox(batches, self.keys.cipher, self.metrics, relay=self.relay_now)
+        self.services = Services(storage, batches, ImportRunner(batches), inbox)
+        return self.services
+
     async def open_relay(self) -> "Relay | None":
-        """The relay, if there is a sink. What it takes is imported on another thread, and only then."""
-        async with self.opening_relay:
-            if self.settings.sink_url is not None and self.relay is None:
-                self.relay = (await asyncio.to_thread(import_relay))(self)
+        """The relay; None where no sink is set. Its libraries are imported at the first call."""
+        if self.settings.sink_url is None:
+            return None
+        make_relay = await self.relay_factory.get()
+        if self.relay is None:
+            self.relay = make_relay(self)
+            self.exit_stack.push_async_callback(self.relay.stop)
         return self.relay
+
+    async def start_relay(self) -> None:
+        """Starts the relay in the background, where a sink is set; logs why it can't."""
+        try:
+            relay = await self.open_relay()
+        except Exception:
+            log.critical("events can't be relayed", exc_info=True)
+            return
+        if relay is not None:
+            relay.start()
 
     def wake_relay(self) -> None:
         """Tells the relay, if there is one, that a change was committed."""
@@ -158,7 +220,7 @@ class Resources:
             self.relay.wake()
 
     async def relay_now(self, *, seconds: float = RELAY_SECONDS) -> None:
-        """Relays what waits, for as long as a request may take, so that a service at zero is not stopped before.
+        """Relays pending events for `seconds` at most. A service scaled to zero does so within a request.
 
         Raises DatabaseUnavailable.
         """
@@ -168,40 +230,24 @@ class Resources:
                     await relay.drain()
 
     async def relay_committed(self, *, seconds: float) -> None:
-        """Relays in the foreground, where something was committed and there is no background."""
+        """Relays in the foreground after a commit, for platforms that run nothing in the background."""
         if self.committed:
             self.committed = False
             with suppress(DatabaseUnavailable):
                 await self.relay_now(seconds=seconds)
-
-    async def close(self) -> None:
-        self.loop_watch.stop()
-        self.recent.stop()
-        self.rotation.stop()
-        if self.verifying is not None:
-            self.verifying.cancel()
-        if self.relay is not None:
-            await self.relay.stop()
-        await self.limiter.close()
-        await self.cache.close()
-        await self.pool.close()
-        if self.access_log is not None:
-            self.access_log.flush()
-        if self.tracing is not None:
-            await self.tracing.close()
 
 
 def import_relay() -> "Callable[[Resources], Relay]":
     from user_service.events.relay import Relay
     from user_service.events.sink import open_sink
 
-    def make(resources: Resources) -> Relay:
+    def make_relay(resources: Resources) -> Relay:
         return Relay(resources.outbox, open_sink(resources.settings, resources.tracing), resources.metrics)
 
-    return make
+    return make_relay
 
 
-def reason_of(error: ServiceError) -> str:
+def describe_cause(error: ServiceError) -> str:
     cause = error.__cause__
     return f"{error.detail} ({type(cause).__name__})" if cause is not None else error.detail
 
@@ -232,7 +278,7 @@ def make_cache(settings: Settings, keys: Keyring, metrics: Metrics, *, clock: Da
 
 
 def make_authenticators(settings: Settings, keys: Keyring) -> tuple[Authenticator, Authenticator]:
-    """Who may use the API, and who may bring events: the same, and the broker."""
+    """The authenticators of the API and of the event door; the second one knows the broker's tokens too."""
     api_keys = load_api_keys(settings)
     users, brokers = user_trusts(settings), broker_trusts(settings)
     anybody = NETWORK if settings.events_trust_network else None

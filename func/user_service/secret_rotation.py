@@ -1,15 +1,19 @@
-"""Secrets that change while the service runs: files are looked at every few seconds, and the database is asked which
-keys are still in use. What does not fit is refused, and what was there before goes on.
+"""Secrets that change while the service runs.
+
+The files of secrets are checked every few seconds, and the database is asked which keys are in use. A change that can't
+be used is refused, and the secrets in use stay.
 """
 
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import asyncpg
 
+from user_service.bootstrap import Resources
 from user_service.encryption.cipher import parse_keys
 from user_service.encryption.key_registry import KeysRetired, check_keys
 from user_service.encryption.keyring import load_keys
@@ -18,46 +22,56 @@ from user_service.observability.logging import log
 from user_service.postgres.pool import TRANSIENT, connect_options
 from user_service.settings import Settings, SettingsSource
 
-if TYPE_CHECKING:
-    from user_service.bootstrap import Resources
-
-# Settings that are taken over while the service runs, and what they are made of.
-TAKEN_OVER: Final = (
+# The settings that are replaced while the service runs, and the variables or files that they come from.
+RELOADED: Final = (
     "encryption_key",
     "blind_index_key",
     "internal_api_key",
     "database_url",
     "database_read_url",
 )
-WATCHED: Final = (*(name.upper() for name in TAKEN_OVER), "POSTGRES_USER_PASSWORD")
-SEARCH_SECONDS: Final = 1.0
+WATCHED: Final = (*(name.upper() for name in RELOADED), "POSTGRES_USER_PASSWORD")
+MIN_SECONDS_BETWEEN_SEARCHES: Final = 1.0
 
-Signature = tuple[tuple[int, ...] | None, ...]
+FileState = tuple[int, ...]
 
 
 class SecretFiles:
     """The files that an environment's secrets may come from."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, environ: Mapping[str, str], *, seconds_between_searches: float = MIN_SECONDS_BETWEEN_SEARCHES
+    ) -> None:
         self.environ = dict(environ)
         source = SettingsSource(self.environ)
-        self.paths = [source.file_of(name) for name in WATCHED]
+        self.paths = [source.file_path(name) for name in WATCHED]
+        self.seconds_between_searches = seconds_between_searches
+        self.next_search_at = 0.0
 
-    def signature(self) -> Signature:
-        """Differs once a file has been written, replaced, removed, or is reached through another link."""
-        return tuple(map(state_of, self.paths))
+    def states(self) -> list[FileState | None]:
+        """Device, inode, time of change and size of each file; None for a file that is not there."""
+        return [file_state(path) for path in self.paths]
 
     def load(self) -> Settings:
-        """The settings as they are now. Raises ConfigurationError."""
+        """The settings as the files are now. Raises ConfigurationError."""
         return Settings.load(self.environ)
 
-    def encryption_keys(self) -> Mapping[str, bytes]:
-        """The ring as it is now. Raises ConfigurationError."""
-        text = SettingsSource(self.environ).text("ENCRYPTION_KEY")
-        return parse_keys(text) if text is not None else {}
+    def find_keys(self, key_id: str) -> Mapping[str, bytes]:
+        """The encryption keys as the file is now; read at most once a second, none in between."""
+        if monotonic() < self.next_search_at:
+            return {}
+        self.next_search_at = monotonic() + self.seconds_between_searches
+        try:
+            text = SettingsSource(self.environ).text("ENCRYPTION_KEY")
+            keys = parse_keys(text) if text is not None else {}
+        except ConfigurationError:
+            keys = {}
+        if key_id not in keys:
+            log.warning("data is sealed under a key that is not in ENCRYPTION_KEY", extra={"key_id": key_id})
+        return keys
 
 
-def state_of(path: Any) -> tuple[int, ...] | None:
+def file_state(path: Path) -> FileState | None:
     try:
         state = path.stat()
     except OSError:
@@ -65,83 +79,84 @@ def state_of(path: Any) -> tuple[int, ...] | None:
     return state.st_dev, state.st_ino, state.st_mtime_ns, state.st_size
 
 
-class Rotation:
-    """Keeps the secrets of a running service those of its files, and its keys those of its database."""
+class SecretRotation:
+    """Keeps a running service's secrets equal to its files, and its keys equal to its database's."""
 
-    def __init__(self, resources: "Resources", files: SecretFiles | None) -> None:
+    def __init__(self, resources: Resources, files: SecretFiles | None) -> None:
         self.resources = resources
         self.files = files
         self.outcomes = resources.metrics.secrets_reload
-        # What the files were like when they were last read; at first they are read in any case.
-        self.known: Signature | None = None
-        # What was last said of each kind.
-        self.complaints: dict[str, str] = {}
-        self.search_at = 0.0
+        # The states of the files when they were last applied. None: they are read in any case.
+        self.applied_states: list[FileState | None] | None = None
+        # The last reason that was logged for each outcome.
+        self.logged_reasons: dict[str, str] = {}
         self.task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        if self.task is None:
-            self.task = asyncio.create_task(self.watch())
+        self.task = asyncio.create_task(self.run())
 
     def stop(self) -> None:
         if self.task is not None:
             self.task.cancel()
 
-    async def watch(self) -> None:
+    async def run(self) -> None:
         while True:
             await asyncio.sleep(self.resources.settings.secrets_reload_seconds)
             try:
-                await self.look()
+                await self.check()
             except Exception:
-                log.exception("the secrets can't be looked at")
+                log.exception("the secrets can't be checked")
 
-    async def look(self) -> None:
-        """Takes over what has changed, and confirms the keys with the database."""
+    async def check(self) -> None:
+        """Applies changed secrets, and compares the keys with the database."""
         if self.files is not None:
-            await self.read(self.files)
+            await self.reload(self.files)
         try:
             await self.resources.verify()
         except KeysRetired as error:
-            # Nothing that this replica could seal with: it must not write, while others may.
+            # No key is left that this replica may seal with: it must not write, while other replicas may.
             self.resources.verified = False
-            self.complain("outdated", "the service can't use this database", str(error))
+            self.report("outdated", "the service can't use this database", str(error))
         except ConfigurationError as error:
-            self.complain("outdated", "the database is written with other keys than this replica has", str(error))
+            self.report("outdated", "the database is written with other keys than this replica has", str(error))
         except DatabaseUnavailable:
             pass
         else:
-            self.complaints.pop("outdated", None)
+            self.logged_reasons.pop("outdated", None)
 
-    async def read(self, files: SecretFiles) -> None:
-        """What is refused is tried again: a key that may not be missing now may be later, and the other way round."""
-        signature = await asyncio.to_thread(files.signature)
-        if signature == self.known:
+    async def reload(self, files: SecretFiles) -> None:
+        """Applies the files if they have changed. Refused ones are tried again: the database's answer may change."""
+        states = await asyncio.to_thread(files.states)
+        if states == self.applied_states:
             return
         try:
-            settings = self.merged(await asyncio.to_thread(files.load))
+            settings = self.merge(await asyncio.to_thread(files.load))
             if settings != self.resources.settings:
-                await self.take_over(settings)
+                await self.apply(settings)
                 self.outcomes.add("applied")
                 log.info("changed secrets are in use", extra={"active_key": self.resources.keys.cipher.active_id})
         except ConfigurationError as error:
-            self.complain("refused", "changed secrets are refused, those before them go on", str(error))
+            self.report("refused", "changed secrets are refused; the former ones stay in use", str(error))
         except DatabaseUnavailable as error:
-            self.complain("deferred", "changed secrets wait for the database", error.detail)
+            self.report("deferred", "changed secrets wait for the database", error.detail)
         else:
-            self.known = signature
-            self.complaints.clear()
+            self.applied_states = states
+            self.logged_reasons.clear()
 
-    def merged(self, settings: Settings) -> Settings:
-        """The settings in use with the secrets of others. One that came from elsewhere than a setting stays."""
+    def merge(self, settings: Settings) -> Settings:
+        """The settings in use, with the secrets of others. An embedded database's URL, which no setting has, stays.
+
+        Raises ConfigurationError when ENCRYPTION_KEY was removed.
+        """
         current = self.resources.settings
         if settings.encryption_key is None and current.encryption_key is not None:
-            raise ConfigurationError("ENCRYPTION_KEY: it is gone; put it back, or stop the service")
-        taken = {name: getattr(settings, name) for name in TAKEN_OVER}
-        taken["database_url"] = settings.database_url or current.database_url
-        return replace(current, **taken)
+            raise ConfigurationError("ENCRYPTION_KEY was removed; put it back, or stop the service")
+        changed = {name: getattr(settings, name) for name in RELOADED}
+        changed["database_url"] = settings.database_url or current.database_url
+        return replace(current, **changed)
 
-    async def take_over(self, settings: Settings) -> None:
-        """Passwords and API keys come first: new ones may be what it takes to ask the database about keys.
+    async def apply(self, settings: Settings) -> None:
+        """Passwords and API keys first: asking the database about keys may need the new password.
 
         Raises ConfigurationError, DatabaseUnavailable.
         """
@@ -150,39 +165,28 @@ class Rotation:
         keys = load_keys(settings)
         if settings.database_url != current.database_url:
             await try_to_connect(settings)
-        resources.use(replace(settings, encryption_key=current.encryption_key, blind_index_key=current.blind_index_key))
+        resources.apply_settings(
+            replace(settings, encryption_key=current.encryption_key, blind_index_key=current.blind_index_key)
+        )
         await check_keys(resources.pool, keys)
         resources.keys.follow(keys)
-        resources.use(settings)
+        resources.apply_settings(settings)
 
-    def complain(self, outcome: str, message: str, reason: str) -> None:
-        """Says it once, however often it is tried again."""
-        if self.complaints.get(outcome) != reason:
-            self.complaints[outcome] = reason
+    def report(self, outcome: str, message: str, reason: str) -> None:
+        """Logs and counts a failure once, however often it is tried again."""
+        if self.logged_reasons.get(outcome) != reason:
+            self.logged_reasons[outcome] = reason
             self.outcomes.add(outcome)
             log.error(message, extra={"reason": reason})
 
-    def find_more(self, key_id: str) -> Mapping[str, bytes]:
-        """Keys that have come into the files since they were last looked at; read at most once a second."""
-        if self.files is None or monotonic() < self.search_at:
-            return {}
-        self.search_at = monotonic() + SEARCH_SECONDS
-        try:
-            keys = self.files.encryption_keys()
-        except ConfigurationError:
-            keys = {}
-        if key_id not in keys:
-            log.warning("something is sealed under a key that is not in ENCRYPTION_KEY", extra={"key_id": key_id})
-        return keys
-
 
 async def try_to_connect(settings: Settings) -> None:
-    """Raises DatabaseUnavailable when a connection can't be opened by these settings."""
+    """Raises DatabaseUnavailable when a connection can't be opened by these settings, ConfigurationError for no URL."""
     try:
         connection = await asyncpg.connect(**connect_options(settings))
     except TRANSIENT as error:
         raise DatabaseUnavailable(
-            f"PostgreSQL does not take the new address or password ({type(error).__name__})."
+            f"PostgreSQL does not accept the new address or password ({type(error).__name__})."
         ) from error
     except (ValueError, OverflowError):
         raise ConfigurationError("DATABASE_URL is not a URL that a PostgreSQL client understands.") from None

@@ -240,7 +240,7 @@ class SettingsSource:
         self.secrets_dir = Path(environ.get("SECRETS_DIR") or "/var/run/secrets/user-service")
         self.faults: list[str] = []
 
-    def file_of(self, name: str) -> Path:
+    def file_path(self, name: str) -> Path:
         """The file that a setting comes from when there is no variable."""
         named = self.environ.get(f"{name}_FILE", "").strip()
         return Path(named) if named else self.secrets_dir / name
@@ -250,7 +250,7 @@ class SettingsSource:
         if value := self.environ.get(name, "").strip():
             return value
         named = self.environ.get(f"{name}_FILE", "").strip()
-        path = self.file_of(name)
+        path = self.file_path(name)
         try:
             return path.read_text(encoding="utf-8").strip() or None
         except FileNotFoundError:

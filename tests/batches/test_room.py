@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,9 +11,9 @@ import orjson
 import pytest
 
 from answers import USERS
-from batch_service import BatchService, creation
+from batch_service import BatchService, batch_service, creation
 from user_service.events.types import PING
-from user_service.web.api import LARGE_BODIES_AT_ONCE
+from user_service.web.bulkhead import LARGE_BODIES_AT_ONCE, Bulkhead
 from user_service.web.routing import SMALL_BODY_BYTES
 
 pytestmark = pytest.mark.anyio
@@ -27,6 +28,13 @@ def padded(items: list[dict[str, Any]]) -> bytes:
 
 async def large(service: BatchService, verb: str, items: list[dict[str, Any]]) -> httpx.Response:
     return await service.client.post(f"{USERS}/batch/{verb}", content=padded(items), headers=JSON)
+
+
+@pytest.fixture
+async def hasty_service(database_url: str, tmp_path: Path) -> AsyncIterator[BatchService]:
+    """A service whose bulkhead refuses after a tenth of a second."""
+    async with batch_service(database_url, tmp_path, bulkhead=Bulkhead(seconds=0.1)) as service:
+        yield service
 
 
 @asynccontextmanager
@@ -57,30 +65,28 @@ async def test_another_large_one_waits_until_there_is_room(service: BatchService
         fourth = asyncio.create_task(large(service, "create", [creation()]))
         await asyncio.wait([fourth], timeout=0.3)
         waited = not fourth.done()
-        running = [job for job in service.application.resources.activity.jobs if job.state == "running"]
+        running = [job for job in service.application.resources.jobs.jobs if job.state == "running"]
     assert waited
     assert len(running) == LARGE_BODIES_AT_ONCE
     assert (await fourth).status_code == 200
 
 
-async def test_nobody_waits_for_long_and_no_place_gets_lost(service: BatchService) -> None:
-    (held,) = await service.make(1)
-    service.application.api.state.room.seconds = 0.1
-    async with full(service, held):
-        refused = await large(service, "create", [creation()])
+async def test_nobody_waits_for_long_and_no_place_gets_lost(hasty_service: BatchService) -> None:
+    (held,) = await hasty_service.make(1)
+    async with full(hasty_service, held):
+        refused = await large(hasty_service, "create", [creation()])
     assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
     assert int(refused.headers["retry-after"]) >= 1
-    async with full(service, held):
-        assert (await large(service, "create", [creation()])).status_code == 503
-    assert (await large(service, "create", [creation()])).status_code == 200
+    async with full(hasty_service, held):
+        assert (await large(hasty_service, "create", [creation()])).status_code == 503
+    assert (await large(hasty_service, "create", [creation()])).status_code == 200
 
 
-async def test_a_large_event_takes_a_place_and_a_small_one_none(service: BatchService) -> None:
-    (held,) = await service.make(1)
-    service.application.api.state.room.seconds = 0.1
-    async with full(service, held):
-        refused = await service.client.post("/events", content=b"{}".ljust(LARGE), headers=PING_HEADERS)
-        taken = await service.client.post("/events", content=b"{}".ljust(SMALL_BODY_BYTES), headers=PING_HEADERS)
+async def test_a_large_event_takes_a_place_and_a_small_one_none(hasty_service: BatchService) -> None:
+    (held,) = await hasty_service.make(1)
+    async with full(hasty_service, held):
+        refused = await hasty_service.client.post("/events", content=b"{}".ljust(LARGE), headers=PING_HEADERS)
+        taken = await hasty_service.client.post("/events", content=b"{}".ljust(SMALL_BODY_BYTES), headers=PING_HEADERS)
     assert (refused.status_code, taken.status_code) == (503, 204)
 
 

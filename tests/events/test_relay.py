@@ -203,7 +203,7 @@ async def test_versions_stay_in_order_when_an_older_transaction_writes_the_later
     async with running(settings_of(settings.database_url, settings.data_dir)) as client:
         path = await client.make()
         user_id = UUID(path.rpartition("/")[2])
-        storage = client.application.api.state.storage
+        storage = client.resources.open_services().storage
         origin = Origin("test", "r-1", TRACE)
         async with storage.unit_of_work(origin) as older:
             await older.repository.session.execute(text("SELECT pg_current_xact_id()"))

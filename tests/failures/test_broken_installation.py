@@ -46,7 +46,7 @@ async def look():
     )
     application = Application(Resources(settings))
     await application.start()
-    await asyncio.wait([application.loading])
+    await application.api.get_if_started()
     answer = await application.health.ready()
     print(answer.status, answer.body.decode())
     await application.stop()

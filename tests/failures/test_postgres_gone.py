@@ -14,7 +14,6 @@ import pytest
 from postgres_faults import end_sessions, frozen, stopped
 from running import USERS, Client, eventually, running, settings_of
 from servers import PostgresServer
-from user_service.web import health
 
 READY = "/api/health/ready"
 # A guard against hangs: DATABASE_TIMEOUT is 1 s here, a connection is waited for 3 s.
@@ -107,30 +106,29 @@ async def test_cached_reads_go_on(spare_url: str, spare_postgres: PostgresServer
     assert (fresh.status_code, uncached.status_code, afterwards.status_code) == (503, 503, 200)
 
 
-async def look(client: Client) -> httpx.Response:
-    """The answer of the probe after one more look."""
+async def check(client: Client) -> httpx.Response:
+    """The probe's response after one more check of PostgreSQL."""
     health = client.application.health
-    health.looked_at = float("-inf")
+    health.checked_at = float("-inf")
     await client.get(READY)
-    if health.look is not None:
-        await health.look
+    if health.checking is not None:
+        await health.checking
     return await client.get(READY)
 
 
 @pytest.mark.parametrize("fault", [stopped, frozen])
-async def test_readiness_gives_up_after_three_looks_and_comes_back_after_one(
+async def test_readiness_gives_up_after_three_failed_checks_and_returns_after_one_success(
     client: Client,
     spare_postgres: PostgresServer,
     fault: Callable[[PostgresServer], AbstractContextManager[None]],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with asyncio.timeout(GUARD_SECONDS):
-        before = await look(client)
+        before = await check(client)
         with fault(spare_postgres):
-            away = [await look(client) for _ in range(3)]
-        # A server that has only just come back may be slow to take a connection.
-        monkeypatch.setattr(health, "LOOK_TIMEOUT_SECONDS", GUARD_SECONDS)
-        back = await look(client)
+            away = [await check(client) for _ in range(3)]
+        # A server that has just been started may be slow to accept a connection.
+        client.application.health.check_timeout_seconds = GUARD_SECONDS
+        back = await check(client)
 
     assert before.status_code == 200
     assert [answer.status_code for answer in away] == [200, 200, 503]

@@ -80,9 +80,7 @@ async def start(url: str, folder: Path, *, encryption_key: str, blind_index_key:
     try:
         await application.start()
     finally:
-        await application.resources.close()
-        if application.loading is not None:
-            await application.stop()
+        await application.stop()
 
 
 @pytest.mark.parametrize(
@@ -172,7 +170,7 @@ async def test_a_ring_in_another_order_waits_for_its_database(
     with stopped(spare_postgres):
         application = Application(Resources(settings_of(spare_url, tmp_path, encryption_key=f"{K1},{K2}")))
         await application.start()
-        await application.loading_task()
+        await application.api.get()
     async with Client(application) as client:
         await eventually(lambda: is_ready(client))
         found = await client.get(USERS, params={"email": "ada@example.org"})

@@ -23,7 +23,7 @@ async def test_rows_sealed_under_a_key_that_is_no_longer_first_are_made_again(
 ) -> None:
     bodies = [UserCreate(email=f"{number}@example.org", given_name="Ada") for number in range(many)]
     async with running(settings_of(database_url, tmp_path, encryption_key=BOTH)) as client:
-        storage = client.application.api.state.storage
+        storage = client.resources.open_services().storage
         newcomers = await PreparedUsers.ready(bodies, storage.cipher, storage.index)
         assert newcomers.rows is not None
         assert newcomers.rows.fit(storage.cipher, storage.index)
@@ -44,7 +44,7 @@ async def test_rows_made_before_are_those_that_are_written(database_url: str, tm
     bodies = [UserCreate(email=email, given_name="Grace") for email in emails]
     async with running(settings_of(database_url, tmp_path, encryption_key=BOTH)) as client:
         assert (await client.post(USERS, json={"email": "taken@example.org"})).status_code == 201
-        storage = client.application.api.state.storage
+        storage = client.resources.open_services().storage
         newcomers = await PreparedUsers.ready(bodies, storage.cipher, storage.index)
         async with storage.unit_of_work(ORIGIN) as service:
             outcomes = await service.create(bodies, newcomers=newcomers)
@@ -60,7 +60,7 @@ async def test_rows_still_fit_after_the_keys_were_compared_with_the_database_aga
 ) -> None:
     """The index is made anew, and forgets the terms that it knows, for another key alone."""
     async with running(settings_of(database_url, tmp_path)) as client:
-        storage = client.application.api.state.storage
+        storage = client.resources.open_services().storage
         newcomers = await PreparedUsers.ready([UserCreate(email="ada@example.org")], storage.cipher, storage.index)
         await check_keys(client.application.resources.pool, storage.keys)
         assert newcomers.rows is not None

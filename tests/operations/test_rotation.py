@@ -11,7 +11,9 @@ from running import ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, USERS, Client, command
 from secret_files import SecretFolder
 from servers import PostgresServer
 from tokens_kept import key_ids, meta
-from user_service.app import create_app
+from user_service.app import Application
+from user_service.bootstrap import Resources
+from user_service.secret_rotation import SecretFiles
 from user_service.settings import Settings
 
 K1, K2 = ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY
@@ -29,23 +31,26 @@ def secrets(tmp_path: Path) -> SecretFolder:
 
 
 @asynccontextmanager
-async def replica(database_url: str, secrets: SecretFolder, **environ: str) -> AsyncIterator[Client]:
-    """A service over files of secrets that looks at them when a test tells it to."""
+async def replica(
+    database_url: str, secrets: SecretFolder, *, seconds_between_searches: float = 1.0, **environ: str
+) -> AsyncIterator[Client]:
+    """A service over files of secrets that checks them when a test calls `check`."""
     given = {"DATABASE_URL": database_url, "SECRETS_RELOAD_SECONDS": "300", **secrets.environ, **environ}
     given.setdefault("DATA_DIR", str(secrets.folder.parent / "data"))
-    application = create_app(Settings.load(given), environ=given)
+    files = SecretFiles(given, seconds_between_searches=seconds_between_searches)
+    application = Application(Resources(Settings.load(given), find_keys=files.find_keys), files)
     await application.start()
     try:
-        await application.loading_task()
+        await application.api.get()
         async with Client(application) as client:
             yield client
     finally:
         await application.stop()
 
 
-async def look(client: Client) -> dict[str, float]:
-    """Has it look at the files; gives how often it came to what."""
-    await client.resources.rotation.look()
+async def check(client: Client) -> dict[str, float]:
+    """Has the service check its files; the number of times for each outcome so far."""
+    await client.application.rotation.check()
     return {outcome: number for (outcome,), number in client.resources.metrics.secrets_reload.values.items()}
 
 
@@ -55,27 +60,27 @@ async def is_ready(client: Client) -> bool:
 
 async def test_what_has_not_changed_is_left_alone(database_url: str, secrets: SecretFolder) -> None:
     async with replica(database_url, secrets) as client:
-        assert await look(client) == {}
+        assert await check(client) == {}
         secrets.swap()
-        assert await look(client) == {}
+        assert await check(client) == {}
 
 
 async def test_a_key_is_added_used_and_removed(database_url: str, secrets: SecretFolder, tmp_path: Path) -> None:
     async with replica(database_url, secrets) as client:
         path = await client.make(given_name="Ada")
         secrets.swap(ENCRYPTION_KEY=f"{K1},{K2}")
-        await look(client)
+        await check(client)
         await client.make()
         at_the_end = await key_ids(database_url)
         secrets.swap(ENCRYPTION_KEY=f"{K2},{K1}")
-        await look(client)
+        await check(client)
         await client.make()
         in_front = await key_ids(database_url)
         environ = {"DATABASE_URL": database_url, **QUICK, **secrets.environ}
         await asyncio.to_thread(command, tmp_path, "reencrypt", **environ)
         printed = await asyncio.to_thread(command, tmp_path, "keys", "blind-index", **environ)
         secrets.swap(ENCRYPTION_KEY=K2, BLIND_INDEX_KEY=printed.stdout.strip())
-        outcomes = await look(client)
+        outcomes = await check(client)
         read = await client.get(path, headers=FRESH)
 
     assert at_the_end == {"k1": 2}
@@ -104,13 +109,13 @@ async def test_what_does_not_fit_is_refused_and_what_was_there_goes_on(
         path = await client.make(given_name="Ada")
         before = await meta(database_url)
         secrets.swap(**bad)
-        await look(client)
-        outcomes = await look(client)
+        await check(client)
+        outcomes = await check(client)
         answers = [await client.get(path, headers=FRESH), await client.get(USERS, params={"q": "ada"})]
         await client.make()
         ready, after = await is_ready(client), await meta(database_url)
         secrets.swap(ENCRYPTION_KEY=f"{K1},{K2}", BLIND_INDEX_KEY="", INTERNAL_API_KEY=API_KEY)
-        mended = await look(client)
+        mended = await check(client)
 
     assert outcomes == {"refused": 1}
     assert [answer.status_code for answer in answers] == [200, 200]
@@ -130,10 +135,10 @@ async def test_of_two_replicas_with_different_keys_of_one_id_one_goes_on_with_wh
     async with replica(database_url, folders[0]) as one, replica(database_url, folders[1]) as other:
         folders[0].swap(ENCRYPTION_KEY=f"{K2},{K1}")
         folders[1].swap(ENCRYPTION_KEY=f"{WRONG_K2},{K1}")
-        outcomes = [await look(one), await look(other)]
+        outcomes = [await check(one), await check(other)]
         paths = [await one.make(), await other.make()]
         folders[1].swap(ENCRYPTION_KEY=f"{K2},{K1}")
-        mended = await look(other)
+        mended = await check(other)
         answers = [await client.get(path, headers=FRESH) for client in (one, other) for path in paths]
 
     assert outcomes == [{"applied": 1}, {"refused": 1, "outdated": 1}]
@@ -144,13 +149,15 @@ async def test_of_two_replicas_with_different_keys_of_one_id_one_goes_on_with_wh
 async def test_a_key_that_is_not_loaded_yet_is_found_when_it_is_needed(database_url: str, tmp_path: Path) -> None:
     """One replica seals under a new key before the other one has looked at its files."""
     folders = [SecretFolder(tmp_path / name, ENCRYPTION_KEY=K1, INTERNAL_API_KEY=API_KEY) for name in ("a", "b")]
-    async with replica(database_url, folders[0]) as early, replica(database_url, folders[1]) as late:
+    async with (
+        replica(database_url, folders[0]) as early,
+        replica(database_url, folders[1], seconds_between_searches=0) as late,
+    ):
         folders[0].swap(ENCRYPTION_KEY=f"{K2},{K1}")
-        await look(early)
+        await check(early)
         path = await early.make(given_name="Ada")
         before = await late.get(path, headers=FRESH)
         folders[1].swap(ENCRYPTION_KEY=f"{K2},{K1}")
-        late.resources.rotation.search_at = 0.0
         after = [await late.get(path, headers=FRESH), await late.get(USERS), await late.get(path)]
         written = await late.patch(path, json={"given_name": "Grace"})
         await late.make()
@@ -163,11 +170,10 @@ async def test_a_key_that_is_not_loaded_yet_is_found_when_it_is_needed(database_
     assert await key_ids(database_url) == {"k1": 2}
 
 
-async def test_files_are_searched_for_a_key_once_a_second_at_most(database_url: str, secrets: SecretFolder) -> None:
-    async with replica(database_url, secrets) as client:
-        rotation = client.resources.rotation
-        first = rotation.find_more("k9")
-        second = rotation.find_more("k9")
+def test_files_are_searched_for_a_key_once_a_second_at_most(secrets: SecretFolder) -> None:
+    files = SecretFiles(secrets.environ, seconds_between_searches=60)
+    first = files.find_keys("k9")
+    second = files.find_keys("k9")
 
     assert set(first) == {"k1"}
     assert second == {}
@@ -202,7 +208,7 @@ async def test_a_replica_whose_key_was_retired_seals_under_the_next_one(
         await client.make()
         environ = {"DATABASE_URL": database_url, "ENCRYPTION_KEY": f"{K2},{K1}", **QUICK}
         done = await asyncio.to_thread(command, tmp_path, "reencrypt", **environ)
-        await look(client)
+        await check(client)
         await client.make()
 
     assert done.returncode == 0, done.stderr
@@ -216,11 +222,11 @@ async def test_a_replica_with_nothing_but_a_retired_key_writes_nothing_until_it_
         await client.make()
         environ = {"DATABASE_URL": database_url, "ENCRYPTION_KEY": f"{K2},{K1}", **QUICK}
         await asyncio.to_thread(command, tmp_path, "reencrypt", **environ)
-        await look(client)
+        await check(client)
         refused = await client.post(USERS, json={"email": "ada@example.org"})
         was_ready = await is_ready(client)
         secrets.swap(ENCRYPTION_KEY=f"{K2},{K1}")
-        await look(client)
+        await check(client)
         await client.make()
 
     assert refused.status_code == 503
@@ -234,7 +240,7 @@ async def test_a_start_with_a_wrong_key_is_mended_without_a_restart(database_url
     async with replica(database_url, secrets) as client:
         client.resources.verified = False
         secrets.swap(ENCRYPTION_KEY=f"{K1},{K2}")
-        await look(client)
+        await check(client)
         assert await is_ready(client)
 
 
@@ -244,7 +250,7 @@ async def test_api_keys_change_at_once_and_without_a_gap(database_url: str, secr
     async with replica(database_url, secrets) as client:
         for keys in (API_KEY, f"{API_KEY},{new}", new):
             secrets.swap(INTERNAL_API_KEY=keys)
-            await look(client)
+            await check(client)
             answers = [await client.get(USERS, headers={"X-API-Key": key}) for key in (API_KEY, new)]
             seen.append([answer.status_code for answer in answers])
 
@@ -270,10 +276,10 @@ async def test_a_database_password_is_used_for_new_connections_once_it_works(
     async with replica("", secrets, **place) as client:
         path = await client.make()
         secrets.swap(POSTGRES_USER_PASSWORD="second-of-its-passwords")
-        early = await look(client)
+        early = await check(client)
         still = await client.get(path, headers=FRESH)
         own_postgres.execute("ALTER ROLE keeper PASSWORD 'second-of-its-passwords'")
-        late = await look(client)
+        late = await check(client)
         own_postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'keeper'")
         read = await client.get(path, headers=FRESH)
 

@@ -62,7 +62,7 @@ def bodies(*, series: str, count: int) -> list[UserCreate]:
 
 async def test_copied_users_terms_and_changes_are_those_of_an_insert(database_url: str, tmp_path: Path) -> None:
     async with running(settings_of(database_url, tmp_path)) as client:
-        storage = client.application.api.state.storage
+        storage = client.resources.open_services().storage
         copied: list[Any] = []
         inserted: list[Any] = []
         async with storage.unit_of_work(ORIGIN) as service:

@@ -7,6 +7,7 @@ import sys
 from user_service.bootstrap import Resources
 from user_service.errors import ConfigurationError, DatabaseUnavailable
 from user_service.observability.logging import set_up_logs
+from user_service.secret_rotation import SecretRotation
 from user_service.settings import Settings
 
 
@@ -45,6 +46,9 @@ async def relay_until_stopped(resources: Resources) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await resources.open()
+    rotation = SecretRotation(resources, None)
+    rotation.start()
+    resources.exit_stack.callback(rotation.stop)
     relay = await resources.open_relay()
     assert relay is not None
     relay.start()

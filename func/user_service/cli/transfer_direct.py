@@ -80,7 +80,7 @@ async def with_parts(resources: Resources, work: Callable[[ImportRunner, Storage
     storage = open_storage(resources)
     try:
         await resources.verify()
-        batches = BatchRunner(storage, resources.reader, resources.activity)
+        batches = BatchRunner(storage, resources.reader, resources.jobs)
         return await work(ImportRunner(batches), storage)
     except ServiceError as error:
         faults = "".join(f"\n- {fault.pointer} {fault.detail}" for fault in error.errors)
@@ -90,7 +90,7 @@ async def with_parts(resources: Resources, work: Callable[[ImportRunner, Storage
 
 
 def open_storage(resources: Resources) -> Storage:
-    return Storage(resources.settings, resources.keys, resources.cache, resources.metrics, size=resources.engine_size)
+    return Storage(lambda: resources.settings, resources.keys, resources.cache, resources.metrics, size=15)
 
 
 async def close(resources: Resources, storage: Storage) -> None:

@@ -87,19 +87,22 @@ def key_id_of(token: bytes) -> str:
     return key_id
 
 
-def nothing_more(key_id: str) -> Mapping[str, bytes]:
+FindKeys = Callable[[str], Mapping[str, bytes]]
+
+
+def find_none(key_id: str) -> Mapping[str, bytes]:
     return {}
 
 
 class Cipher:
     """Seals with one key of the ring, the first unless told otherwise, and opens with any of them.
 
-    `find_more` is asked for keys when a token is under one, of this id, that is not in the ring. It must be quick, and
-    may be asked often. What it finds opens and never seals.
+    `find_keys` is called with a key id that is not in the ring, and returns further keys. It must be quick, and may be
+    called often. Its keys open tokens and never seal.
     """
 
-    def __init__(self, keys: Mapping[str, bytes]) -> None:
-        self.find_more: Callable[[str], Mapping[str, bytes]] = nothing_more
+    def __init__(self, keys: Mapping[str, bytes], find_keys: FindKeys = find_none) -> None:
+        self.find_keys = find_keys
         self.use(keys)
 
     def use(self, keys: Mapping[str, bytes], *, active_id: str | None = None) -> None:
@@ -143,7 +146,7 @@ class Cipher:
         start = 2 + token[1]
         opener = self.ring.openers.get(token[2:start])
         if opener is None:
-            new = {name.encode(): AESGCM(key) for name, key in self.find_more(key_id).items()}
+            new = {name.encode(): AESGCM(key) for name, key in self.find_keys(key_id).items()}
             self.ring = self.ring._replace(openers={**new, **self.ring.openers})
             opener = self.ring.openers.get(token[2:start])
         if opener is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from user_service.encryption.cipher import KEY_BYTES, Cipher, parse_keys
+from user_service.encryption.cipher import KEY_BYTES, Cipher, FindKeys, find_none, parse_keys
 from user_service.errors import ConfigurationError
 from user_service.settings import Settings
 
@@ -83,13 +83,21 @@ def fingerprint_of(key: bytes) -> str:
     return hashlib.sha256(derive(key, b"fingerprint")).hexdigest()[:32]
 
 
-def load_keys(settings: Settings) -> Keyring:
-    """The keys of the settings; in development, ones made on the first start and kept in `DATA_DIR`."""
+def load_keys(settings: Settings, *, find_keys: FindKeys = find_none) -> Keyring:
+    """The keys of the settings; in development, ones made on the first start and kept in `DATA_DIR`.
+
+    `find_keys` is the cipher's.
+    """
     text = settings.encryption_key or kept_secret(settings, "encryption-key", new_encryption_key)
     ring = parse_keys(text)
     oldest = list(ring.values())[-1]
     named = parse_blind_index_key(settings.blind_index_key)
-    return Keyring(ring, Cipher(ring), named or derive(oldest, BLIND_INDEX_PURPOSE), is_derived=named is None)
+    return Keyring(
+        ring,
+        Cipher(ring, find_keys),
+        named or derive(oldest, BLIND_INDEX_PURPOSE),
+        is_derived=named is None,
+    )
 
 
 def load_api_keys(settings: Settings) -> tuple[str, ...]:

@@ -70,8 +70,8 @@ class Function:
         if self.failed or self.application is None or not self.started.is_set():
             return False, "starting"
         health = self.application.health
-        health.look_again()
-        return (True, "ready") if health.answer().status == 200 else (False, "not ready")
+        health.refresh()
+        return (True, "ready") if health.report().is_ready else (False, "not ready")
 
     def stop(self) -> None:
         """The application is closed when the middleware's loop ends, right after this."""

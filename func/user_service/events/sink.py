@@ -65,7 +65,7 @@ class HttpSink:
             # The extension goes on naming the change; the header names this attempt.
             message = self.message_of(change, traceparent=publication.traceparent)
             outcome, reason = await self.send(message)
-            publication.ended(outcome.value, failed=outcome is not Outcome.PUBLISHED)
+            publication.set_outcome(outcome.value, failed=outcome is not Outcome.PUBLISHED)
             return outcome, reason
 
     async def send(self, message: HTTPMessage) -> tuple[Outcome, str]:

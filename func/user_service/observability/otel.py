@@ -1,4 +1,4 @@
-"""Tracing with OpenTelemetry, over OTLP/HTTP. Its own variables (OTEL_*) say where to, how much and by which name."""
+"""Tracing with OpenTelemetry, over OTLP/HTTP. Its own variables (OTEL_*) name the endpoint, sampling and service."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -6,37 +6,53 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
+from opentelemetry import context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, get_current_span
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    format_span_id,
+    format_trace_id,
+    get_current_span,
+    set_span_in_context,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from user_service import __version__
-from user_service.observability.request_span import TracedRequestContext, context_of, traceparent_of_span
-from user_service.web.request_context import RequestContext
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 CLOSE_SECONDS: Final = 2.0
-NAME: Final = "service.name"
+SERVICE_NAME: Final = "service.name"
+SERVER_ERROR: Final = 500
+propagator = TraceContextTextMapPropagator()
 
 
-class Telemetry:
-    """`Tracing` into one collector."""
+class OtelTracing:
+    """`Tracing` that exports to one collector."""
 
     def __init__(self) -> None:
         self.provider = TracerProvider(resource=describe_service(), shutdown_on_exit=False)
         self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self.tracer: Tracer = self.provider.get_tracer("user_service", __version__)
 
-    def context(self, method: str, headers: Mapping[bytes, bytes]) -> RequestContext:
-        return TracedRequestContext(method, headers, self.tracer)
+    def start_request(self, method: str, headers: Mapping[bytes, bytes]) -> "OtelRequestSpan":
+        parent = extract_context(
+            {name: headers.get(name.encode(), b"").decode("latin-1") for name in propagator.fields}
+        )
+        return OtelRequestSpan(method, self.tracer.start_span(method, context=parent, kind=SpanKind.SERVER))
 
     @contextmanager
     def sql(self, statement: str) -> Iterator[None]:
-        with self.child(verb_of(statement), sql_attributes(statement)):
+        with self.child(first_word(statement), sql_attributes(statement)):
             yield
 
     @contextmanager
@@ -46,7 +62,7 @@ class Telemetry:
 
     @contextmanager
     def child(self, name: str, attributes: Mapping[str, str]) -> Iterator[None]:
-        """A client's span under the current one; none where nothing is traced, as in the background."""
+        """A client span under the current one; none where no span is recorded, as in background tasks."""
         if not get_current_span().is_recording():
             yield
             return
@@ -65,7 +81,7 @@ class Telemetry:
         attributes = {"messaging.operation.type": "process", "cloudevents.event_type": event_type}
         with self.tracer.start_as_current_span(
             f"process {event_type}",
-            context=context_of(traceparent),
+            context=parent_context(traceparent),
             kind=SpanKind.CONSUMER,
             attributes=attributes,
             links=[Link(request)],
@@ -73,22 +89,22 @@ class Telemetry:
             set_status_on_exception=False,
         ) as span:
             try:
-                yield traceparent_of_span(span)
+                yield format_traceparent(span)
             except BaseException as error:
                 fail(span, error)
                 raise
 
     @contextmanager
-    def publish(self, event_type: str, traceparent: str) -> Iterator["PublishedEvent"]:
+    def publish(self, event_type: str, traceparent: str) -> Iterator["OtelPublicationSpan"]:
         attributes = {"messaging.operation.type": "send", "cloudevents.event_type": event_type}
         with self.tracer.start_as_current_span(
             f"publish {event_type}",
-            context=context_of(traceparent),
+            context=parent_context(traceparent),
             kind=SpanKind.PRODUCER,
             attributes=attributes,
             record_exception=False,
         ) as span:
-            yield PublishedEvent(span)
+            yield OtelPublicationSpan(span)
 
     def watch_engine(self, engine: "AsyncEngine") -> None:
         from sqlalchemy import event
@@ -96,7 +112,7 @@ class Telemetry:
         def begin(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
             if get_current_span().is_recording():
                 span = self.tracer.start_span(
-                    verb_of(statement), kind=SpanKind.CLIENT, attributes=sql_attributes(statement)
+                    first_word(statement), kind=SpanKind.CLIENT, attributes=sql_attributes(statement)
                 )
                 connection.info["span"] = span
 
@@ -115,20 +131,44 @@ class Telemetry:
         event.listen(engine.sync_engine, "handle_error", end_failed)
 
     async def close(self) -> None:
-        # A daemon, since a collector that is away must not hold the process back.
-        sending = Thread(target=self.provider.shutdown, daemon=True)
-        sending.start()
-        await asyncio.to_thread(sending.join, CLOSE_SECONDS)
+        # A daemon thread: an unreachable collector must not keep the process from ending.
+        exporting = Thread(target=self.provider.shutdown, daemon=True)
+        exporting.start()
+        await asyncio.to_thread(exporting.join, CLOSE_SECONDS)
 
 
-class PublishedEvent:
-    """A `Publication` and its span."""
+class OtelRequestSpan:
+    """A `RequestSpan` with the attributes of OpenTelemetry's semantic conventions for HTTP servers."""
+
+    def __init__(self, method: str, span: Span) -> None:
+        self.method = method
+        self.span = span
+        self.token = context.attach(set_span_in_context(span))
+        self.traceparent = format_traceparent(span).encode()
+
+    def end(self, *, route: str, status: int, request_id: str, principal_kind: str | None) -> None:
+        self.span.update_name(f"{self.method} {route}")
+        self.span.set_attribute("http.request.method", self.method)
+        self.span.set_attribute("http.route", route)
+        self.span.set_attribute("http.response.status_code", status)
+        self.span.set_attribute("user_service.request_id", request_id)
+        if principal_kind is not None:
+            self.span.set_attribute("user_service.principal_kind", principal_kind)
+        if status >= SERVER_ERROR:
+            self.span.set_attribute("error.type", str(status))
+            self.span.set_status(Status(StatusCode.ERROR))
+        self.span.end()
+        context.detach(self.token)
+
+
+class OtelPublicationSpan:
+    """A `PublicationSpan`."""
 
     def __init__(self, span: Span) -> None:
         self.span = span
-        self.traceparent = traceparent_of_span(span)
+        self.traceparent = format_traceparent(span)
 
-    def ended(self, outcome: str, *, failed: bool) -> None:
+    def set_outcome(self, outcome: str, *, failed: bool) -> None:
         self.span.set_attribute("user_service.outcome", outcome)
         if failed:
             self.span.set_attribute("error.type", outcome)
@@ -136,21 +176,41 @@ class PublishedEvent:
 
 
 def describe_service() -> Resource:
-    """What the environment says of this service; `user-service` where it gives no name."""
+    """The service's resource attributes from the environment; `user-service` where it names none."""
     described = Resource.create({"service.version": __version__})
-    if str(described.attributes[NAME]).startswith("unknown_service"):
-        return described.merge(Resource({NAME: "user-service"}))
+    if str(described.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        return described.merge(Resource({SERVICE_NAME: "user-service"}))
     return described
 
 
-def verb_of(statement: str) -> str:
-    """The first word of a statement, which names its span."""
+def extract_context(carrier: Mapping[str, str]) -> context.Context:
+    """The context of W3C trace headers; an empty one where they are missing or malformed."""
+    return propagator.extract({name: value for name, value in carrier.items() if value}, context=context.Context())
+
+
+def parent_context(traceparent: str | None) -> context.Context | None:
+    """The context of a traceparent; None, which is the current one, where it is missing or malformed."""
+    return extract_context({"traceparent": traceparent or ""}) or None
+
+
+def format_traceparent(span: Span) -> str:
+    """The W3C traceparent of a span."""
+    own = span.get_span_context()
+    return f"00-{format_trace_id(own.trace_id)}-{format_span_id(own.span_id)}-{own.trace_flags:02x}"
+
+
+def first_word(statement: str) -> str:
+    """The first word of an SQL statement in capitals, which names its span; `SQL` for an empty one."""
     return statement.split(None, 1)[0].upper() if statement.strip() else "SQL"
 
 
 def sql_attributes(statement: str) -> dict[str, str]:
-    """The statement itself holds no values: they all travel as parameters."""
-    return {"db.system.name": "postgresql", "db.operation.name": verb_of(statement), "db.query.text": statement.strip()}
+    """The statement's text holds no values: all of them are parameters."""
+    return {
+        "db.system.name": "postgresql",
+        "db.operation.name": first_word(statement),
+        "db.query.text": statement.strip(),
+    }
 
 
 def fail(span: Span, error: BaseException) -> None:

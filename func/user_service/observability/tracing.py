@@ -2,32 +2,38 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from user_service.errors import ConfigurationError
 from user_service.settings import Settings
 
-if TYPE_CHECKING:
-    from user_service.web.request_context import RequestContext
-
-# Makes a span of what is done while the block runs: given a statement, or the name of an operation.
+# Given a statement or the name of an operation, makes a span for the time that the block runs.
 Traced = Callable[[str], AbstractContextManager[object]]
 
 
-class Publication(Protocol):
-    """An event on its way; `traceparent` goes with it."""
+class RequestSpan(Protocol):
+    """The span of one request; the current span until `end`."""
+
+    traceparent: bytes
+
+    def end(self, *, route: str, status: int, request_id: str, principal_kind: str | None) -> None:
+        """Names the span after its route and ends it; a status from 500 on is an error."""
+
+
+class PublicationSpan(Protocol):
+    """The span of an outgoing event; the event carries its `traceparent`."""
 
     traceparent: str
 
-    def ended(self, outcome: str, *, failed: bool) -> None:
-        """Says what became of it."""
+    def set_outcome(self, outcome: str, *, failed: bool) -> None:
+        """Records the outcome of the delivery."""
 
 
 class Tracing(Protocol):
-    """Spans of requests and of what is done for them. They hold names and numbers, never values."""
+    """Spans of requests, statements, cache operations and events. They hold names and numbers, never values."""
 
-    def context(self, method: str, headers: Mapping[bytes, bytes]) -> "RequestContext":
-        """An context whose span is the current one until it is finished; in the caller's trace where there is one."""
+    def start_request(self, method: str, headers: Mapping[bytes, bytes]) -> RequestSpan:
+        """A span of a request, in the caller's trace where the headers name one."""
 
     def sql(self, statement: str) -> AbstractContextManager[object]:
         """A span of a statement."""
@@ -36,16 +42,16 @@ class Tracing(Protocol):
         """A span of a cache operation."""
 
     def consume(self, event_type: str, traceparent: str | None) -> AbstractContextManager[str]:
-        """A span of an event's processing, in the event's own trace where it names one; gives its trace context."""
+        """A span of an event's processing, in the event's own trace where it names one. Gives its traceparent."""
 
-    def publish(self, event_type: str, traceparent: str) -> "AbstractContextManager[Publication]":
-        """A span of an event's way out, below what made the change that it tells of."""
+    def publish(self, event_type: str, traceparent: str) -> AbstractContextManager[PublicationSpan]:
+        """A span of an event's delivery, in the trace of the change that the event reports."""
 
     def watch_engine(self, engine: Any) -> None:
         """Makes spans of an SQLAlchemy engine's statements."""
 
     async def close(self) -> None:
-        """Sends what is left, for two seconds at most."""
+        """Exports the remaining spans, for two seconds at most."""
 
 
 def untraced(_: str) -> AbstractContextManager[object]:
@@ -60,10 +66,10 @@ def open_tracing(settings: Settings) -> Tracing | None:
     if not settings.traces_wanted:
         return None
     try:
-        from user_service.observability.otel import Telemetry
+        from user_service.observability.otel import OtelTracing
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"OTEL_EXPORTER_OTLP_ENDPOINT: tracing needs {error.name}; "
             "install the extra `tracing`, or unset the variable"
         ) from None
-    return Telemetry()
+    return OtelTracing()

@@ -73,27 +73,31 @@ class Storage:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Callable[[], Settings],
         keys: Keyring,
         cache: Cache,
         metrics: Metrics,
         *,
         size: int,
         after_change: Callable[[], None] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        """`settings` gives those in force, whose password may have changed, for each new connection."""
         self.keys = keys
         self.cipher = keys.cipher
         self.indexed = keys.blind_index, BlindIndex(keys.blind_index)
         self.cache = cache
         self.metrics = metrics
         self.after_change = after_change
-        self.settings = settings
-        self.engine = open_engine(lambda: connect_options(self.settings), size=size)
+        self.engine = open_engine(lambda: connect_options(settings()), size=size)
         self.read_engine = self.engine
-        if settings.database_read_url:
+        if settings().database_read_url:
             self.read_engine = open_engine(
-                lambda: connect_options(self.settings, url=self.settings.database_read_url), size=size
+                lambda: connect_options(settings(), url=settings().database_read_url), size=size
             )
+        if tracing is not None:
+            for engine in {self.engine, self.read_engine}:
+                tracing.watch_engine(engine)
         self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         self.read_sessions = async_sessionmaker(self.read_engine, expire_on_commit=False)
 
@@ -104,15 +108,6 @@ class Storage:
         if self.indexed[0] != self.keys.blind_index:
             self.indexed = self.keys.blind_index, BlindIndex(self.keys.blind_index)
         return self.indexed[1]
-
-    def adopt(self, settings: Settings) -> None:
-        """Opens connections by these settings from here on."""
-        self.settings = settings
-
-    def trace(self, tracing: Tracing) -> None:
-        """Makes spans of the statements from here on."""
-        for engine in {self.engine, self.read_engine}:
-            tracing.watch_engine(engine)
 
     @asynccontextmanager
     async def unit_of_work(self, origin: Origin) -> AsyncIterator[UserService]:

@@ -1,16 +1,22 @@
-"""A room for requests that take much memory: a few at a time, and nobody waits for long."""
+"""A bulkhead for requests that take much memory: a few run at a time, and the others wait for a bounded time."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from user_service.errors import Overloaded
 
+# The worker checks and seals one while PostgreSQL writes two. More take ten megabytes each and end no sooner.
+LARGE_BODIES_AT_ONCE: Final = 3
+# Time for a hundred batches; a request that still waits then would take the places of smaller ones.
+WAIT_SECONDS: Final = 5.0
+
 
 class Bulkhead:
-    """Holds `size` requests; refuses those that have waited for `seconds`."""
+    """Lets `size` requests run at a time; refuses those that have waited for `seconds`."""
 
-    def __init__(self, size: int, *, seconds: float) -> None:
+    def __init__(self, size: int = LARGE_BODIES_AT_ONCE, *, seconds: float = WAIT_SECONDS) -> None:
         self.size = size
         self.seconds = seconds
         self.places = asyncio.Semaphore(size)

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import Depends, Header, Query, Request
 from pydantic import BeforeValidator
 
-from user_service.bootstrap import Resources
+from user_service.bootstrap import Resources, Services
 from user_service.errors import Forbidden, InvalidHeader, Unauthenticated
 from user_service.idempotency.requests import IdempotentRequest
 from user_service.security.authentication import Principal
@@ -17,9 +18,16 @@ from user_service.users.schemas import check_id
 from user_service.users.search import UserSearch
 from user_service.users.service import ANY_VERSION, NO_VERSION, UserService
 from user_service.users.unit_of_work import Storage
+from user_service.values.deferred import Deferred
+from user_service.web.bulkhead import Bulkhead
+from user_service.web.fast_path import FastPath
+from user_service.web.health import Health
 from user_service.web.idempotency import IdempotentTransaction
 from user_service.web.problems import request_context
 from user_service.web.query_types import Flag
+
+if TYPE_CHECKING:
+    from user_service.web.prometheus import Exposition
 
 VERSION_TAG: Final = re.compile(r'"([1-9][0-9]{0,8})"', re.ASCII)
 ENTITY_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
@@ -27,14 +35,29 @@ ENTITY_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 ENTITY_TAG_SCHEMA: Final[dict[str, Any]] = {"pattern": r'^(?:\*|(?:W/)?"[!#-~]*")?$', "examples": ['"3"']}
 
 
+@dataclass(frozen=True, slots=True)
+class ApiParts:
+    """What the routes work with."""
+
+    resources: Resources
+    services: Services
+    fast_path: FastPath
+    health: Health
+    bulkhead: Bulkhead
+    exposition: "Deferred[Exposition]"
+
+
+def get_parts(request: Request) -> ApiParts:
+    parts: ApiParts = request.app.state.parts
+    return parts
+
+
 def resources_of(request: Request) -> Resources:
-    resources: Resources = request.app.state.resources
-    return resources
+    return get_parts(request).resources
 
 
 def storage_of(request: Request) -> Storage:
-    storage: Storage = request.app.state.storage
-    return storage
+    return get_parts(request).services.storage
 
 
 def principal_of(request: Request) -> Principal:

@@ -1,4 +1,4 @@
-"""One request and its answer, as the log, the metrics and the change log see it."""
+"""One request, from its head to the end of its response: ids, principal, rate limit, metrics, log line and span."""
 
 import asyncio
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Final
 
 from user_service.bootstrap import Resources
 from user_service.observability.trace_context import request_id_of, traceparent_of
+from user_service.observability.tracing import RequestSpan, Tracing
 from user_service.security.authentication import Principal
 from user_service.security.rate_limits import Allowance
 from user_service.users.change_log import Origin
@@ -16,7 +17,7 @@ UNMATCHED: Final = "unmatched"
 
 
 class RequestContext:
-    """What is known of a request from its head on."""
+    """What is known of a request. With `tracing`, its span is the current one until `finish`."""
 
     __slots__ = (
         "allowance",
@@ -27,28 +28,34 @@ class RequestContext:
         "request_id",
         "route",
         "rows",
+        "span",
         "started",
         "status",
         "traceparent",
     )
 
-    def __init__(self, method: str, headers: Mapping[bytes, bytes]) -> None:
+    def __init__(self, method: str, headers: Mapping[bytes, bytes], tracing: Tracing | None = None) -> None:
         self.started = perf_counter()
         self.method = method if method in METHODS else "OTHER"
         self.headers = headers
         self.request_id = request_id_of(headers.get(b"x-request-id"))
-        self.traceparent = traceparent_of(headers.get(b"traceparent"))
+        self.span: RequestSpan | None = None
+        if tracing is None:
+            self.traceparent = traceparent_of(headers.get(b"traceparent"))
+        else:
+            self.span = tracing.start_request(self.method, headers)
+            self.traceparent = self.span.traceparent
         self.principal: Principal | None = None
         self.allowance: Allowance | None = None
         self.deadline: asyncio.Timeout | None = None
         self.route = UNMATCHED
         self.status = 500
-        # How many users were returned or changed, where that is what the request is about.
+        # The number of users returned or changed; None for requests about anything else.
         self.rows: int | None = None
 
     @property
     def own_headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """What every answer carries."""
+        """The headers of every response."""
         headers = (
             (b"x-request-id", self.request_id),
             (b"traceparent", self.traceparent),
@@ -57,23 +64,27 @@ class RequestContext:
         return headers if self.allowance is None else headers + self.allowance.headers
 
     @property
+    def principal_kind(self) -> str | None:
+        return self.principal.kind if self.principal is not None else None
+
+    @property
     def origin(self) -> Origin:
-        """Where a change that this request makes comes from."""
+        """The actor, request id and trace context of changes that this request makes."""
         assert self.principal is not None
         return Origin(self.principal.name, self.request_id.decode(), self.traceparent.decode())
 
     async def charge(self, items: int) -> None:
-        """Counts a batch of so many items against the principal's rate limit. Raises RateLimited."""
+        """Counts a batch of `items` against the principal's rate limit. Raises RateLimited."""
         if self.allowance is not None:
             await self.allowance.charge_items(items)
 
-    def take_time(self) -> None:
-        """Lifts the request's deadline, for what streams: its sender's pace is watched by the server instead."""
+    def lift_deadline(self) -> None:
+        """Lifts the request's time limit, for streams: the server bounds the pace of their sender instead."""
         if self.deadline is not None:
             self.deadline.reschedule(None)
 
     def finish(self, resources: Resources) -> None:
-        """Counts the request and logs it."""
+        """Counts the request, logs it and ends its span."""
         seconds = perf_counter() - self.started
         resources.metrics.requests.observe(self.method, self.route, self.status, seconds)
         if resources.access_log is not None:
@@ -86,6 +97,13 @@ class RequestContext:
                     "rows": self.rows,
                     "request_id": self.request_id.decode(),
                     "trace_id": self.traceparent[3:35].decode(),
-                    "principal": self.principal.kind if self.principal is not None else None,
+                    "principal": self.principal_kind,
                 }
+            )
+        if self.span is not None:
+            self.span.end(
+                route=self.route,
+                status=self.status,
+                request_id=self.request_id.decode(),
+                principal_kind=self.principal_kind,
             )

@@ -13,7 +13,6 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import Message, Receive
 
 from user_service.errors import PayloadTooLarge, UnsupportedMediaType
-from user_service.web.bulkhead import Bulkhead
 from user_service.web.idempotency import answer_once
 from user_service.web.request_checks import check_encoding, check_names
 
@@ -77,8 +76,7 @@ class StrictRoute(APIRoute):
             # Before FastAPI does, who would take a body that is too large for one that can't be read.
             body = await request.body() if takes_json or shares_room else b""
             if shares_room and len(body) > SMALL_BODY_BYTES:
-                room: Bulkhead = request.app.state.room
-                async with room.entered():
+                async with request.app.state.parts.bulkhead.entered():
                     return await answer_once(request, handle)
             return await answer_once(request, handle)
 

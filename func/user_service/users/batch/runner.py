@@ -98,9 +98,9 @@ def faults_of(error: ValidationError, *, prefix: str = "") -> list[FieldError]:
 class BatchRunner:
     """Runs batches, each in a unit of work of its own."""
 
-    def __init__(self, storage: Storage, reader: UserReader, activity: JobLog) -> None:
+    def __init__(self, storage: Storage, reader: UserReader, jobs: JobLog) -> None:
         self.storage = storage
-        self.activity = activity
+        self.jobs = jobs
         self.reader = reader
         self.metrics = storage.metrics
         self.making = asyncio.Lock()
@@ -115,7 +115,7 @@ class BatchRunner:
         """
         started = perf_counter()
         ended = "error"
-        job = self.activity.begin("batch", operation, total=len(body.items) if isinstance(body, Batch) else None)
+        job = self.jobs.begin("batch", operation, total=len(body.items) if isinstance(body, Batch) else None)
         try:
             if isinstance(body, FindBatch):
                 answer, size = await find(body, self.reader, self.storage.index, fresh=fresh)

@@ -11,7 +11,7 @@ from pydantic.json_schema import SkipJsonSchema
 from user_service.users.batch.bodies import Batch, CreateBatch, FindBatch, UpdateBatch, UserBatch
 from user_service.users.batch.runner import OPERATIONS, BatchRunner
 from user_service.users.schemas import UserRead
-from user_service.web.dependencies import AskedOnce, requires, resources_of
+from user_service.web.dependencies import AskedOnce, get_parts, requires, resources_of
 from user_service.web.fast_path import asks_fresh
 from user_service.web.idempotency import replayed
 from user_service.web.problems import request_context
@@ -87,8 +87,7 @@ class BatchRefused(BaseModel):
 
 
 def batches_of(request: Request) -> BatchRunner:
-    batches: BatchRunner = request.app.state.batches
-    return batches
+    return get_parts(request).services.batches
 
 
 Run = Callable[[str, Batch], Awaitable[Response]]

@@ -13,11 +13,11 @@ from fastapi import Request, Response
 
 from user_service.errors import ShuttingDown
 from user_service.events.codec import BATCHED, MAX_NAME_BYTES, STRUCTURED, Incoming, decode
-from user_service.events.inbox import Inbox, documents_of
+from user_service.events.inbox import documents_of
 from user_service.events.types import BATCH_OPERATIONS, PING
 from user_service.observability.trace_context import traceparent_of
 from user_service.users.change_log import Origin
-from user_service.web.dependencies import principal_of, resources_of
+from user_service.web.dependencies import get_parts, principal_of, resources_of
 from user_service.web.problems import request_context
 from user_service.web.request_context import RequestContext
 from user_service.web.routing import LargeRoute, make_router
@@ -64,11 +64,11 @@ ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
 async def receive_events(request: Request) -> Response:
     """Process CloudEvents. The same event again gets the same reply and has no other effect."""
     principal_of(request).require("events:write")
-    if request.app.state.fast_path.health.stopping:
+    if get_parts(request).health.stopping:
         raise ShuttingDown
     events, is_batch = decode(request.scope["headers"], await request.body())
     resources_of(request).require_database()
-    inbox: Inbox = request.app.state.inbox
+    inbox = get_parts(request).services.inbox
     inbox.check_all(events, is_batch=is_batch)
     await request_context(request).charge(sum(event.size for event in events))
     replies = []
@@ -82,7 +82,7 @@ async def receive_events(request: Request) -> Response:
 
 async def answer(request: Request, event: Incoming) -> CloudEvent | None:
     """The reply to one event, whose processing is a span where tracing is on."""
-    inbox: Inbox = request.app.state.inbox
+    inbox = get_parts(request).services.inbox
     context, tracing = request_context(request), resources_of(request).tracing
     if tracing is None:
         return await inbox.answer(event, origin_of(context, event.traceparent))

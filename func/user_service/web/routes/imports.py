@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from user_service.errors import UnsupportedMediaType
 from user_service.users.imports.parsers import Record, reader_of
 from user_service.users.imports.runner import Import, ImportRunner
-from user_service.web.dependencies import requires, resources_of, storage_of
+from user_service.web.dependencies import get_parts, requires, resources_of, storage_of
 from user_service.web.problems import request_context
 from user_service.web.routing import StrictRoute, make_router
 
@@ -62,13 +62,12 @@ lines: dict[int | str, dict[str, Any]] = {200: {"content": {NDJSON: {"schema": {
 
 async def takes_time(request: Request) -> None:
     """A stream takes as long as its sender and its reader need."""
-    request_context(request).take_time()
+    request_context(request).lift_deadline()
 
 
 async def imports_of(request: Request) -> ImportRunner:
     resources_of(request).require_database()
-    found: ImportRunner = request.app.state.imports
-    return found
+    return get_parts(request).services.imports
 
 
 router = make_router("imports", prefix="/api/v1/users", route_class=StreamRoute, dependencies=[Depends(takes_time)])

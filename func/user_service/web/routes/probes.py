@@ -1,6 +1,5 @@
 """The probes and the metrics. FastPath answers the probes; these routes describe them."""
 
-from asyncio import to_thread
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
@@ -8,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from user_service.bootstrap import Resources
 from user_service.users.unit_of_work import Storage
-from user_service.web.dependencies import resources_of
+from user_service.web.dependencies import get_parts, resources_of
 from user_service.web.health import LIVE
 from user_service.web.problems import response_of
 from user_service.web.routing import make_router
@@ -35,21 +34,19 @@ async def read_liveness() -> Response:
 @router.get("/api/health/ready", response_model=HealthRead, responses={503: {"model": HealthRead}})
 async def read_readiness(request: Request) -> Response:
     """Whether requests can be served: PostgreSQL answers. Without Redis the status is `degraded`, with 200."""
-    return response_of(await request.app.state.fast_path.health.ready())
+    return response_of(await get_parts(request).health.ready())
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def read_metrics(request: Request) -> Response:
     """Metrics in the Prometheus text format."""
-    resources, state = resources_of(request), request.app.state
-    await resources.backlog.look()
-    if state.exposition is None:
-        state.exposition = await to_thread(open_exposition, resources, state.storage)
-    return Response(state.exposition.render(), media_type=state.exposition.content_type)
+    await resources_of(request).backlog.look()
+    exposition = await get_parts(request).exposition.get()
+    return Response(exposition.render(), media_type=exposition.content_type)
 
 
 def open_exposition(resources: Resources, storage: Storage) -> "Exposition":
-    """For the first scrape: the Prometheus client is imported with it."""
+    """The Prometheus client's registry. Imports the client: call it on a worker thread, at the first scrape."""
     from user_service.web.prometheus import Exposition
 
     return Exposition(resources, storage)

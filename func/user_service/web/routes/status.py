@@ -7,7 +7,6 @@ from platform import node, python_version
 from typing import Annotated, Any, Final
 
 import asyncpg
-import orjson
 from fastapi import Depends, Request, Response
 from pydantic import BaseModel, Field
 
@@ -19,7 +18,7 @@ from user_service.observability.metrics import Requests
 from user_service.observability.request_stats import SERVER_ERROR, Pace, RequestStats, quantile
 from user_service.postgres.pool import PoolStats
 from user_service.users.imports.runner import Import, ImportRunner
-from user_service.web.dependencies import requires, resources_of, storage_of
+from user_service.web.dependencies import get_parts, requires, resources_of, storage_of
 from user_service.web.routing import make_router
 from user_service.web.static import load_page
 
@@ -129,20 +128,21 @@ class StatusRead(BaseModel):
 async def read_status(request: Request) -> StatusRead:
     """How this replica is: health, versions, requests, cache, database, batches and imports."""
     resources = resources_of(request)
-    health = orjson.loads((await request.app.state.fast_path.health.ready()).body)
+    parts = get_parts(request)
+    health = await parts.health.check()
     return StatusRead(
-        status=health["status"],
-        checks=health["checks"],
+        status=health.status,
+        checks=health.checks,
         instance=node(),
         serve=resources.settings.serve,
         started_at=resources.created_at,
         now=datetime.now(UTC),
         versions=await versions_of(resources),
-        requests=requests_of(resources.metrics.requests, resources.recent),
+        requests=requests_of(resources.metrics.requests, resources.request_stats),
         cache=await cache_of(resources),
         database=database_of([resources.pool.use, *storage_of(request).pool_uses], resources),
         outbox=await outbox_of(resources),
-        jobs=await jobs_of(resources, request.app.state.imports),
+        jobs=await jobs_of(resources, parts.services.imports),
     )
 
 
@@ -225,7 +225,7 @@ async def outbox_of(resources: Resources) -> OutboxRead:
 
 async def jobs_of(resources: Resources, imports: ImportRunner) -> list[JobRead]:
     """This replica's batches and everybody's imports; without the latter while the database is away."""
-    jobs = [job_of(job) for job in resources.activity.jobs]
+    jobs = [job_of(job) for job in resources.jobs.jobs]
     with suppress(DatabaseUnavailable):
         jobs += [job_of_import(row) for row in await imports.latest(IMPORTS_SHOWN)]
     return sorted(jobs, key=lambda job: job.started_at, reverse=True)

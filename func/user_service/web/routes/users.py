@@ -6,7 +6,7 @@ from fastapi import Depends, Header, Path, Query, Request, Response
 
 from user_service.users.model import User
 from user_service.users.schemas import ExternalId, OwnUpdate, UserCreate, UserPage, UserRead, UserUpdate, UserUpsert
-from user_service.web.dependencies import IfMatch, Own, Search, UserId, Users, may_delete, requires
+from user_service.web.dependencies import IfMatch, Own, Search, UserId, Users, get_parts, may_delete, requires
 from user_service.web.fast_path import matches
 from user_service.web.pagination import METADATA_PREFIX, UserQuery, page_response
 from user_service.web.problems import request_context, response_of
@@ -73,7 +73,7 @@ async def read_user(
     cache_control: Annotated[str | None, Header(alias="Cache-Control")] = None,
 ) -> Response:
     """Read a user. `Cache-Control: no-cache` goes to the database."""
-    fast_path = request.app.state.fast_path
+    fast_path = get_parts(request).fast_path
     return response_of(
         await fast_path.read_user(user_id, request.scope["query_string"], request_context(request).headers)
     )
