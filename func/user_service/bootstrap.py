@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from user_service.cache.base import MAX_STALENESS_SECONDS, Cache, MemoryCache, NoCache
+from user_service.cache.base import MAX_STALENESS_SECONDS, Cache, NoCache
+from user_service.cache.memory import MemoryCache
 from user_service.encryption.cipher import FindKeys, find_none
 from user_service.encryption.key_registry import check_keys
 from user_service.encryption.keyring import Keyring, load_api_keys, load_keys

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from running import ENCRYPTION_KEY, eventually
-from user_service.cache.base import Cache, MemoryCache, NoCache
+from user_service.cache.base import Cache, NoCache
+from user_service.cache.memory import MemoryCache
 from user_service.cache.redis import RedisCache, connect
 from user_service.cache.tiered import TieredCache
 from user_service.encryption.cipher import Cipher, parse_keys
@@ -53,7 +54,7 @@ async def open_tiered_cache(open_redis_cache: OpenRedisCache) -> AsyncIterator[O
         cache = TieredCache(local, shared, connect(url, retries=0))
         opened.append(cache)
         cache.open()
-        await eventually(lambda: hears(cache))
+        await eventually(lambda: is_subscribed(cache))
         return cache
 
     yield open_cache
@@ -61,8 +62,8 @@ async def open_tiered_cache(open_redis_cache: OpenRedisCache) -> AsyncIterator[O
         await cache.close()
 
 
-async def hears(cache: TieredCache) -> bool:
-    return cache.hears
+async def is_subscribed(cache: TieredCache) -> bool:
+    return cache.is_subscribed
 
 
 @pytest.fixture(params=["none", "memory", "redis", "tiered"])

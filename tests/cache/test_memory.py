@@ -1,7 +1,8 @@
 import asyncio
 from uuid import UUID, uuid4
 
-from user_service.cache.base import MAX_FENCES, OVERHEAD_BYTES, Entry, MemoryCache, VersionFences
+from user_service.cache.base import MAX_FENCES, Entry, VersionFences
+from user_service.cache.memory import OVERHEAD_BYTES, MemoryCache
 
 BODY = b"x" * 100
 ENTRY_BYTES = OVERHEAD_BYTES + len(BODY)
@@ -17,9 +18,9 @@ async def test_the_least_recently_used_goes_first_and_the_bound_holds() -> None:
     first, second, third, fourth = (uuid4() for _ in range(4))
 
     for user_id in (first, second, third):
-        await cache.fill({user_id: Entry(1, False, BODY)})
+        await cache.put({user_id: Entry(1, False, BODY)})
     assert cache.get_local(str(first)) is not None
-    await cache.fill({fourth: Entry(1, False, BODY)})
+    await cache.put({fourth: Entry(1, False, BODY)})
 
     assert [cache.get_local(str(user_id)) is not None for user_id in (first, second, third, fourth)] == [
         True,
@@ -41,8 +42,8 @@ async def test_the_bytes_are_counted_down_again() -> None:
     cache = cache_of(10)
     ids = [uuid4() for _ in range(4)]
 
-    await cache.fill({user_id: Entry(1, False, BODY) for user_id in ids})
-    await cache.fill({ids[0]: Entry(2, False, BODY + BODY)})
+    await cache.put({user_id: Entry(1, False, BODY) for user_id in ids})
+    await cache.put({ids[0]: Entry(2, False, BODY + BODY)})
     await cache.invalidate({ids[1]: 2})
     before = cache.bytes
     await cache.clear()
@@ -55,7 +56,7 @@ async def test_a_cache_without_room_keeps_nothing() -> None:
     cache = cache_of(0)
     user_id = uuid4()
 
-    await cache.fill({user_id: Entry(1, False, BODY)})
+    await cache.put({user_id: Entry(1, False, BODY)})
 
     assert cache.get_local(str(user_id)) is None
     assert cache.bytes == 0
@@ -65,7 +66,7 @@ async def test_an_entry_ends_with_its_time_to_live() -> None:
     cache = cache_of(3, ttl_seconds=0.01)
     user_id = uuid4()
 
-    await cache.fill({user_id: Entry(5, False, BODY)})
+    await cache.put({user_id: Entry(5, False, BODY)})
     await asyncio.sleep(0.02)
 
     assert cache.get_local(str(user_id)) is None
@@ -77,8 +78,8 @@ async def test_an_eviction_does_not_let_an_old_version_in() -> None:
     changed = uuid4()
 
     await cache.invalidate({changed: 2})
-    await cache.fill({uuid4(): Entry(1, False, BODY)})
-    await cache.fill({changed: Entry(1, False, BODY)})
+    await cache.put({uuid4(): Entry(1, False, BODY)})
+    await cache.put({changed: Entry(1, False, BODY)})
 
     assert cache.get_local(str(changed)) is None
 
@@ -87,25 +88,25 @@ async def test_bulk_writes_leave_what_is_cached_alone() -> None:
     cache = cache_of(2)
     user_id = uuid4()
 
-    await cache.fill({user_id: Entry(1, False, BODY)})
+    await cache.put({user_id: Entry(1, False, BODY)})
     await cache.invalidate({uuid4(): 2 for _ in range(1000)})
 
     assert cache.get_local(str(user_id)) is not None
 
 
-def test_marks_are_bounded_and_the_newest_stay() -> None:
-    marks = VersionFences(seconds=60)
+def test_fences_are_bounded_and_the_newest_stay() -> None:
+    fences = VersionFences(seconds=60)
     ids = [UUID(int=number) for number in range(MAX_FENCES + 10)]
 
-    marks.add(dict.fromkeys(ids, 2))
+    fences.add(dict.fromkeys(ids, 2))
 
-    assert len(marks.known) == MAX_FENCES
-    assert [marks.version_of(ids[0]), marks.version_of(ids[-1])] == [0, 2]
+    assert len(fences.fences) == MAX_FENCES
+    assert [fences.minimum_version(ids[0]), fences.minimum_version(ids[-1])] == [0, 2]
 
 
-def test_marks_end_and_a_first_version_needs_none() -> None:
-    marks = VersionFences(seconds=-1)
+def test_fences_end_and_a_first_version_needs_none() -> None:
+    fences = VersionFences(seconds=-1)
 
-    marks.add({uuid4(): 2, uuid4(): 1})
+    fences.add({uuid4(): 2, uuid4(): 1})
 
-    assert not marks.known
+    assert not fences.fences

@@ -24,7 +24,7 @@ def kept(cache: Cache, version: int) -> int | None:
 async def test_a_fill_is_found_whole(cache: Cache) -> None:
     user_id = uuid4()
 
-    await cache.fill({user_id: entry(3, deleted=True)})
+    await cache.put({user_id: entry(3, deleted=True)})
     found = (await cache.get([user_id, uuid4()])).get(user_id)
 
     assert await version_of(cache, user_id) == kept(cache, 3)
@@ -34,8 +34,8 @@ async def test_a_fill_is_found_whole(cache: Cache) -> None:
 async def test_an_older_fill_never_replaces_a_newer_one(cache: Cache) -> None:
     user_id = uuid4()
 
-    await cache.fill({user_id: entry(10)})
-    await cache.fill({user_id: entry(9)})
+    await cache.put({user_id: entry(10)})
+    await cache.put({user_id: entry(9)})
 
     assert await version_of(cache, user_id) == kept(cache, 10)
 
@@ -45,7 +45,7 @@ async def test_a_fill_of_the_forgotten_version_or_a_newer_one_is_kept(cache: Cac
     user_id = uuid4()
 
     await cache.invalidate({user_id: 2})
-    await cache.fill({user_id: entry(version)})
+    await cache.put({user_id: entry(version)})
 
     assert await version_of(cache, user_id) == kept(cache, version)
 
@@ -53,10 +53,10 @@ async def test_a_fill_of_the_forgotten_version_or_a_newer_one_is_kept(cache: Cac
 async def test_what_was_forgotten_is_gone_and_a_late_reader_does_not_bring_it_back(cache: Cache) -> None:
     user_id = uuid4()
 
-    await cache.fill({user_id: entry(1)})
+    await cache.put({user_id: entry(1)})
     await cache.invalidate({user_id: 2})
     gone = await version_of(cache, user_id)
-    await cache.fill({user_id: entry(1)})
+    await cache.put({user_id: entry(1)})
 
     assert gone is None
     assert await version_of(cache, user_id) is None
@@ -65,9 +65,9 @@ async def test_what_was_forgotten_is_gone_and_a_late_reader_does_not_bring_it_ba
 async def test_a_late_forget_does_not_let_an_older_version_in(cache: Cache) -> None:
     user_id = uuid4()
 
-    await cache.fill({user_id: entry(5)})
+    await cache.put({user_id: entry(5)})
     await cache.invalidate({user_id: 3})
-    await cache.fill({user_id: entry(4)})
+    await cache.put({user_id: entry(4)})
 
     assert await version_of(cache, user_id) == kept(cache, 5)
 
@@ -75,7 +75,7 @@ async def test_a_late_forget_does_not_let_an_older_version_in(cache: Cache) -> N
 async def test_a_set_is_forgotten_at_once_and_its_neighbours_stay(cache: Cache) -> None:
     ids = [uuid4() for _ in range(30)]
 
-    await cache.fill({user_id: entry(1) for user_id in ids})
+    await cache.put({user_id: entry(1) for user_id in ids})
     await cache.invalidate(dict.fromkeys(ids[:20], 2))
 
     assert set(await cache.get(ids)) == (set() if cache.tier == "none" else set(ids[20:]))
@@ -84,7 +84,7 @@ async def test_a_set_is_forgotten_at_once_and_its_neighbours_stay(cache: Cache) 
 async def test_clear_drops_everything_and_says_how_much(cache: Cache) -> None:
     ids = [uuid4() for _ in range(3)]
 
-    await cache.fill({user_id: entry(1) for user_id in ids})
+    await cache.put({user_id: entry(1) for user_id in ids})
     dropped = await cache.clear()
 
     assert dropped == (0 if cache.tier == "none" else 3)
@@ -93,7 +93,7 @@ async def test_clear_drops_everything_and_says_how_much(cache: Cache) -> None:
 
 
 async def test_nothing_is_asked_for_and_nothing_breaks(cache: Cache) -> None:
-    await cache.fill({})
+    await cache.put({})
     await cache.invalidate({})
 
     assert await cache.get([]) == {}

@@ -19,7 +19,7 @@ async def test_values_are_shared_between_replicas(redis_url: str, open_redis_cac
     one, other = await open_redis_cache(redis_url), await open_redis_cache(redis_url)
     user_id = uuid4()
 
-    await one.fill({user_id: Entry(2, False, b"{}")})
+    await one.put({user_id: Entry(2, False, b"{}")})
     seen = (await other.get([user_id]))[user_id]
     await other.invalidate({user_id: 3})
 
@@ -32,7 +32,7 @@ async def test_clear_leaves_the_keys_of_others(redis_url: str, open_redis_cache:
     cache, neighbour = await open_redis_cache(redis_url, prefix=prefix), await open_redis_cache(redis_url, prefix="u")
     user_id = uuid4()
     for each in (cache, neighbour):
-        await each.fill({user_id: Entry(1, False, b"{}")})
+        await each.put({user_id: Entry(1, False, b"{}")})
 
     async with Redis.from_url(redis_url) as redis:
         await redis.mset({"session:1": "theirs", "usersuser:1": "theirs", "users:other": "theirs"})
@@ -48,7 +48,7 @@ async def test_clear_leaves_the_keys_of_others(redis_url: str, open_redis_cache:
 async def test_every_key_ends_by_itself(redis_url: str, open_redis_cache: OpenCache) -> None:
     cache = await open_redis_cache(redis_url, ttl_seconds=100)
 
-    await cache.fill({uuid4(): Entry(1, False, b"{}"), uuid4(): Entry(1, False, b"{}")})
+    await cache.put({uuid4(): Entry(1, False, b"{}"), uuid4(): Entry(1, False, b"{}")})
     await cache.invalidate({uuid4(): 2})
 
     async with Redis.from_url(redis_url) as redis:
@@ -117,13 +117,13 @@ async def test_what_somebody_else_wrote_is_no_entry_and_the_next_fill_replaces_i
 ) -> None:
     cache = await open_redis_cache(redis_url)
     user_id = uuid4()
-    await cache.fill({user_id: Entry(1, False, b"{}")})
+    await cache.put({user_id: Entry(1, False, b"{}")})
 
     async with Redis.from_url(redis_url) as redis:
         key = cache.key(user_id)
         await redis.set(key, tampered(await redis.get(key)))
     found = await cache.get([user_id])
-    await cache.fill({user_id: Entry(1, False, b"{}")})
+    await cache.put({user_id: Entry(1, False, b"{}")})
 
     assert found == {}
     assert set(await cache.get([user_id])) == {user_id}
@@ -134,7 +134,7 @@ async def test_a_value_that_was_moved_to_another_user_does_not_open(
 ) -> None:
     cache = await open_redis_cache(redis_url)
     mine, theirs = uuid4(), uuid4()
-    await cache.fill({theirs: Entry(1, False, b"{}")})
+    await cache.put({theirs: Entry(1, False, b"{}")})
 
     async with Redis.from_url(redis_url) as redis:
         await redis.copy(cache.key(theirs), cache.key(mine))
@@ -153,8 +153,8 @@ async def test_a_key_of_another_type_does_no_harm(redis_url: str, open_redis_cac
         found = await cache.get(listed)
         await cache.invalidate({listed[0]: 2})
         await cache.clear()
-        await cache.fill({listed[1]: Entry(2, False, b"{}")})
+        await cache.put({listed[1]: Entry(2, False, b"{}")})
 
     assert found == {}
-    assert not cache.is_away
+    assert not cache.breaker.is_open
     assert set(await cache.get(listed)) == {listed[1]}

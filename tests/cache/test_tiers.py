@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 
 from running import eventually
 from servers import RedisServer
-from user_service.cache.base import MAX_STALENESS_SECONDS, Entry, MemoryCache
+from user_service.cache.base import MAX_STALENESS_SECONDS, Entry
+from user_service.cache.memory import MemoryCache
 from user_service.cache.redis import RedisCache, connect
 from user_service.cache.tiered import TieredCache
 from user_service.postgres.clock import DatabaseClock
@@ -32,18 +33,18 @@ async def lacks(cache: TieredCache, user_id: UUID) -> bool:
 
 
 async def is_deaf(cache: TieredCache) -> bool:
-    return not cache.hears
+    return not cache.is_subscribed
 
 
-async def hears(cache: TieredCache) -> bool:
-    return cache.hears
+async def is_subscribed(cache: TieredCache) -> bool:
+    return cache.is_subscribed
 
 
 async def test_what_redis_gave_is_at_hand_from_then_on(redis_url: str, open_tiered_cache: OpenTieredCache) -> None:
     one, other = await open_tiered_cache(redis_url), await open_tiered_cache(redis_url)
     user_id = uuid4()
 
-    await one.fill({user_id: fresh()})
+    await one.put({user_id: fresh()})
     before = await holds(other, user_id)
     await other.get([user_id])
 
@@ -55,11 +56,11 @@ async def test_what_redis_gave_is_at_hand_from_then_on(redis_url: str, open_tier
 async def test_a_forget_reaches_the_other_replicas(redis_url: str, open_tiered_cache: OpenTieredCache) -> None:
     one, other = await open_tiered_cache(redis_url), await open_tiered_cache(redis_url)
     changed, neighbour = uuid4(), uuid4()
-    await other.fill({changed: fresh(), neighbour: fresh()})
+    await other.put({changed: fresh(), neighbour: fresh()})
 
     await one.invalidate({changed: 2})
     await eventually(lambda: lacks(other, changed))
-    await other.fill({changed: fresh()})
+    await other.put({changed: fresh()})
 
     assert await lacks(other, changed), "a reader who was too slow brought it back"
     assert await holds(other, neighbour)
@@ -68,7 +69,7 @@ async def test_a_forget_reaches_the_other_replicas(redis_url: str, open_tiered_c
 async def test_a_clear_reaches_the_other_replicas(redis_url: str, open_tiered_cache: OpenTieredCache) -> None:
     one, other = await open_tiered_cache(redis_url), await open_tiered_cache(redis_url)
     user_id = uuid4()
-    await other.fill({user_id: fresh()})
+    await other.put({user_id: fresh()})
 
     await one.clear()
 
@@ -82,13 +83,13 @@ async def test_what_is_not_understood_drops_everything(
 ) -> None:
     cache = await open_tiered_cache(redis_url)
     user_id = uuid4()
-    await cache.fill({user_id: fresh()})
+    await cache.put({user_id: fresh()})
 
     async with Redis.from_url(redis_url) as redis:
         await redis.publish(cache.shared.channel, told)
 
     await eventually(lambda: lacks(cache, user_id))
-    assert cache.hears
+    assert cache.is_subscribed
 
 
 async def test_a_cut_subscription_empties_the_replica_and_it_subscribes_again(
@@ -96,15 +97,15 @@ async def test_a_cut_subscription_empties_the_replica_and_it_subscribes_again(
 ) -> None:
     cache = await open_tiered_cache(own_redis.url)
     user_id = uuid4()
-    await cache.fill({user_id: fresh()})
+    await cache.put({user_id: fresh()})
 
     own_redis.command("CLIENT KILL TYPE pubsub")
     await eventually(lambda: is_deaf(cache))
-    await cache.fill({user_id: fresh()})
+    await cache.put({user_id: fresh()})
     while_deaf = await holds(cache, user_id)
     still_shared = set(await cache.shared.get([user_id]))
-    await eventually(lambda: hears(cache))
-    await cache.fill({user_id: fresh()})
+    await eventually(lambda: is_subscribed(cache))
+    await cache.put({user_id: fresh()})
 
     assert not while_deaf
     assert still_shared == {user_id}
@@ -114,14 +115,14 @@ async def test_a_cut_subscription_empties_the_replica_and_it_subscribes_again(
 async def test_a_redis_that_falls_silent_is_noticed(own_redis: RedisServer, open_tiered_cache: OpenTieredCache) -> None:
     cache = await open_tiered_cache(own_redis.url)
     user_id = uuid4()
-    await cache.fill({user_id: fresh()})
+    await cache.put({user_id: fresh()})
 
     own_redis.pause()
     await eventually(lambda: is_deaf(cache))
     own_redis.resume()
 
     assert await lacks(cache, user_id)
-    await eventually(lambda: hears(cache))
+    await eventually(lambda: is_subscribed(cache))
 
 
 async def test_what_is_older_than_the_subscription_is_not_kept(
@@ -130,10 +131,10 @@ async def test_what_is_older_than_the_subscription_is_not_kept(
     cache = await open_tiered_cache(redis_url)
     older, younger = uuid4(), uuid4()
 
-    await cache.fill(
+    await cache.put(
         {
-            older: Entry(1, False, b"{}", cache.heard_since - 0.001),
-            younger: Entry(1, False, b"{}", cache.heard_since),
+            older: Entry(1, False, b"{}", cache.subscribed_since - 0.001),
+            younger: Entry(1, False, b"{}", cache.subscribed_since),
         }
     )
 
@@ -149,7 +150,7 @@ async def test_a_value_whose_forget_was_lost_is_not_believed_for_long(
     writer = await open_tiered_cache(redis_url, ttl_seconds=3)
     reader = await open_tiered_cache(redis_url, ttl_seconds=3)
     user_id = uuid4()
-    await writer.fill({user_id: fresh()})
+    await writer.put({user_id: fresh()})
     key = writer.shared.key(user_id)
 
     async with Redis.from_url(redis_url) as redis:
@@ -176,7 +177,7 @@ async def test_an_entry_does_not_live_longer_for_passing_through_redis(
     user_id = uuid4()
     read_at = monotonic() - 7
 
-    await cache.fill({user_id: Entry(1, False, b"{}", read_at)})
+    await cache.put({user_id: Entry(1, False, b"{}", read_at)})
     found = (await cache.get([user_id]))[user_id]
 
     assert found.as_of <= read_at
@@ -185,11 +186,11 @@ async def test_an_entry_does_not_live_longer_for_passing_through_redis(
 async def test_without_a_clock_redis_is_not_asked(redis_url: str, open_redis_cache: OpenRedisCache) -> None:
     cache = await open_redis_cache(redis_url)
     user_id = uuid4()
-    await cache.fill({user_id: fresh()})
+    await cache.put({user_id: fresh()})
 
     cache.clock = DatabaseClock()
     found = await cache.get([user_id])
-    await cache.fill({uuid4(): fresh()})
+    await cache.put({uuid4(): fresh()})
 
     assert found == {}
     async with Redis.from_url(redis_url) as redis:
@@ -206,8 +207,8 @@ def test_two_replicas_never_take_old_for_young() -> None:
         reader.observe(now - answered, now + database_is_ahead_of["reader"])
         true_at = now + 10
 
-        stamp = writer.time_of(true_at)
-        moment = reader.moment_of(stamp)
+        stamp = writer.to_database_time(true_at)
+        moment = reader.to_monotonic(stamp)
 
         assert stamp <= true_at + database_is_ahead_of["writer"]
         assert moment <= true_at + database_is_ahead_of["writer"] - database_is_ahead_of["reader"]
@@ -222,16 +223,16 @@ async def test_closing_ends_the_subscription(redis_url: str, open_tiered_cache: 
 
     await cache.close()
 
-    assert cache.listening is not None
-    assert cache.listening.done()
-    assert not cache.hears
+    assert cache.subscription is not None
+    assert cache.subscription.done()
+    assert not cache.is_subscribed
     await eventually(lambda: has_no_listener(redis_url, cache.shared.channel))
 
 
 class Stubborn(TieredCache):
     """Hears nothing, over a client that makes an error of its own out of a cancellation."""
 
-    async def hear(self) -> None:
+    async def receive_messages(self) -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -249,8 +250,8 @@ async def test_closing_does_not_wait_for_a_client_that_swallows_cancellations(
     async with asyncio.timeout(60):
         await cache.close()
 
-    assert cache.listening is not None
-    assert cache.listening.done()
+    assert cache.subscription is not None
+    assert cache.subscription.done()
 
 
 async def has_no_listener(redis_url: str, channel: str) -> bool:

@@ -171,6 +171,23 @@ def test_without_redis_a_replica_counts_for_itself(
     assert 0 < errors < 11
 
 
+def test_a_redis_that_is_back_counts_again(limited: Settings, shared_issuer: Issuer, own_redis: RedisServer) -> None:
+    settings = replace(limited, redis_url=own_redis.url, cache="none")
+
+    with live(settings) as server, as_subject(server, shared_issuer, "one") as client:
+        server.wait_for_redis()
+        own_redis.stop()
+        while_stopped = {client.get(USERS).status_code for _ in range(4)}
+        own_redis.start()
+        deadline = time.monotonic() + 60
+        while b"rate" not in own_redis.command("KEYS *"):
+            assert time.monotonic() < deadline, "Redis is not used again"
+            client.get(USERS)
+            time.sleep(0.05)
+
+    assert while_stopped == {200}
+
+
 def test_redis_holds_no_subject_and_only_keys_of_the_prefix(
     limited: Settings, shared_issuer: Issuer, own_redis: RedisServer
 ) -> None:

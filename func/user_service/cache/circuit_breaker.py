@@ -1,27 +1,66 @@
-"""A circuit breaker for calls that a service can do without."""
+"""A circuit breaker for an optional Redis: the cache and the rate limits each have one."""
 
-from time import monotonic
+from asyncio import Task, create_task, sleep, timeout, wait
+from collections.abc import Awaitable, Callable
 from typing import Final
+
+from user_service.observability.logging import log
+
+FAILURES_TO_OPEN: Final = 3
+PROBE_TIMEOUT_SECONDS: Final = 1.0
+PROBE_PAUSE_SECONDS: Final = 0.5
 
 
 class CircuitBreaker:
-    """Keeps callers away from what has failed three times in a row; lets them try again after a pause."""
+    """Opens after three failures in a row. A background task then probes Redis, and closes it when a probe succeeds.
 
-    THRESHOLD: Final = 3
-    PAUSE_SECONDS: Final = 1.0
+    `user` names the caller in the log. `probe` raises while Redis is unavailable; `count_failure` is called each time
+    that it does.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, user: str, *, probe: Callable[[], Awaitable[object]], count_failure: Callable[[], None]) -> None:
+        self.user = user
+        self.probe = probe
+        self.count_failure = count_failure
         self.failures = 0
-        self.open_until = 0.0
+        self.recovery: Task[None] | None = None
+        self.closing = False
 
     @property
     def is_open(self) -> bool:
-        return monotonic() < self.open_until
+        """Whether Redis must not be called."""
+        return self.recovery is not None
 
-    def failed(self) -> None:
+    def record_success(self) -> None:
+        self.failures = 0
+
+    def record_failure(self, error: Exception) -> None:
         self.failures += 1
-        if self.failures >= self.THRESHOLD:
-            self.open_until = monotonic() + self.PAUSE_SECONDS
+        if self.failures >= FAILURES_TO_OPEN and self.recovery is None:
+            log.warning("going on without Redis", extra={"for": self.user, "reason": type(error).__name__})
+            self.recovery = create_task(self.recover())
 
-    def succeeded(self) -> None:
-        self.failures, self.open_until = 0, 0.0
+    async def recover(self) -> None:
+        while not await self.probe_succeeds():
+            # A client may turn a cancellation into an error of its own, so the flag ends the task too.
+            if self.closing:
+                return
+            await sleep(PROBE_PAUSE_SECONDS)
+        self.failures, self.recovery = 0, None
+        log.info("Redis is back", extra={"for": self.user})
+
+    async def probe_succeeds(self) -> bool:
+        try:
+            async with timeout(PROBE_TIMEOUT_SECONDS):
+                await self.probe()
+        except Exception:
+            self.count_failure()
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Ends the probes."""
+        self.closing = True
+        if self.recovery is not None:
+            self.recovery.cancel()
+            await wait([self.recovery])

@@ -1,6 +1,6 @@
-"""Single look-ups that become sets: what is asked for while a fetch is under way goes out together in the next one.
+"""Collects single look-ups that run concurrently, and fetches them as one set.
 
-An idle service fetches at once; a busy one pays for one round trip where it would have paid for thirty.
+An idle service fetches at once. A busy one makes one round trip for the look-ups that arrive during a fetch.
 """
 
 from asyncio import Future, Task, get_running_loop
@@ -13,10 +13,10 @@ V = TypeVar("V")
 
 
 class DataLoader(Generic[V]):
-    """Loads values by id through `fetch`, at most `width` fetches at once, `batch` ids each.
+    """Loads values by id through `fetch`: at most `width` fetches at once, of at most `batch` ids each.
 
-    What `fetch` leaves out has no value; an exception in a value's place is that key's alone. A fetch starts after
-    every `load` that it answers, so that a load sees what was committed before it.
+    An id that `fetch` does not return has no value. An exception in place of a value is raised for that id only. A
+    fetch starts after every `load` that it serves, so that a load sees what was committed before it.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class DataLoader(Generic[V]):
         self.waiting: dict[UUID, list[Future[V | None]]] = {}
         self.running: set[Task[None]] = set()
         self.scheduled = False
-        # Of the first who waits, so that a fetch belongs to a trace that asked for it.
+        # Of the first load that waits, so that a fetch belongs to the trace of one of its loads.
         self.context: Context | None = None
 
-    def load(self, key: UUID) -> Future[V | None]:
-        """The value of `key`, None where there is none, or the error of the fetch."""
+    def load(self, user_id: UUID) -> Future[V | None]:
+        """The value of an id, None if it has none, or the error of the fetch."""
         loop = get_running_loop()
         future: Future[V | None] = loop.create_future()
-        self.waiting.setdefault(key, []).append(future)
+        self.waiting.setdefault(user_id, []).append(future)
         if self.context is None:
             self.context = copy_context()
         if not self.scheduled and len(self.running) < self.width:
@@ -50,30 +50,30 @@ class DataLoader(Generic[V]):
     def start(self) -> None:
         self.scheduled = False
         while self.waiting and len(self.running) < self.width:
-            keys = list(self.waiting)[: self.batch]
+            ids = list(self.waiting)[: self.batch]
             context, self.context = self.context, None
-            work = self.run({key: self.waiting.pop(key) for key in keys})
+            work = self.run({user_id: self.waiting.pop(user_id) for user_id in ids})
             task = get_running_loop().create_task(work, context=context)
             self.running.add(task)
-            task.add_done_callback(self.finished)
+            task.add_done_callback(self.finish)
 
-    def finished(self, task: Task[None]) -> None:
+    def finish(self, task: Task[None]) -> None:
         self.running.discard(task)
         self.start()
 
-    async def run(self, asked: dict[UUID, list[Future[V | None]]]) -> None:
-        found: Mapping[UUID, V | Exception]
+    async def run(self, loads: dict[UUID, list[Future[V | None]]]) -> None:
+        values: Mapping[UUID, V | Exception]
         try:
-            found = await self.fetch(list(asked))
+            values = await self.fetch(list(loads))
         except Exception as error:
-            found = dict.fromkeys(asked, error)
-        for key, futures in asked.items():
+            values = dict.fromkeys(loads, error)
+        for user_id, futures in loads.items():
             for future in futures:
                 if not future.done():
-                    settle(future, found.get(key))
+                    resolve(future, values.get(user_id))
 
 
-def settle(future: Future[V | None], outcome: V | Exception | None) -> None:
+def resolve(future: Future[V | None], outcome: V | Exception | None) -> None:
     if isinstance(outcome, Exception):
         future.set_exception(outcome)
     else:

@@ -1,15 +1,13 @@
-"""The cache in Redis, shared by the replicas. Redis is an accelerator: whatever it does, the answers stay right.
+"""The cache in Redis, shared by the replicas. Redis is optional: without it the responses are right, only slower.
 
-A value is `10-digit version | L or D | 13-digit time | sealed JSON`: a living user or a deleted one, and a time of
-PostgreSQL's, in milliseconds, at which it was true. The seal covers what stands before it. `10-digit version | -` is
-the marker of a forgotten one. A value is believed for `ttl_seconds` after its time, whatever became of the markers
-that should have replaced it.
+A value is `10-digit version | L or D | 13-digit time | sealed JSON`: an active user or a deleted one, and PostgreSQL's
+time in milliseconds at which it was valid. The seal authenticates the part before it. A version fence is `10-digit
+version | -`. A value is used for `ttl_seconds` after its time, even if a fence that should have replaced it was lost.
 """
 
 import re
-from asyncio import Task, create_task, sleep, timeout
+from asyncio import timeout
 from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
-from itertools import islice
 from math import ceil
 from struct import Struct
 from time import monotonic
@@ -21,30 +19,28 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from user_service.cache.base import Entry, Footprint, VersionFences
+from user_service.cache.circuit_breaker import CircuitBreaker
 from user_service.encryption.cipher import Cipher, DecryptionError
 from user_service.errors import ConfigurationError
-from user_service.observability.logging import log
 from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Traced, untraced
 from user_service.postgres.clock import DatabaseClock
 
 PURPOSE: Final = b"cache"
+# Maximum duration of an operation that a request waits for.
 BUDGET_SECONDS: Final = 0.05
-# Away from requests there is time enough for a new connection.
-PATIENCE_SECONDS: Final = 1.0
-PAUSE_SECONDS: Final = 0.5
-FAILURES_TO_GIVE_UP: Final = 3
+# Longer than a request waits: the recovery and the subscription have time to connect.
+SOCKET_TIMEOUT_SECONDS: Final = 1.0
 VERSION_DIGITS, TIME_DIGITS = 10, 13
 HEAD_BYTES: Final = VERSION_DIGITS + 1 + TIME_DIGITS
-LIVING, DELETED, FORGOTTEN = b"L", b"D", b"-"
-MAX_OWED: Final = 100_000
-MANY_KEYS: Final = 1000
-# What is told to the other replicas: an id and a version for each that was forgotten; nothing for all of them.
-TOLD: Final = Struct("!16sI")
-EVERYTHING: Final = b""
+ACTIVE, DELETED, FENCE = b"L", b"D", b"-"
+SCAN_KEYS: Final = 1000
+# An invalidation message has an id and a version for each changed user; an empty one invalidates everything.
+INVALIDATION: Final = Struct("!16sI")
+INVALIDATE_ALL: Final = b""
 
 # Sets each value unless a newer version is there.
-STORE_UNLESS_NEWER: Final = """
+PUT_SCRIPT: Final = """
 for i, key in ipairs(KEYS) do
   local known = redis.pcall('GETRANGE', key, 0, 9)
   if type(known) ~= 'string' or (tonumber(known) or 0) <= tonumber(string.sub(ARGV[i + 1], 1, 10)) then
@@ -52,10 +48,10 @@ for i, key in ipairs(KEYS) do
   end
 end
 """
-# The same, and tells who listens.
-FORGET: Final = f"{STORE_UNLESS_NEWER} redis.pcall('PUBLISH', ARGV[#KEYS + 2], ARGV[#KEYS + 3])"
-# Turns entries into markers of their versions; returns how many there were.
-FORGET_ALL: Final = """
+# The same for fences, and publishes the invalidation message.
+INVALIDATE_SCRIPT: Final = f"{PUT_SCRIPT} redis.pcall('PUBLISH', ARGV[#KEYS + 2], ARGV[#KEYS + 3])"
+# Turns entries into fences of their versions; returns the number of entries.
+CLEAR_SCRIPT: Final = """
 local dropped = 0
 for _, key in ipairs(KEYS) do
   local head = redis.pcall('GETRANGE', key, 0, 10)
@@ -71,9 +67,10 @@ T = TypeVar("T")
 
 
 class RedisCache:
-    """A `Cache` over one Redis, every operation within a budget of 50 ms.
+    """A `Cache` in one Redis, every operation within a budget of 50 ms.
 
-    While Redis is away, or has not forgotten all that it must, only a task in the background asks it anything.
+    An invalidation that fails is not repeated: this process's own fences reject the old value, and the other replicas
+    stop using it `ttl_seconds` after it was valid.
     """
 
     tier = "redis"
@@ -99,166 +96,99 @@ class RedisCache:
         self.channel = f"{prefix}forgotten"
         self.ttl_seconds = ttl_seconds
         self.budget_seconds = budget_seconds
-        self.marker_seconds = max(ceil(ttl_seconds), read_seconds)
+        self.fence_seconds = max(ceil(ttl_seconds), read_seconds)
         self.cipher = cipher
         self.metrics = metrics
         self.redis = connect(url)
-        self.store = self.redis.register_script(STORE_UNLESS_NEWER)
-        self.put_markers = self.redis.register_script(FORGET)
-        self.forget_all = self.redis.register_script(FORGET_ALL)
-        self.failures = 0
-        self.recovery: Task[None] | None = None
-        # A Redis that fails over or restarts can come back with what it had forgotten.
-        self.marks = VersionFences(seconds=self.marker_seconds)
-        self.owed: dict[UUID, int] = {}
-        self.owes_all = False
-
-    @property
-    def is_away(self) -> bool:
-        return self.recovery is not None
+        self.put_script = self.redis.register_script(PUT_SCRIPT)
+        self.invalidate_script = self.redis.register_script(INVALIDATE_SCRIPT)
+        self.clear_script = self.redis.register_script(CLEAR_SCRIPT)
+        self.breaker = CircuitBreaker(
+            "the cache", probe=self.redis.ping, count_failure=lambda: metrics.cache_errors.add("recover")
+        )
+        # A Redis that was unavailable, restarts or fails over may have none of the fences.
+        self.fences = VersionFences(seconds=self.fence_seconds)
 
     def open(self) -> None: ...
 
-    def get_local(self, written: str) -> Entry | None:
+    def get_local(self, id_text: str) -> Entry | None:
         return None
 
     async def get(self, ids: Collection[UUID]) -> dict[UUID, Entry]:
-        if self.is_away or not self.clock.is_known:
+        if self.breaker.is_open or not self.clock.is_known:
             return {}
         values: Any = await self.attempt("get", self.redis.mget([self.key(user_id) for user_id in ids]))
         pairs = zip(ids, values or (), strict=False)
-        found = {user_id: entry for user_id, value in pairs if value and (entry := self.entry_of(user_id, value))}
+        found = {user_id: entry for user_id, value in pairs if value and (entry := self.decode(user_id, value))}
         return self.drop_fenced(found)
 
-    async def fill(self, entries: Mapping[UUID, Entry]) -> None:
-        if self.is_away or not self.clock.is_known:
+    async def put(self, entries: Mapping[UUID, Entry]) -> None:
+        if self.breaker.is_open or not self.clock.is_known:
             return
-        values = {user_id: self.value_of(user_id, entry) for user_id, entry in self.drop_fenced(entries).items()}
-        if values:
-            await self.attempt("fill", self.put(values))
+        if entries := self.drop_fenced(entries):
+            keys = [self.key(user_id) for user_id in entries]
+            values = [self.encode(user_id, entry) for user_id, entry in entries.items()]
+            await self.attempt("fill", self.put_script(keys=keys, args=[ceil(self.ttl_seconds), *values]))
 
     async def invalidate(self, versions: Mapping[UUID, int]) -> None:
-        self.marks.add(versions)
+        self.fences.add(versions)
         changed = {user_id: version for user_id, version in versions.items() if version > 1}
-        if not changed:
-            return
-        if self.is_away or not await self.attempt("forget", self.mark(changed)):
-            self.owe(changed)
-            self.recover()
+        if changed and not self.breaker.is_open:
+            keys = [self.key(user_id) for user_id in changed]
+            fences = [b"%010d" % version + FENCE for version in changed.values()]
+            message = b"".join(INVALIDATION.pack(user_id.bytes, version) for user_id, version in changed.items())
+            script = self.invalidate_script(keys=keys, args=[self.fence_seconds, *fences, self.channel, message])
+            await self.attempt("forget", script)
 
     def drop_fenced(self, entries: Mapping[UUID, Entry]) -> dict[UUID, Entry]:
-        return {user_id: entry for user_id, entry in entries.items() if entry.version >= self.marks.version_of(user_id)}
+        minimum_version = self.fences.minimum_version
+        return {user_id: entry for user_id, entry in entries.items() if entry.version >= minimum_version(user_id)}
 
     async def clear(self) -> int:
-        try:
-            if not self.is_away:
-                return await self.drop_all()
-        except Exception:
-            self.metrics.cache_errors.add("clear")
-        self.owes_all = True
-        self.recover()
-        return 0
-
-    async def drop_all(self) -> int:
+        """Drops the entries in Redis. What is not dropped because Redis fails expires by itself."""
+        if self.breaker.is_open:
+            return 0
         dropped = 0
-        async for keys in self.own_keys():
-            dropped += int(await self.forget_all(keys=keys, args=[self.marker_seconds]))
-        await self.redis.publish(self.channel, EVERYTHING)
+        try:
+            async for keys in self.scan_keys():
+                dropped += int(await self.clear_script(keys=keys, args=[self.fence_seconds]))
+            await self.redis.publish(self.channel, INVALIDATE_ALL)
+        except Exception as error:
+            self.fail("clear", error)
         return dropped
 
     async def statistics(self) -> dict[str, Any]:
-        answers = await self.ping()
-        return {
-            "tier": self.tier,
-            "available": answers,
-            "owed": len(self.owed),
-            "ttl_seconds": self.ttl_seconds,
-        }
+        return {"tier": self.tier, "available": await self.ping(), "ttl_seconds": self.ttl_seconds}
 
     async def ping(self) -> bool:
-        """Whether Redis answers now, and may be asked."""
-        return not self.is_away and bool(await self.attempt("ping", self.redis.ping()))
+        """Whether Redis responds now, and the circuit breaker is closed."""
+        return not self.breaker.is_open and bool(await self.attempt("ping", self.redis.ping()))
 
     async def close(self) -> None:
-        if self.recovery is not None:
-            self.recovery.cancel()
-            await self.settle()
+        await self.breaker.close()
         await self.redis.aclose()
 
     async def attempt(self, operation: str, call: Awaitable[T]) -> T | None:
-        """The result of a call, or None when it fails, in whatever way, or takes too long."""
+        """The result of a call, or None if it fails in any way or exceeds the budget."""
         try:
             with self.traced(operation):
                 async with timeout(self.budget_seconds):
                     result = await call
         except Exception as error:
-            self.metrics.cache_errors.add(operation)
-            self.failures += 1
-            if self.failures >= FAILURES_TO_GIVE_UP:
-                self.recover(reason=type(error).__name__)
+            self.fail(operation, error)
             return None
-        self.failures = 0
+        self.breaker.record_success()
         return result
 
-    def recover(self, *, reason: str = "could not forget") -> None:
-        """Leaves Redis alone until it is well again."""
-        if self.recovery is None:
-            log.warning("going on without Redis", extra={"reason": reason})
-            self.recovery = create_task(self.wait_until_well())
+    def fail(self, operation: str, error: Exception) -> None:
+        self.metrics.cache_errors.add(operation)
+        self.breaker.record_failure(error)
 
-    async def wait_until_well(self) -> None:
-        well = await self.settle()
-        while not well:
-            await sleep(PAUSE_SECONDS)
-            well = await self.settle()
-        self.failures, self.recovery = 0, None
-        log.info("Redis is back")
-
-    async def settle(self) -> bool:
-        """Whether Redis answers and has forgotten all that it must."""
-        try:
-            async with timeout(PATIENCE_SECONDS):
-                await self.redis.ping()
-            if self.owes_all:
-                await self.drop_all()
-                self.owes_all = False
-            while self.owed:
-                paid = dict(islice(self.owed.items(), MANY_KEYS))
-                async with timeout(PATIENCE_SECONDS):
-                    await self.mark(paid)
-                for user_id, version in paid.items():
-                    if self.owed.get(user_id) == version:
-                        del self.owed[user_id]
-        except Exception:
-            self.metrics.cache_errors.add("recover")
-            return False
-        return not self.owes_all
-
-    def owe(self, versions: Mapping[UUID, int]) -> None:
-        for user_id, version in versions.items():
-            self.owed[user_id] = max(version, self.owed.get(user_id, 0))
-        if len(self.owed) > MAX_OWED:
-            self.owes_all = True
-            self.owed.clear()
-
-    async def put(self, values: Mapping[UUID, bytes]) -> None:
-        await self.store(
-            keys=[self.key(user_id) for user_id in values], args=[ceil(self.ttl_seconds), *values.values()]
-        )
-
-    async def mark(self, versions: Mapping[UUID, int]) -> bool:
-        """Puts markers in the place of what is older, and tells the other replicas, in one step."""
-        keys = [self.key(user_id) for user_id in versions]
-        markers = [b"%010d" % version + FORGOTTEN for version in versions.values()]
-        told = b"".join(TOLD.pack(user_id.bytes, version) for user_id, version in versions.items())
-        await self.put_markers(keys=keys, args=[self.marker_seconds, *markers, self.channel, told])
-        return True
-
-    async def own_keys(self) -> AsyncIterator[list[bytes]]:
+    async def scan_keys(self) -> AsyncIterator[list[bytes]]:
         keys: list[bytes] = []
-        async for key in self.redis.scan_iter(match=escaped(self.prefix) + b"*", count=MANY_KEYS):
+        async for key in self.redis.scan_iter(match=escape_pattern(self.prefix) + b"*", count=SCAN_KEYS):
             keys.append(key)
-            if len(keys) == MANY_KEYS:
+            if len(keys) == SCAN_KEYS:
                 yield keys
                 keys = []
         if keys:
@@ -267,18 +197,18 @@ class RedisCache:
     def key(self, user_id: UUID) -> bytes:
         return self.prefix + user_id.hex.encode()
 
-    def value_of(self, user_id: UUID, entry: Entry) -> bytes:
-        state = DELETED if entry.deleted else LIVING
-        head = b"%010d%b%013d" % (entry.version, state, int(self.clock.time_of(entry.as_of) * 1000))
+    def encode(self, user_id: UUID, entry: Entry) -> bytes:
+        state = DELETED if entry.deleted else ACTIVE
+        head = b"%010d%b%013d" % (entry.version, state, int(self.clock.to_database_time(entry.as_of) * 1000))
         return head + self.cipher.seal(entry.body, purpose=PURPOSE + head, user_id=user_id.bytes)
 
-    def entry_of(self, user_id: UUID, value: bytes) -> Entry | None:
-        """The entry of a value; None for a marker, one that is too old, and what somebody else may have put there."""
+    def decode(self, user_id: UUID, value: bytes) -> Entry | None:
+        """The entry of a value; None for a fence, an expired value, and anything that this service did not write."""
         head, sealed = value[:HEAD_BYTES], value[HEAD_BYTES:]
         version, state, time = head[:VERSION_DIGITS], head[VERSION_DIGITS:-TIME_DIGITS], head[-TIME_DIGITS:]
-        if state not in (LIVING, DELETED) or not version.isdigit() or not time.isdigit():
+        if state not in (ACTIVE, DELETED) or not version.isdigit() or not time.isdigit():
             return None
-        as_of = self.clock.moment_of(int(time) / 1000)
+        as_of = self.clock.to_monotonic(int(time) / 1000)
         if as_of + self.ttl_seconds < monotonic():
             return None
         try:
@@ -290,21 +220,21 @@ class RedisCache:
 
 
 def connect(url: str, *, retries: int = 1) -> Redis:
-    """A client that has not connected yet, and by default tries twice at once, since a kept connection may have died.
+    """A client that is not connected yet. By default it tries twice, since a pooled connection may be dead.
 
     Raises ConfigurationError.
     """
     try:
         return Redis.from_url(
             url,
-            socket_connect_timeout=PATIENCE_SECONDS,
-            socket_timeout=PATIENCE_SECONDS,
+            socket_connect_timeout=SOCKET_TIMEOUT_SECONDS,
+            socket_timeout=SOCKET_TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), retries),
         )
     except ValueError:
         raise ConfigurationError("REDIS_URL is not a URL that a Redis client understands.") from None
 
 
-def escaped(prefix: bytes) -> bytes:
-    """A prefix as it stands in a pattern of SCAN."""
+def escape_pattern(prefix: bytes) -> bytes:
+    """A prefix escaped for a pattern of SCAN."""
     return re.sub(rb"([][*?^\\-])", rb"\\\1", prefix)

@@ -1,8 +1,8 @@
 """A cache in this process in front of the one in Redis.
 
-Every forget is told on a channel of Redis, and the other replicas drop what they hold. What they don't hear ends by
-itself: an entry carries the moment that it is of through both tiers, and none is believed for longer than
-`MAX_STALENESS_SECONDS` after it. docs/adr/0007-two-tiers.md goes through the failures.
+Every invalidation is published on a Redis channel, and the other replicas drop the entry. Lost messages are bounded by
+age: an entry keeps its `as_of` through both tiers, and no replica uses it for longer than `MAX_STALENESS_SECONDS` after
+that. docs/adr/0007-two-tiers.md lists the failures.
 """
 
 from asyncio import Task, create_task, sleep, wait
@@ -14,16 +14,18 @@ from uuid import UUID
 
 from redis.asyncio import Redis
 
-from user_service.cache.base import Entry, Footprint, MemoryCache
-from user_service.cache.redis import EVERYTHING, PAUSE_SECONDS, TOLD, RedisCache
+from user_service.cache.base import Entry, Footprint
+from user_service.cache.memory import MemoryCache
+from user_service.cache.redis import INVALIDATE_ALL, INVALIDATION, RedisCache
 from user_service.observability.logging import log
 
-# A channel that says nothing for this long is asked for a sign, and given up when the sign does not come in as long.
+# A channel that is silent for this long is pinged, and abandoned if it is silent for as long again.
 SILENCE_SECONDS: Final = 1.0
+RESUBSCRIBE_PAUSE_SECONDS: Final = 0.5
 
 
 class TieredCache:
-    """A `Cache` over two others. `channel_client` is for the subscription, and never connects again by itself."""
+    """A `Cache` over two others. `channel_client` is for the subscription, and must not reconnect by itself."""
 
     tier = "redis"
     local_tier = "memory"
@@ -32,39 +34,40 @@ class TieredCache:
         self.local = local
         self.shared = shared
         self.channel_client = channel_client
-        # The moment since which everything that other replicas forget is heard; what is older is not kept here.
-        self.heard_since = inf
-        self.listening: Task[None] | None = None
-        self.closed = False
+        # Since then every message of the other replicas has been received; older entries are not stored locally.
+        self.subscribed_since = inf
+        self.subscription: Task[None] | None = None
+        self.closing = False
 
     @property
     def footprint(self) -> Footprint:
         return self.local.footprint
 
     @property
-    def hears(self) -> bool:
-        return self.heard_since < inf
+    def is_subscribed(self) -> bool:
+        return self.subscribed_since < inf
 
     def open(self) -> None:
-        self.listening = create_task(self.listen())
+        self.subscription = create_task(self.keep_subscribed())
 
-    def get_local(self, written: str) -> Entry | None:
-        return self.local.get_local(written)
+    def get_local(self, id_text: str) -> Entry | None:
+        return self.local.get_local(id_text)
 
     async def get(self, ids: Collection[UUID]) -> dict[UUID, Entry]:
         found = await self.local.get(ids)
         if missing := [user_id for user_id in ids if user_id not in found]:
             shared = await self.shared.get(missing)
-            await self.keep(shared)
+            await self.put_local(shared)
             found |= shared
         return found
 
-    async def fill(self, entries: Mapping[UUID, Entry]) -> None:
-        await self.keep(entries)
-        await self.shared.fill(entries)
+    async def put(self, entries: Mapping[UUID, Entry]) -> None:
+        await self.put_local(entries)
+        await self.shared.put(entries)
 
-    async def keep(self, entries: Mapping[UUID, Entry]) -> None:
-        await self.local.fill({user_id: entry for user_id, entry in entries.items() if entry.as_of >= self.heard_since})
+    async def put_local(self, entries: Mapping[UUID, Entry]) -> None:
+        since = self.subscribed_since
+        await self.local.put({user_id: entry for user_id, entry in entries.items() if entry.as_of >= since})
 
     async def invalidate(self, versions: Mapping[UUID, int]) -> None:
         await self.local.invalidate(versions)
@@ -76,50 +79,51 @@ class TieredCache:
 
     async def statistics(self) -> dict[str, Any]:
         local = await self.local.statistics()
-        return {**local, **await self.shared.statistics(), "hears_replicas": self.hears}
+        return {**local, **await self.shared.statistics(), "hears_replicas": self.is_subscribed}
 
     async def close(self) -> None:
-        self.closed = True
-        if self.listening is not None:
-            self.listening.cancel()
-            await wait([self.listening])
+        self.closing = True
+        if self.subscription is not None:
+            self.subscription.cancel()
+            await wait([self.subscription])
         await self.channel_client.aclose()
         await self.shared.close()
 
-    async def listen(self) -> None:
-        # A client in trouble may turn a cancellation into its own error, so that `closed` has to say it too.
-        while not self.closed:
+    async def keep_subscribed(self) -> None:
+        # A client may turn a cancellation into an error of its own, so the flag ends the task too.
+        while not self.closing:
             try:
-                await self.hear()
+                await self.receive_messages()
             except Exception as error:
-                if self.hears:
+                if self.is_subscribed:
                     log.warning("going on without the local cache", extra={"reason": type(error).__name__})
             finally:
-                self.heard_since = inf
+                self.subscribed_since = inf
                 self.local.drop_all()
-            if not self.closed:
-                await sleep(PAUSE_SECONDS)
+            if not self.closing:
+                await sleep(RESUBSCRIBE_PAUSE_SECONDS)
 
-    async def hear(self) -> None:
-        """Subscribes, and drops what is told. Ends by the error of a channel that is lost."""
+    async def receive_messages(self) -> None:
+        """Subscribes, and applies every message. Ends with the error of a lost channel."""
         async with self.channel_client.pubsub() as channel:
             await channel.subscribe(self.shared.channel)
-            asked = False
-            while not self.closed:
+            pinged = False
+            while not self.closing:
                 message = await channel.get_message(timeout=SILENCE_SECONDS)
-                if message is None and asked:
+                if message is None and pinged:
                     raise TimeoutError
-                asked = message is None
+                pinged = message is None
                 if message is None:
                     await channel.ping()
                 elif message["type"] == "subscribe":
-                    self.heard_since = monotonic()
+                    self.subscribed_since = monotonic()
                     self.local.drop_all()
                 elif message["type"] == "message":
-                    await self.drop(message["data"])
+                    await self.apply_invalidation(message["data"])
 
-    async def drop(self, told: bytes) -> None:
-        if told == EVERYTHING or len(told) % TOLD.size:
+    async def apply_invalidation(self, message: bytes) -> None:
+        if message == INVALIDATE_ALL or len(message) % INVALIDATION.size:
             self.local.drop_all()
         else:
-            await self.local.invalidate({UUID(bytes=raw): version for raw, version in TOLD.iter_unpack(told)})
+            items = INVALIDATION.iter_unpack(message)
+            await self.local.invalidate({UUID(bytes=raw): version for raw, version in items})

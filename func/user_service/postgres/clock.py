@@ -1,37 +1,37 @@
-"""What time it is in PostgreSQL, which is one clock for all replicas, whatever their own say."""
+"""PostgreSQL's clock, the one clock that all replicas share."""
 
 from math import inf
 from time import monotonic
 from typing import Final
 
-# By then two clocks may have drifted apart by more than a look at PostgreSQL costs.
-KNOWN_SECONDS: Final = 60.0
+# After this long the two clocks may have drifted apart by more than the duration of a query.
+MAX_AGE_SECONDS: Final = 60.0
 
 
 class DatabaseClock:
-    """Between which bounds PostgreSQL's clock is ahead of this process's monotonic one.
+    """The bounds of the difference between PostgreSQL's clock and this process's monotonic one.
 
-    What PostgreSQL said of the time was true somewhere between question and answer. So a moment is turned into a time
-    that is not later than it, and a time into a moment that is not later: what is old is never taken for young.
+    A time that PostgreSQL returned was its time at some moment between request and response. Both conversions return
+    the lower bound, so that an old value never appears to be newer than it is.
     """
 
     def __init__(self) -> None:
         self.observed_at = -inf
-        self.least, self.most = -inf, inf
+        self.min_offset, self.max_offset = -inf, inf
 
     @property
     def is_known(self) -> bool:
-        return monotonic() - self.observed_at < KNOWN_SECONDS
+        return monotonic() - self.observed_at < MAX_AGE_SECONDS
 
-    def observe(self, sent: float, told: float) -> None:
-        """Takes the time, in seconds since 1970, that PostgreSQL gave to a statement which was sent at a moment."""
+    def observe(self, sent_at: float, database_time: float) -> None:
+        """Records the time, in seconds since 1970, that a statement sent at the monotonic time `sent_at` returned."""
         self.observed_at = monotonic()
-        self.least, self.most = told - self.observed_at, told - sent
+        self.min_offset, self.max_offset = database_time - self.observed_at, database_time - sent_at
 
-    def time_of(self, moment: float) -> float:
-        """PostgreSQL's time at a moment of this process, or somewhat earlier."""
-        return moment + self.least
+    def to_database_time(self, moment: float) -> float:
+        """PostgreSQL's time at a monotonic time of this process, or slightly earlier."""
+        return moment + self.min_offset
 
-    def moment_of(self, time: float) -> float:
-        """The moment of this process at a time of PostgreSQL's, or somewhat earlier."""
-        return time - self.most
+    def to_monotonic(self, database_time: float) -> float:
+        """This process's monotonic time at a time of PostgreSQL, or slightly earlier."""
+        return database_time - self.max_offset

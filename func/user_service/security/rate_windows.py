@@ -11,7 +11,7 @@ from typing import Final
 from limits import RateLimitItem, RateLimitItemPerMinute, WindowStats
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from redis.asyncio import ConnectionPool
+from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from user_service.cache.circuit_breaker import CircuitBreaker
@@ -53,7 +53,6 @@ class RateWindows:
     def __init__(self, settings: Settings, metrics: Metrics, *, budget_seconds: float = BUDGET_SECONDS) -> None:
         self.metrics = metrics
         self.budget_seconds = budget_seconds
-        self.breaker = CircuitBreaker()
         self.local = SlidingWindowCounterRateLimiter(LocalStorage())
         self.pool: ConnectionPool | None = None
         if settings.redis_url is not None:
@@ -67,6 +66,8 @@ class RateWindows:
                 connection_pool=self.pool,  # type: ignore[arg-type]  # documented, but not in its types
             )
             self.shared = SlidingWindowCounterRateLimiter(storage)
+            probe = Redis(connection_pool=self.pool).ping
+            self.breaker = CircuitBreaker("rate limits", probe=probe, count_failure=metrics.rate_limit_errors.add)
 
     async def take(self, limit: int, name: str, cost: int, *, at_least: int) -> tuple[int, WindowStats]:
         """Takes `cost` of a limit per minute, or else `at_least`; gives what it took, or 0, and the window's state."""
@@ -75,15 +76,16 @@ class RateWindows:
             try:
                 async with timeout(self.budget_seconds):
                     taken = await take_from(self.shared, item, name, cost, at_least)
-                self.breaker.succeeded()
+                self.breaker.record_success()
                 return taken
-            except (RedisError, OSError):
-                self.breaker.failed()
+            except (RedisError, OSError) as error:
+                self.breaker.record_failure(error)
                 self.metrics.rate_limit_errors.add()
         return await take_from(self.local, item, name, cost, at_least)
 
     async def close(self) -> None:
         if self.pool is not None:
+            await self.breaker.close()
             await self.pool.aclose()
 
 

@@ -95,7 +95,7 @@ class UserReader:
         if rows:
             self.clock.observe(sent, rows[0][-1])
         answers = {row[0]: self.entry_of(row[:-1], sent) for row in rows}
-        await self.cache.fill({user_id: entry for user_id, entry in answers.items() if isinstance(entry, Entry)})
+        await self.cache.put({user_id: entry for user_id, entry in answers.items() if isinstance(entry, Entry)})
         return answers
 
     async def warm(self, ids: Sequence[UUID]) -> int:
@@ -129,7 +129,7 @@ class UserReader:
             rows = await self.pool.fetch(SELECT_BY_KEYS, missing, list(email_indexes), list(external_ids))
             read = {row["id"]: row for row in rows}
             fetched = {user_id: self.entry_of(row[:-1], sent) for user_id, row in read.items()}
-            await self.cache.fill({user_id: entry for user_id, entry in fetched.items() if isinstance(entry, Entry)})
+            await self.cache.put({user_id: entry for user_id, entry in fetched.items() if isinstance(entry, Entry)})
             entries |= fetched
             living = [row for row in read.values() if row["deleted_at"] is None]
             by_email = {row["email_index"]: row["id"] for row in living}
