@@ -63,7 +63,7 @@ def test_an_import_against_a_contract_fails(project: Path, additions: list[tuple
     result = lint_imports(project)
 
     assert result.returncode == 1
-    assert any(broken in line and line.rstrip().endswith("BROKEN") for line in result.stdout.splitlines())
+    assert any(broken in line and "BROKEN" in line for line in result.stdout.splitlines())
 
 
 def test_an_import_inside_a_function_counts(project: Path) -> None:
