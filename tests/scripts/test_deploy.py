@@ -14,7 +14,7 @@ from manifests import renderers
 
 import powershell
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "deploy-k8s.sh"
 POWERSHELL = ROOT / "scripts" / "deploy-k8s.ps1"
 IMAGE = "registry.test/team/user-service:1.2.3@sha256:" + "0123456789abcdef" * 4
