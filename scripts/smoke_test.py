@@ -1,6 +1,6 @@
 """Try a running service from outside: health, the refusal of strangers, and a user's way through it.
 
-Standard library only, so that it runs anywhere; called by scripts/smoke-test and both deploy scripts. The API key comes
+Standard library only, so that it runs anywhere; called by scripts/smoke-test and scripts/deploy.py. The API key comes
 from INTERNAL_API_KEY. Leaves nothing behind: the user that it creates is purged.
 """
 

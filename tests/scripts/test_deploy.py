@@ -1,147 +1,32 @@
-"""The deploy scripts: one plan for bash and PowerShell, and what bash does with it against a recorded cluster."""
+"""What the deploy script does against a recorded cluster."""
 
+import base64
 import json
-import os
-import re
-import shutil
-import stat
-import subprocess
-from itertools import product
+import signal
+import time
 from pathlib import Path
 
 import pytest
+from deploy import make_plan
+from deploy_steps import is_newest_revision_ready
 from manifests import renderers
 
-import powershell
+from app_fixtures import API_KEY
+from served import Served
+from support.recorded_cluster import KINDS, Cluster
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "deploy-k8s.sh"
-POWERSHELL = ROOT / "scripts" / "deploy-k8s.ps1"
 IMAGE = "registry.test/team/user-service:1.2.3@sha256:" + "0123456789abcdef" * 4
-VARIANTS = list(product(("knative", "fallback"), ("dev", "production"), ("", "user-service:0.1.0", IMAGE)))
-
-# Answers for the cluster; renders with the real kubectl. What it was asked is in the file CALLS.
-CLUSTER = r"""#!/usr/bin/env bash
-set -u
-all="$*"
-[ "$1" = kustomize ] && exec "$REAL_KUBECTL" "$@"
-printf '%s\n' "$*" >>"$CALLS"
-case "$*" in
-  *"$FAIL_ON"*) [ -z "$FAIL_ON" ] || { echo "the cluster refuses" >&2; exit 1; } ;;
-esac
-case "$*" in
-  *api-versions*) printf 'apps/v1\n%s\n' "$SERVES" ;;
-  *api-resources*) tr ' ' '\n' <<<"$KINDS" ;;
-  *"create secret"*) ls "${all##*--from-file=}" >"$CALLS.secret" ;;
-  *"get secret microservices-secrets --output"*) printf 'a2V5' ;;
-  *"get secret"*) exit "$SECRET_IS_MISSING" ;;
-  *"get job"*) printf '%s' "$MIGRATION" ;;
-  *"jsonpath={.spec.template}"*) printf '%s' "$FORMER" ;;
-  *"get services.serving"*) printf '2 2 new new True' ;;
-  *"readyReplicas"*) printf 3 ;;
-  *--patch-file*) cat "${all##*--patch-file }" >"$CALLS.patch" ;;
-  *port-forward*) echo 'Forwarding from 127.0.0.1:9 -> 3002'; exec sleep 60 ;;
-esac
-"""
-KINDS = (
-    "Namespace ServiceAccount Role RoleBinding ConfigMap NetworkPolicy Job CronJob Deployment Service "
-    "HorizontalPodAutoscaler VerticalPodAutoscaler PodDisruptionBudget ServiceMonitor PodMonitor Secret StatefulSet "
-    "Broker Trigger SinkBinding PingSource JobSink PrometheusRule ConfigMap"
-)
-
-
-def plan_of_bash(stack: str, overlay: str, image: str) -> list[str]:
-    command = ["bash", str(SCRIPT), "--stack", stack, "--overlay", overlay, "--context", "test", "--dry-run"]
-    if image:
-        command += ["--image", image]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-
-
-def plan_of_powershell(stack: str, overlay: str, image: str) -> list[str]:
-    if pwsh := shutil.which("pwsh"):
-        command = [pwsh, "-NoProfile", "-File", str(POWERSHELL), "-Stack", stack, "-Overlay", overlay]
-        command += ["-Image", image] if image else []
-        command += ["-Context", "test", "-DryRun"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    function = powershell.functions(powershell.parse(POWERSHELL.read_text()))["Get-Plan"]
-    return list(powershell.call(function, [stack, overlay, image, "test"]))
-
-
-@pytest.mark.skipif(not shutil.which("kubectl"), reason="the deploy scripts need kubectl on PATH")
-@pytest.mark.parametrize(("stack", "overlay", "image"), VARIANTS)
-def test_both_scripts_print_the_same_plan(stack: str, overlay: str, image: str) -> None:
-    plan = plan_of_bash(stack, overlay, image)
-
-    assert plan == plan_of_powershell(stack, overlay, image)
-    assert plan[0] == f"render {'knative' if stack == 'knative' else 'k8s-fallback'}/overlays/{overlay}"
-    assert ("require-digest" in plan) == (overlay == "production")
-    assert plan[-1] == "smoke-test"
-
-
-def test_every_step_has_a_function_in_both_scripts() -> None:
-    steps = {step.split(" ", 1)[0] for variant in VARIANTS for step in plan_of_powershell(*variant)} - {"kubectl"}
-    handled = set(re.findall(r"^        '([\w-]+)' \{", POWERSHELL.read_text(), re.MULTILINE))
-
-    assert steps <= handled
-    assert steps <= set(re.findall(r"^([\w-]+)\(\) \{", SCRIPT.read_text(), re.MULTILINE))
-
-
-def test_a_plan_that_differs_is_noticed() -> None:
-    source = POWERSHELL.read_text().replace("'wait-replicas 3'", "'wait-replicas 2'")
-    function = powershell.functions(powershell.parse(source))["Get-Plan"]
-
-    assert powershell.call(function, ["fallback", "production", "", "test"]) != plan_of_bash(
-        "fallback", "production", ""
-    )
-
-
-def test_broken_powershell_does_not_parse() -> None:
-    with pytest.raises(SyntaxError, match="line"):
-        powershell.parse(POWERSHELL.read_text().replace("if ($DryRun) {", "if ($DryRun {", 1))
-
-
-class Cluster:
-    """A kubectl on PATH that records what it is asked and answers as it is told."""
-
-    def __init__(self, folder: Path) -> None:
-        self.calls_file = folder / "calls"
-        programs = folder / "programs"
-        programs.mkdir()
-        (programs / "kubectl").write_text(CLUSTER)
-        (programs / "kubectl").chmod(stat.S_IRWXU)
-        real = shutil.which("kubectl")
-        assert real
-        self.environment = dict(os.environ) | {
-            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-            "REAL_KUBECTL": real,
-            "CALLS": str(self.calls_file),
-            "KINDS": KINDS,
-            "SERVES": "",
-            "FAIL_ON": "",
-            "SMOKE_SECONDS": "0",
-            "SECRET_IS_MISSING": "0",
-            "MIGRATION": "Complete",
-            "FORMER": '{"spec":{"containers":[{"image":"former"}]}}',
-        }
-
-    def deploy(self, *arguments: str, **answers: str) -> "subprocess.CompletedProcess[str]":
-        command = ["bash", str(SCRIPT), "--context", "test", *arguments]
-        environment = self.environment | answers
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-    @property
-    def calls(self) -> list[str]:
-        return self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
-
-    def asked(self, *words: str) -> bool:
-        return any(all(word in call for word in words) for call in self.calls)
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Cluster:
     if "kubectl" not in renderers():
-        pytest.skip("the deploy scripts need kubectl on PATH")
+        pytest.skip("the deploy script needs kubectl on PATH")
     return Cluster(tmp_path)
+
+
+def plan(stack: str, overlay: str, image: str) -> list[str]:
+    return [" ".join(step) for step in make_plan(stack, overlay, image, "test")]
 
 
 @pytest.mark.parametrize(("serves", "stack"), [("serving.knative.dev/v1", "knative"), ("batch/v1", "k8s-fallback")])
@@ -164,7 +49,7 @@ def test_production_refuses_placeholders(cluster: Cluster) -> None:
     result = cluster.deploy("--stack", "knative", "--overlay", "production", "--image", image)
 
     assert result.returncode == 1
-    assert "nobody has filled in" in result.stderr
+    assert "must be filled in" in result.stderr
     assert not cluster.asked("apply")
 
 
@@ -186,6 +71,7 @@ def test_a_missing_secret_is_made_without_showing_it(cluster: Cluster) -> None:
     assert sorted(keys) == ["ENCRYPTION_KEY", "INTERNAL_API_KEY", "POSTGRES_USER_PASSWORD", "REDIS_PASSWORD"]
     assert not any(password in call for call in cluster.calls for password in passwords.values())
     assert not any(password in result.stdout + result.stderr for password in passwords.values())
+    assert "generated ENCRYPTION_KEY; keep a copy" in result.stdout
 
 
 @pytest.mark.parametrize("value", ["", "changeme"])
@@ -207,7 +93,7 @@ def test_a_failed_migration_leaves_the_running_version_alone(cluster: Cluster) -
     assert not cluster.asked("patch")
 
 
-def test_a_failed_rollout_brings_the_former_template_back(cluster: Cluster) -> None:
+def test_a_failed_rollout_brings_the_previous_template_back(cluster: Cluster) -> None:
     result = cluster.deploy("--stack", "fallback", FAIL_ON="rollout status deployment/user-service-deployment")
 
     assert result.returncode == 1
@@ -222,7 +108,7 @@ def test_a_failed_first_installation_says_that_nothing_can_be_put_back(cluster: 
     result = cluster.deploy("--stack", "knative", FORMER="", FAIL_ON="component!=setup")
 
     assert result.returncode == 1
-    assert "no former version" in result.stderr
+    assert "no previous version" in result.stderr
     assert not cluster.asked("patch")
 
 
@@ -233,6 +119,81 @@ def test_a_service_that_fails_the_smoke_test_is_rolled_back(cluster: Cluster) ->
     assert result.returncode == 1
     assert "FAIL it is ready" in result.stderr
     assert "rolled back services.serving.knative.dev/user-service services" in result.stderr
-    kubectl_steps = [s.removeprefix("kubectl ") for s in plan_of_bash("knative", "dev", "") if s.startswith("kubectl")]
+    kubectl_steps = [s.removeprefix("kubectl ") for s in plan("knative", "dev", "") if s.startswith("kubectl")]
     assert [step.split()[2] for step in kubectl_steps] == ["apply", "rollout", "rollout", "delete", "apply", "apply"]
     assert all(cluster.asked(*step.replace("rendered.yaml", "").split()) for step in kubectl_steps)
+
+
+@pytest.mark.parametrize("overlay", ["dev", "production"])
+@pytest.mark.parametrize("stack", ["knative", "fallback"])
+def test_a_deployment_ends_with_the_smoke_test(cluster: Cluster, served: Served, stack: str, overlay: str) -> None:
+    port = served.url.rpartition(":")[2]
+    answers = {"FORWARDED": port, "API_KEY": base64.b64encode(API_KEY.encode()).decode(), "SMOKE_SECONDS": "10"}
+    arguments = ("--stack", stack, "--overlay", overlay, "--image", IMAGE)
+    result = cluster.deploy(*arguments, KNATIVE_GATEWAY="istio-system/gateway", **answers)
+
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[-1] == f"deployed: {stack}/{overlay} on test"
+    assert [line.removeprefix("--- ") for line in lines if line.startswith("--- ")] == plan(stack, overlay, IMAGE)
+    assert "ok   users can be listed" in lines
+    assert ("ok   a user is created" in lines) == (overlay == "dev")
+    assert not cluster.asked("patch")
+    assert not cluster.asked("create", "secret")
+    if stack == "knative":
+        assert cluster.asked("--namespace istio-system port-forward service/gateway :80")
+    else:
+        assert cluster.asked("--namespace microservices port-forward service/user-service :3002")
+
+
+def test_the_image_is_replaced_in_what_is_applied(cluster: Cluster) -> None:
+    cluster.deploy("--stack", "fallback", "--image", "registry.test/team/user-service:1.2.3")
+
+    applied = Path(f"{cluster.calls_file}.applied").read_text()
+    images = {line.split()[-1] for line in applied.splitlines() if "image: " in line and "user-service" in line}
+    assert images == {"registry.test/team/user-service:1.2.3"}
+
+
+def test_a_secret_of_a_store_is_waited_for(cluster: Cluster) -> None:
+    external = "---\napiVersion: external-secrets.io/v1\nkind: ExternalSecret\n"
+    answers = {"MORE_MANIFESTS": external, "KINDS": f"{KINDS} ExternalSecret", "SECRET_IS_MISSING": "1"}
+    cluster.deploy("--stack", "fallback", "--overlay", "production", "--image", IMAGE, **answers)
+
+    assert cluster.asked("wait --for=condition=Ready externalsecret/microservices-secrets --timeout 120s")
+    assert not cluster.asked("create", "secret")
+
+
+def test_an_interrupted_deployment_leaves_no_secret_behind(cluster: Cluster) -> None:
+    passwords = {"POSTGRES_USER_PASSWORD": "a-postgres-password", "REDIS_PASSWORD": "a-redis-password"}
+    arguments = ("--stack", "fallback", "--overlay", "production", "--image", IMAGE)
+    process = cluster.start(*arguments, SECRET_IS_MISSING="1", HANG_ON="create secret", **passwords)
+    deadline = time.monotonic() + 60
+    while not cluster.asked("create", "secret") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(cluster.temporary_files.rglob("REDIS_PASSWORD"))
+
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert list(cluster.temporary_files.iterdir()) == []
+
+
+def test_temporary_files_are_removed_after_a_failure(cluster: Cluster) -> None:
+    assert cluster.deploy("--stack", "fallback", FAIL_ON="component!=setup").returncode == 1
+
+    assert list(cluster.temporary_files.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("state", "ready"),
+    [
+        ("2 2 new new True", True),
+        ("3 2 new new True", False),
+        ("2 2 new former True", False),
+        ("2 2 new new Unknown", False),
+        ("2 2 new True", False),
+        ("", False),
+    ],
+)
+def test_only_the_newest_revision_counts_as_ready(state: str, ready: bool) -> None:
+    assert is_newest_revision_ready(state.split()) == ready
