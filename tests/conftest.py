@@ -7,14 +7,21 @@ import hypothesis
 import pytest
 from hypothesis import settings
 
-from servers import PostgresServer, RedisServer, postgres_server, redis_server
+from support.servers import PostgresServer, RedisServer, postgres_server, redis_server
 
 # A busy machine is slow, and an example that failed belongs into a test, not into a folder.
 hypothesis.settings.register_profile(
     "tests", deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("tests")
-pytest_plugins = ["app_fixtures", "log_guard", "served"]
+pytest_plugins = [
+    "support.app_fixtures",
+    "support.batch_service",
+    "support.log_guard",
+    "support.security_fixtures",
+    "support.served",
+    "support.sinks",
+]
 # A shell starts what runs in its background with Ctrl-C ignored, and so would everything that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

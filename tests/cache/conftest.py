@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from running import ENCRYPTION_KEY, eventually
+from support.running import ENCRYPTION_KEY, eventually
 from user_service.cache.base import Cache, NoCache
 from user_service.cache.memory import MemoryCache
 from user_service.cache.redis import RedisCache, connect

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from running import Client, running, settings_of
+from support.running import Client, running, settings_of
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "memory": {},

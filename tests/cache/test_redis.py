@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 from redis.asyncio import Redis
 
-from running import eventually, running, settings_of
+from support.running import eventually, running, settings_of
 from user_service.cache.base import Entry
 from user_service.cache.redis import RedisCache
 

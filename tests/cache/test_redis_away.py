@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-from running import Client, eventually, running, settings_of
-from servers import RedisServer
+from support.running import Client, eventually, running, settings_of
+from support.servers import RedisServer
 from user_service.cache.base import MAX_STALENESS_SECONDS, Entry
 from user_service.cache.circuit_breaker import FAILURES_TO_OPEN
 from user_service.cache.redis import RedisCache

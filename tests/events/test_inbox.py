@@ -14,8 +14,8 @@ import pytest
 from cloudevents.core.bindings import http as binding
 from cloudevents.core.v1.event import CloudEvent
 
-from running import API_KEY, USERS, Client, eventually, running, settings_of
-from sinks import Sink
+from support.running import API_KEY, USERS, Client, eventually, running, settings_of
+from support.sinks import Sink
 
 pytestmark = pytest.mark.anyio
 

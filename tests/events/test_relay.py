@@ -13,9 +13,9 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from running import USERS, eventually, running, settings_of
-from servers import PostgresServer
-from sinks import Received, Sink
+from support.running import USERS, eventually, running, settings_of
+from support.servers import PostgresServer
+from support.sinks import Received, Sink
 from user_service.events.outbox import READ, Outbox
 from user_service.events.relay import REFUSALS, Relay
 from user_service.events.sink import open_sink

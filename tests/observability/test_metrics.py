@@ -14,8 +14,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from observability.service import USERS, Service, make_user, put_load, serving
-from servers import PostgresServer
+from support.servers import PostgresServer
+from support.service import USERS, Service, make_user, put_load, serving
 
 DOCUMENTED = Path(__file__).parents[2] / "docs/metrics.md"
 # What Prometheus's own library adds about the process and the interpreter.

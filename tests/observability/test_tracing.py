@@ -10,10 +10,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from observability.collector import PATIENCE_SECONDS, Collector, collecting
-from observability.service import USERS, Service, make_user, send_batch_event, serving
-from observability.sink import Sink, taking_events
-from servers import PostgresServer, RedisServer
+from support.collector import PATIENCE_SECONDS, Collector, collecting
+from support.observability_sink import Sink, taking_events
+from support.servers import PostgresServer, RedisServer
+from support.service import USERS, Service, make_user, send_batch_event, serving
 
 PARENT = "b7ad6b7169203331"
 READ = "GET /api/v1/users/{user_id}"

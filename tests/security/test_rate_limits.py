@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from issuer import AUDIENCE, Issuer
-from live_server import API_KEY, LiveServer, live, settings_for
-from servers import RedisServer
+from support.issuer import AUDIENCE, Issuer
+from support.live_server import API_KEY, LiveServer, live, settings_for
+from support.servers import RedisServer
 from user_service.errors import RateLimited
 from user_service.observability.metrics import Metrics
 from user_service.security.authentication import SCOPES, Principal

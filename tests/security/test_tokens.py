@@ -14,8 +14,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from issuer import Issuer
-from live_server import API_KEY, LiveServer
+from support.issuer import Issuer
+from support.live_server import API_KEY, LiveServer
 
 USERS = "/api/v1/users"
 

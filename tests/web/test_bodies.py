@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from answers import USERS, expect_problem, make_user, unique_email, url_of
+from support.answers import USERS, expect_problem, make_user, unique_email, url_of
 
 JSON = {"Content-Type": "application/json"}
 LIMIT = 256 * 1024

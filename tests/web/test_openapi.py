@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app_fixtures import API_KEY
-from served import Served
+from support.app_fixtures import API_KEY
+from support.served import Served
 
-FOLDER = Path(__file__).parents[1] / "openapi"
+FOLDER = Path(__file__).parents[1] / "support/openapi"
 
 
 def test_every_operation_answers_made_up_requests_as_the_document_says(served: Served, tmp_path: Path) -> None:

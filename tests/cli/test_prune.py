@@ -1,0 +1,148 @@
+"""`user-service prune` removes what is past its time, and nothing else"""
+
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from support.running import USERS, Client, command, running, settings_of
+from user_service.postgres import retention
+
+TABLES = ("user_changes", "inbox", "idempotency_keys", "imports", "import_failures")
+AGE = {
+    "user_changes": "UPDATE user_changes SET changed_at = changed_at - $1::interval",
+    "inbox": "UPDATE inbox SET processed_at = processed_at - $1::interval",
+    "idempotency_keys": "UPDATE idempotency_keys SET expires_at = expires_at - $1::interval",
+    "imports": "UPDATE imports SET updated_at = updated_at - $1::interval",
+}
+
+
+@pytest.fixture
+async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Any]:
+    """A database in which every table has rows of a moment ago."""
+    async with running(settings_of(database_url, tmp_path)) as client:
+        await leave_traces(client)
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+async def leave_traces(client: Client) -> None:
+    items = [{"data": {"email": f"u{number}@example.org"}} for number in range(20)]
+    await client.post(f"{USERS}/batch/create", json={"items": items}, headers={"Idempotency-Key": "k"})
+    event = {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "/tests",
+        "type": "org.userservice.batch.find.v1",
+        "data": {"ids": []},
+    }
+    await client.post("/events", json=event, headers={"Content-Type": "application/cloudevents+json"})
+    await client.post(f"{USERS}/imports", content=b"{}\n{}\n", headers={"Content-Type": "application/x-ndjson"})
+
+
+async def counts(database: Any) -> dict[str, int]:
+    return {table: await database.fetchval(f"SELECT count(*) FROM {table}") for table in TABLES}
+
+
+async def age(database: Any, **days: int) -> None:
+    for table, count in days.items():
+        await database.execute(AGE[table], retention.timedelta(days=count))
+
+
+async def test_what_is_young_stays(database: Any, database_url: str, tmp_path: Path) -> None:
+    await age(database, user_changes=364, inbox=6, imports=29)
+    before = await counts(database)
+
+    done = command(tmp_path, "prune", DATABASE_URL=database_url)
+
+    assert (done.returncode, done.stdout) == (
+        0,
+        "removed 0 replies, 0 answers, 0 failed records, 0 imports, 0 changes\n",
+    )
+    assert await counts(database) == before
+    assert set(before.values()) == {20, 1, 2}
+
+
+async def test_what_is_old_goes_and_is_counted(database: Any, database_url: str, tmp_path: Path) -> None:
+    await age(database, user_changes=366, inbox=8, idempotency_keys=2, imports=31)
+
+    done = command(tmp_path, "prune", DATABASE_URL=database_url)
+
+    assert done.stdout == "removed 1 replies, 1 answers, 2 failed records, 1 imports, 20 changes\n"
+    assert set((await counts(database)).values()) == {0}
+    assert await database.fetchval("SELECT count(*) FROM users") == 20
+
+
+async def test_the_change_log_is_kept_as_long_as_the_setting_says(
+    database: Any, database_url: str, tmp_path: Path
+) -> None:
+    await age(database, user_changes=8)
+
+    refused = command(tmp_path, "prune", DATABASE_URL=database_url, AUDIT_RETENTION_DAYS="6")
+    done = command(tmp_path, "prune", DATABASE_URL=database_url, AUDIT_RETENTION_DAYS="7")
+
+    assert refused.returncode == 2
+    assert "AUDIT_RETENTION_DAYS" in refused.stderr
+    assert done.stdout.endswith("20 changes\n")
+
+
+def test_no_event_that_may_still_be_sent_can_be_removed() -> None:
+    from user_service.settings import PARSERS
+
+    shortest = next(days for days in range(1, 100) if parses(PARSERS["audit_retention_days"], str(days)))
+    assert retention.timedelta(days=shortest) >= retention.EVENTS
+
+
+def parses(parser: Any, text: str) -> bool:
+    try:
+        parser(text)
+    except ValueError:
+        return False
+    return True
+
+
+async def test_many_at_once_remove_each_row_once_in_bounded_batches(
+    database: Any, database_url: str, tmp_path: Path
+) -> None:
+    await database.execute(
+        "INSERT INTO user_changes (user_id, version, type, status, changed, actor, request_id, traceparent,"
+        " changed_at, lane) SELECT gen_random_uuid(), 1, 'created', 'active', '{}', 'a', 'r', 't',"
+        " now() - interval '400 days', n % 2 FROM generate_series(1, 5000) n"
+    )
+
+    def prune(_: int) -> int:
+        done = command(tmp_path, "prune", DATABASE_URL=database_url)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout.split()[-2])
+
+    with ThreadPoolExecutor(3) as pool:
+        removed = list(pool.map(prune, range(3)))
+
+    assert sum(removed) == 5000
+    assert (await counts(database))["user_changes"] == 20
+    assert f"LIMIT {retention.BATCH} FOR UPDATE SKIP LOCKED" in retention.CHANGES
+
+
+async def test_a_removed_log_leaves_the_next_change_its_place(database: Any, database_url: str, tmp_path: Path) -> None:
+    (user_id,) = await database.fetchrow("SELECT id FROM users ORDER BY id LIMIT 1")
+    await age(database, user_changes=366)
+    command(tmp_path, "prune", DATABASE_URL=database_url)
+
+    async with running(settings_of(database_url, tmp_path)) as client:
+        assert (await client.patch(f"{USERS}/{user_id}", json={"locale": "fr"})).status_code == 200
+        (item,) = (await client.get(f"{USERS}/{user_id}/audit")).json()["items"]
+
+    assert (item["version"], item["type"]) == (2, "updated")
+
+
+def test_a_database_that_is_not_migrated_or_away_is_said_to_be(empty_database_url: str, tmp_path: Path) -> None:
+    bare = command(tmp_path, "prune", DATABASE_URL=empty_database_url)
+    away = command(tmp_path, "prune", DATABASE_URL="postgresql://127.0.0.1:1/users")
+
+    assert (bare.returncode, away.returncode) == (1, 1)
+    assert "user-service migrate" in bare.stderr
+    assert "user-service doctor" in away.stderr

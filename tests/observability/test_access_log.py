@@ -1,0 +1,113 @@
+"""The access log: what a line holds, in both formats, and at which level."""
+
+import asyncio
+import io
+import json
+import re
+from collections.abc import Iterator
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from support.servers import PostgresServer
+from support.service import USERS, Service, make_user, serving
+from user_service.observability.access_log import AccessLog
+
+LINE = {
+    "method": "GET",
+    "route": "/api/v1/users",
+    "status": 200,
+    "milliseconds": 1.5,
+    "rows": 3,
+    "request_id": "a1",
+    "trace_id": "0af7651916cd43dd8448eb211c80319c",
+    "principal": "api_key",
+}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def written(stream: io.StringIO, *statuses: int, level: str = "info", log_format: str = "text") -> list[str]:
+    """The lines of answers with these statuses."""
+
+    async def write() -> None:
+        log = AccessLog(level=level, log_format=log_format, stream=stream)
+        for status in statuses:
+            log.write({**LINE, "status": status})
+        log.flush()
+
+    asyncio.run(write())
+    return stream.getvalue().splitlines()
+
+
+@pytest.fixture(scope="module")
+def service(
+    postgres: PostgresServer, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    url = postgres.create_database("logs", template=migrated_template)
+    with serving(tmp_path_factory.mktemp("logs"), url) as service:
+        yield service
+    postgres.drop_database("logs")
+
+
+def line_of(service: Service, answer: httpx.Response) -> dict[str, object]:
+    request_id = answer.headers["x-request-id"]
+    service.wait_for(re.compile(request_id))
+    (line,) = [line for line in service.lines() if line.get("request_id") == request_id]
+    return line
+
+
+def test_a_request_is_one_line_with_ids_route_and_rows(service: Service) -> None:
+    with service.client() as client:
+        for _ in range(2):
+            make_user(client, given_name="Emmy", family_name="Noether")
+        answer = client.get(USERS, params={"q": "noether"})
+
+    line = line_of(service, answer)
+
+    assert line["message"] == "request"
+    assert (line["method"], line["route"], line["status"], line["rows"]) == ("GET", USERS, 200, 2)
+    assert line["trace_id"] == answer.headers["traceparent"].split("-")[1]
+    assert (line["level"], line["principal"]) == ("info", "api_key")
+    assert float(str(line["milliseconds"])) > 0
+
+
+def test_rows_are_the_users_that_were_read_or_changed(service: Service) -> None:
+    batch = {"items": [{"data": {"email": f"{uuid4().hex}@example.org"}} for _ in range(4)]}
+    with service.client() as client:
+        path = make_user(client)
+        answers = [
+            (client.get(path), 1),
+            (client.patch(path, json={"locale": "de"}), 1),
+            (client.get(f"{USERS}/{uuid4()}"), None),
+            (client.post(f"{USERS}/batch/create", json=batch), 4),
+        ]
+
+    assert [line_of(service, answer)["rows"] for answer, _ in answers] == [rows for _, rows in answers]
+
+
+def test_a_line_of_json_is_an_object_of_its_own() -> None:
+    lines = written(io.StringIO(), 200, 503, log_format="json")
+
+    assert [json.loads(line)["level"] for line in lines] == ["info", "error"]
+
+
+def test_text_has_colours_on_a_terminal_only() -> None:
+    assert "\x1b[" in written(Terminal(), 200)[0]
+    assert "\x1b[" not in written(io.StringIO(), 200)[0]
+
+
+def test_text_shows_what_json_does() -> None:
+    (line,) = written(io.StringIO(), 404)
+
+    for part in ("GET /api/v1/users 404 1.5 ms", "rows=3", "request_id=a1", "principal=api_key", "trace_id=0af7"):
+        assert part in line
+
+
+@pytest.mark.parametrize(("level", "lines"), [("debug", 2), ("info", 2), ("warning", 1), ("error", 1)])
+def test_the_level_decides_which_requests_are_told(level: str, lines: int) -> None:
+    assert len(written(io.StringIO(), 200, 500, level=level)) == lines

@@ -1,0 +1,96 @@
+"""What docs/ promises is there, and what is there stands in docs/"""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from user_service import errors
+from user_service.settings import PARSERS, Settings
+from user_service.users.imports import runner  # noqa: F401 - has error codes of its own
+from user_service.web import problems
+
+DOCS = Path(__file__).parents[2] / "docs"
+SOURCE = DOCS.parent / "func/user_service"
+
+
+def kinds_of(error: type[errors.ServiceError]) -> list[type[errors.ServiceError]]:
+    return [error, *(kind for child in error.__subclasses__() for kind in kinds_of(child))]
+
+
+CODES = {kind.code: kind.status for kind in kinds_of(errors.ServiceError)}
+HTTP_CODES = {code: status for status, (code, _) in problems.TITLES.items()}
+# Read beside the parsers, for the parts of a URL and the folder of secrets.
+OTHER_SETTINGS = {
+    "SECRETS_DIR",
+    *(f"POSTGRES_{part}" for part in ("HOST", "PORT", "DB", "USER", "USER_PASSWORD")),
+    *(f"REDIS_{part}" for part in ("HOST", "PORT", "PASSWORD")),
+}
+
+
+def text_of(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def first_cells(name: str) -> list[str]:
+    return re.findall(r"^\| (`.*?) \|", text_of(name), re.MULTILINE)
+
+
+def error_rows() -> dict[str, list[str]]:
+    rows = re.findall(r"^\| `(\w+)` \| (\d{3}|any) \| (.+) \| (.+) \|$", text_of("errors.md"), re.MULTILINE)
+    return {code: rest for code, *rest in rows}
+
+
+@pytest.mark.parametrize(("code", "status"), sorted((CODES | HTTP_CODES).items()))
+def test_an_error_code_is_explained_with_its_status_and_remedy(code: str, status: int) -> None:
+    documented, meaning, remedy = error_rows()[code]
+
+    assert documented == str(status)
+    assert meaning
+    assert remedy
+
+
+def test_every_error_code_in_the_source_is_explained() -> None:
+    written = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+
+    codes = set(re.findall(r"""\bcode, title = (?:\d+, )?"(\w+)\"""", written))
+
+    assert codes >= CODES.keys() - {"internal_error"}
+    assert codes <= error_rows().keys()
+
+
+def test_no_error_code_is_explained_that_does_not_exist() -> None:
+    assert set(error_rows()) == {*CODES, *HTTP_CODES, "http_error"}
+
+
+def test_every_setting_is_explained_and_no_other() -> None:
+    explained = {name for cell in first_cells("configuration.md") for name in re.findall(r"`([A-Z_]+)`", cell)}
+
+    assert explained == {name.upper() for name in PARSERS} | OTHER_SETTINGS - {"SECRETS_DIR"}
+    assert "`SECRETS_DIR`" in text_of("configuration.md")
+
+
+def test_defaults_are_the_ones_in_force() -> None:
+    shown = text_of("configuration.md")
+    for field in fields(Settings):
+        if isinstance(field.default, bool):
+            assert f"`{field.name.upper()}` | `{str(field.default).lower()}`" in shown
+        elif isinstance(field.default, str | int) and field.name not in {"host", "port"}:
+            assert f"`{field.name.upper()}` | `{field.default}`" in shown
+
+
+def test_settings_that_are_read_are_known() -> None:
+    source = (SOURCE / "settings.py").read_text(encoding="utf-8")
+
+    assert set(re.findall(r'(?:text|get)\("([A-Z_]+)"', source)) <= OTHER_SETTINGS
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in DOCS.glob("*.md")))
+def test_links_within_the_documentation_lead_somewhere(name: str) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text_of(name)):
+        path = (DOCS / target) if target else DOCS / name
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}

@@ -1,0 +1,183 @@
+"""An issuer's keys: kept, rotated, and served while the issuer is away."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from support.issuer import AUDIENCE, Issuer, issuer, jwk_of
+from support.live_server import live, settings_for
+from user_service.errors import IssuerUnavailable
+from user_service.security.downloads import MAX_BYTES, download
+from user_service.security.jwks import KeySet, parse_keys
+
+USERS = "/api/v1/users"
+
+
+@pytest.fixture
+def keys_of() -> Iterator[Issuer]:
+    with issuer() as made:
+        yield made
+
+
+def patient(made: Issuer) -> KeySet:
+    """A key set that may ask again only after an hour."""
+    return KeySet(made.jwks_url, refresh_seconds=3600, pause_seconds=3600)
+
+
+def eager(made: Issuer) -> KeySet:
+    return KeySet(made.jwks_url, refresh_seconds=0, pause_seconds=0)
+
+
+def test_concurrent_tokens_ask_for_the_keys_once(keys_of: Issuer) -> None:
+    key_id = next(iter(keys_of.private))
+
+    async def run() -> list[Any]:
+        keys = patient(keys_of)
+        return await asyncio.gather(*(keys.find(key_id, "ES256") for _ in range(50)))
+
+    found = asyncio.run(run())
+
+    assert all(found)
+    assert keys_of.asked == 1
+
+
+def test_unknown_key_ids_do_not_hammer_the_issuer(keys_of: Issuer) -> None:
+    key_id = next(iter(keys_of.private))
+
+    async def run() -> list[Any]:
+        keys = patient(keys_of)
+        return [await keys.find(f"unknown-{number}", "ES256") for number in range(500)] + [
+            await keys.find(key_id, "ES256")
+        ]
+
+    *unknown, known = asyncio.run(run())
+
+    assert unknown == [None] * 500
+    assert known is not None
+    assert keys_of.asked == 1
+
+
+def test_a_new_key_is_found_and_a_withdrawn_one_is_not(keys_of: Issuer) -> None:
+    old = next(iter(keys_of.private))
+
+    async def run() -> tuple[Any, Any, Any]:
+        keys = eager(keys_of)
+        before = await keys.find(old, "ES256")
+        new = keys_of.add_key("RS256")
+        del keys_of.private[old]
+        return before, await keys.find(new, "RS256"), await keys.find(old, "ES256")
+
+    before, new, withdrawn = asyncio.run(run())
+
+    assert before is not None
+    assert new is not None
+    assert withdrawn is None
+
+
+def test_keys_are_read_again_in_the_background(keys_of: Issuer) -> None:
+    key_id = next(iter(keys_of.private))
+
+    async def run() -> None:
+        keys = eager(keys_of)
+        await keys.find(key_id, "ES256")
+        await keys.find(key_id, "ES256")
+        assert keys.asking is not None
+        await keys.asking
+
+    asyncio.run(run())
+
+    assert keys_of.asked == 2
+
+
+@pytest.mark.parametrize("answer", [(500, None), (200, b"<html>"), (200, b'{"keys": []}'), (302, None), (200, b"[")])
+def test_kept_keys_serve_while_the_issuer_is_out_of_order(keys_of: Issuer, answer: tuple[int, bytes | None]) -> None:
+    key_id = next(iter(keys_of.private))
+
+    async def run() -> tuple[Any, Any]:
+        keys = eager(keys_of)
+        before = await keys.find(key_id, "ES256")
+        keys_of.status, keys_of.document = answer
+        await keys.find(key_id, "ES256")
+        if keys.asking is not None:
+            await keys.asking
+        with pytest.raises(IssuerUnavailable):
+            await keys.find("new", "ES256")
+        return before, await keys.find(key_id, "ES256")
+
+    before, after = asyncio.run(run())
+
+    assert before is after
+
+
+def test_without_keys_a_token_can_neither_be_believed_nor_refused(
+    keys_of: Issuer, database_url: str, data_dir: Path
+) -> None:
+    keys_of.status = 503
+    settings = settings_for(
+        database_url, data_dir, jwt_issuer=keys_of.url, jwt_audience=AUDIENCE, jwt_jwks_url=keys_of.jwks_url
+    )
+
+    with live(settings) as server, server.client(Authorization=f"Bearer {keys_of.token()}") as client:
+        answer = client.get(USERS)
+        with server.client() as internal:
+            by_key = internal.get(USERS)
+
+    assert (answer.status_code, answer.json()["code"]) == (503, "issuer_unavailable")
+    assert answer.headers["retry-after"]
+    assert by_key.status_code == 200
+
+
+def test_a_key_serves_its_own_algorithms_alone(keys_of: Issuer) -> None:
+    key_id = keys_of.add_key("RS256")
+
+    async def run() -> dict[str, bool]:
+        keys = patient(keys_of)
+        names = ("RS256", "RS512", "PS384", "HS256", "none", "ES256", "EdDSA", "rs256")
+        return {name: await keys.find(key_id, name) is not None for name in names}
+
+    served = asyncio.run(run())
+
+    assert [name for name, serves in served.items() if serves] == ["RS256", "RS512", "PS384"]
+
+
+def test_keys_that_are_not_for_this_are_left_out() -> None:
+    strong, weak = rsa.generate_private_key(65537, 2048), rsa.generate_private_key(65537, 1024)
+    good = jwk_of(strong, "good")
+    entries = [
+        good,
+        jwk_of(weak, "weak"),
+        {**good, "kid": "private", "d": "AQAB"},
+        {**good, "kid": "for-encryption", "use": "enc"},
+        {**good, "kid": "for-hmac", "alg": "HS256"},
+        {**good, "kid": "broken", "n": "!"},
+        {**good, "kid": 7},
+        {"kty": "oct", "kid": "secret", "k": "c2VjcmV0"},
+        {"kty": "EC", "kid": "odd-curve", "crv": "secp256k1"},
+        {"kty": ["RSA"], "kid": "odd"},
+        "text",
+    ]
+
+    keys = parse_keys(json.dumps({"keys": entries}).encode())
+
+    assert list(keys) == ["good"]
+
+
+def test_a_document_without_end_is_given_up(keys_of: Issuer) -> None:
+    keys_of.document = b" " * (MAX_BYTES + 1)
+
+    with pytest.raises(ValueError, match="longer than"):
+        download(keys_of.jwks_url)
+
+
+def test_a_service_account_shows_its_token_to_the_cluster(keys_of: Issuer, tmp_path: Path) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text("of-the-account\n")
+
+    download(keys_of.jwks_url, token_file=token_file)
+
+    assert keys_of.authorization == "Bearer of-the-account"

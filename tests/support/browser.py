@@ -1,0 +1,127 @@
+"""Headless Chromium, driven through the pipe of its DevTools protocol."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.service import PATIENCE_SECONDS
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1200,1000 --remote-debugging-pipe"""
+
+
+class Page:
+    """One tab. What the browser tells by itself is kept in `events`."""
+
+    def __init__(self, wishes: int, answers: int) -> None:
+        self.wishes, self.answers = wishes, os.fdopen(answers, "rb")
+        self.asked = 0
+        self.session: str | None = None
+        self.events: list[dict[str, Any]] = []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self.asked += 1
+        message = {"id": self.asked, "method": method, "params": parameters}
+        if self.session is not None:
+            message["sessionId"] = self.session
+        os.write(self.wishes, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self.receive()
+            if answer.get("id") == self.asked:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+            self.events.append(answer)
+
+    def receive(self) -> dict[str, Any]:
+        text = bytearray()
+        while (byte := self.answers.read(1)) != b"\0":
+            assert byte, "the browser has ended"
+            text += byte
+        message: dict[str, Any] = json.loads(text)
+        return message
+
+    def open(self, url: str) -> None:
+        self.send("Page.navigate", url=url)
+        self.wait_for("document.readyState === 'complete' && location.href !== 'about:blank'")
+
+    def value(self, expression: str) -> Any:
+        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def wait_for(self, condition: str) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self.value(condition):
+            assert time.monotonic() < deadline, self.value("document.body.innerText")
+            time.sleep(0.05)
+
+    def complaints(self) -> list[str]:
+        """Exceptions, errors of the console and what the page's policy blocked."""
+        self.value("0")
+        found = []
+        for event in self.events:
+            if event["method"] == "Runtime.exceptionThrown":
+                found.append(event["params"]["exceptionDetails"]["text"])
+            if event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
+                found.append(event["params"]["entry"]["text"])
+        return found
+
+    def hosts(self) -> set[str]:
+        """Where the page sent requests."""
+        urls = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
+        return {url.split("/")[2] for url in urls if not url.startswith("data:")}
+
+    def screenshot(self, target: Path) -> None:
+        picture = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        target.write_bytes(base64.b64decode(picture["data"]))
+
+
+@contextmanager
+def browsing(folder: Path) -> Iterator[Page]:
+    """A page of a browser that knows nothing yet."""
+    assert CHROMIUM is not None
+    to_browser, wishes = os.pipe()
+    answers, from_browser = os.pipe()
+
+    def take_pipes() -> None:
+        # The protocol wants its pipes at 3 and 4; either may be where the other has to go.
+        spare = os.dup(from_browser)
+        os.dup2(to_browser, 3)
+        os.dup2(spare, 4)
+
+    with (folder / "chromium.log").open("wb") as log:
+        process = subprocess.Popen(
+            [CHROMIUM, *FLAGS.split(), f"--user-data-dir={folder / 'profile'}"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            close_fds=False,
+            preexec_fn=take_pipes,
+            start_new_session=True,
+        )
+    os.close(to_browser)
+    os.close(from_browser)
+    try:
+        page = Page(wishes, answers)
+        yield page
+        page.answers.close()
+    finally:
+        os.close(wishes)
+        process.terminate()
+        process.wait(PATIENCE_SECONDS)

@@ -1,0 +1,98 @@
+"""More than the service can do: it says so, and goes on with what it has begun."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from support.live_server import LiveServer, live, settings_for
+from support.servers import PostgresServer
+
+USERS = "/api/v1/users"
+SLOW_WRITES = """
+CREATE FUNCTION wait_long() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$;
+CREATE TRIGGER slow BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION wait_long();
+"""
+ACTIVE = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = '{}' AND state <> 'idle' AND application_name = 'user-service'"
+)
+PATIENCE_SECONDS = 120.0
+
+
+@pytest.fixture
+def database(postgres: PostgresServer, migrated_template: str) -> Iterator[str]:
+    """A database where an update takes ten minutes."""
+    name = f"slow_{uuid4().hex[:12]}"
+    postgres.create_database(name, template=migrated_template)
+    postgres.execute(f"\\connect {name}\n{SLOW_WRITES}")
+    yield name
+    postgres.drop_database(name)
+
+
+def wait_for_active(postgres: PostgresServer, database: str, expected: int) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while int(postgres.execute(ACTIVE.format(database))) != expected:
+        assert time.monotonic() < deadline, f"never {expected} statements at work"
+        time.sleep(0.05)
+
+
+def make(server: LiveServer) -> str:
+    with server.client() as client:
+        answer = client.post(USERS, json={"email": f"{uuid4().hex}@example.org"})
+    assert answer.status_code == 201
+    return f"{USERS}/{answer.json()['id']}"
+
+
+def change(server: LiveServer, url: str) -> tuple[int, str, str | None]:
+    with server.client() as client:
+        answer = client.patch(url, json={"given_name": "Ada"})
+    return answer.status_code, answer.json()["code"], answer.headers.get("retry-after")
+
+
+def test_a_request_past_its_deadline_is_given_up_down_to_its_statement(
+    postgres: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    settings = settings_for(postgres.url(database), tmp_path, request_timeout=2, database_timeout=300)
+
+    with live(settings) as server:
+        url = make(server)
+        answer = change(server, url)
+        # The statement would sleep for ten minutes, and its own timeout is five.
+        wait_for_active(postgres, database, 0)
+        with server.client() as client:
+            after = client.get(url, headers={"Cache-Control": "no-cache", "X-API-Key": settings.internal_api_key[0]})
+
+    assert answer == (503, "request_timed_out", "1")
+    assert after.json()["version"] == 1
+
+
+def test_requests_over_the_bound_are_shed_and_probes_are_not(
+    postgres: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    settings = settings_for(postgres.url(database), tmp_path, max_in_flight=3, request_timeout=12, database_timeout=300)
+
+    with live(settings) as server, ThreadPoolExecutor(3) as pool:
+        urls = [make(server) for _ in range(3)]
+        held = [pool.submit(change, server, url) for url in urls]
+        wait_for_active(postgres, database, 3)
+        shed = change(server, urls[0])
+        with server.client() as client:
+            probes = [client.get(f"/api/health/{probe}").status_code for probe in ("live", "ready")]
+            scraped = client.get("/metrics")
+        finished = [future.result() for future in held]
+        again = status_of_read(server, urls[0])
+
+    assert shed == (503, "overloaded", "1")
+    assert probes == [200, 200]
+    assert scraped.status_code == 200
+    assert finished == [(503, "request_timed_out", "1")] * 3
+    assert again == 200
+
+
+def status_of_read(server: LiveServer, url: str) -> int:
+    with server.client() as client:
+        return client.get(url).status_code

@@ -1,0 +1,260 @@
+"""`POST /users/{id}/erase`: a tombstone stays, and nothing comes back"""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import pytest
+
+from support.answers import USERS, expect_problem, make_user, url_of
+from support.leftovers import PERSON, words_in
+from user_service.encryption.cipher import Cipher
+from user_service.idempotency.stored_responses import ANSWERS
+
+
+async def erase(client: httpx.AsyncClient, user: dict[str, Any], **headers: str) -> httpx.Response:
+    return await client.post(url_of(user, "/erase"), headers=headers)
+
+
+async def tombstone_of(client: httpx.AsyncClient, user: dict[str, Any], **headers: str) -> httpx.Response:
+    return await client.get(url_of(user), params={"include": "deleted"}, headers=headers)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_tombstone_has_an_id_a_version_and_times(client: httpx.AsyncClient, deleted: bool) -> None:
+    user = await make_user(client, **PERSON)
+    await client.post(url_of(user, "/login"))
+    if deleted:
+        await client.delete(url_of(user))
+
+    answer = await erase(client, user)
+
+    assert (answer.status_code, answer.content) == (204, b"")
+    expect_problem(await client.get(url_of(user)), 404, "user_not_found")
+    for headers in ({}, {"Cache-Control": "no-cache"}):
+        shown = (await tombstone_of(client, user, **headers)).json()
+        assert shown.pop("version") == 3 + deleted
+        assert (shown.pop("id"), shown.pop("created_at")) == (user["id"], user["created_at"])
+        assert shown.pop("status") == "deleted"
+        times = [datetime.fromisoformat(time) for time in (shown.pop("updated_at"), shown.pop("deleted_at"))]
+        assert times[0] >= times[1] > datetime.fromisoformat(user["created_at"])
+        assert shown.pop("email_verified") is False
+        assert {shown.pop("preferences") == {}, shown.pop("metadata") == {}} == {True}
+        assert set(shown.values()) == {None}
+    listed = (await client.get(USERS, params={"include": "deleted"})).json()["items"]
+    assert [item["email"] for item in listed] == [None]
+
+
+async def test_an_erasure_is_a_change_that_names_fields_alone(client: httpx.AsyncClient, database_url: str) -> None:
+    user = await make_user(client, **PERSON)
+
+    await erase(client, user, **{"X-Request-ID": "wolpertinger"})
+
+    (_, change) = (await client.get(url_of(user, "/audit"))).json()["items"]
+    assert (change["version"], change["type"], change["status"]) == (2, "erased", "deleted")
+    assert {"email", "given_name", "external_id", "status"} <= set(change["changed"])
+    assert change["request_id"] is None
+    assert words_in(str(change).encode()) == set()
+
+
+async def test_the_address_and_the_external_id_are_free_again(client: httpx.AsyncClient) -> None:
+    user = await make_user(client, **PERSON)
+    await erase(client, user)
+
+    successor = await client.put(f"{USERS}/by-external-id/{PERSON['external_id']}", json={"email": PERSON["email"]})
+
+    assert successor.status_code == 201
+    assert successor.json()["id"] != user["id"]
+
+
+async def test_nobody_comes_back_from_a_tombstone(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+    await erase(client, user)
+
+    expect_problem(await client.post(url_of(user, "/restore")), 409, "invalid_transition")
+    expect_problem(await client.patch(url_of(user), json={"email": "new@example.org"}), 404, "user_not_found")
+    for verb in ("suspend", "activate", "login"):
+        expect_problem(await client.post(url_of(user, f"/{verb}")), 404, "user_not_found")
+    batch = await client.post(f"{USERS}/batch/restore", json={"items": [{"id": user["id"]}]})
+    assert batch.json()["items"][0]["error"]["code"] == "invalid_transition"
+    expect_problem(await client.delete(url_of(user)), 404, "user_not_found")
+    assert (await tombstone_of(client, user)).json()["version"] == 2
+    assert (await client.delete(url_of(user, "?purge=true"))).status_code == 204
+
+
+async def test_the_database_refuses_a_tombstone_that_lives(client: httpx.AsyncClient, database_url: str) -> None:
+    user = await make_user(client)
+    await erase(client, user)
+    connection = await asyncpg.connect(database_url)
+    try:
+        with pytest.raises(asyncpg.CheckViolationError):
+            await connection.execute("UPDATE users SET status = 'active', deleted_at = NULL")
+    finally:
+        await connection.close()
+
+
+async def test_a_second_erasure_changes_nothing(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+    assert (await erase(client, user)).status_code == 204
+
+    assert (await erase(client, user)).status_code == 204
+
+    assert (await tombstone_of(client, user)).json()["version"] == 2
+    assert len((await client.get(url_of(user, "/audit"))).json()["items"]) == 2
+
+
+async def test_if_match_and_idempotency_keys_hold(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+
+    expect_problem(await erase(client, user, **{"If-Match": '"7"'}), 412, "version_mismatch")
+    first = await erase(client, user, **{"If-Match": '"1"', "Idempotency-Key": "k"})
+    again = await erase(client, user, **{"If-Match": '"1"', "Idempotency-Key": "k"})
+    late = await erase(client, user, **{"If-Match": '"1"'})
+
+    assert (first.status_code, again.status_code) == (204, 204)
+    assert again.headers["idempotency-replayed"] == "true"
+    expect_problem(late, 412, "version_mismatch")
+
+
+async def test_who_is_not_there_can_not_be_erased(client: httpx.AsyncClient) -> None:
+    purged = await make_user(client)
+    await client.delete(url_of(purged, "?purge=true"))
+
+    for user_id in (uuid4(), purged["id"]):
+        expect_problem(await client.post(f"{USERS}/{user_id}/erase"), 404, "user_not_found")
+
+
+async def test_a_purge_takes_the_person_out_of_kept_answers_too(client: httpx.AsyncClient) -> None:
+    headers = {"Idempotency-Key": "k"}
+    user = (await client.post(USERS, json=PERSON, headers=headers)).json()
+    await client.delete(url_of(user, "?purge=true"))
+
+    expect_problem(await client.post(USERS, json=PERSON, headers=headers), 410, "answer_erased")
+
+
+async def test_answers_from_before_there_were_links_are_found(client: httpx.AsyncClient, database_url: str) -> None:
+    """As the release before leaves them, also while it runs beside this one."""
+    headers = {"Idempotency-Key": "k"}
+    user = (await client.post(USERS, json=PERSON, headers=headers)).json()
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("UPDATE idempotency_keys SET traceparent = NULL, mentions = NULL")
+    await connection.close()
+
+    await erase(client, user)
+
+    expect_problem(await client.post(USERS, json=PERSON, headers=headers), 410, "answer_erased")
+
+
+async def test_an_answer_under_a_key_that_is_not_here_is_not_passed_by(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
+    user = await make_user(client, **PERSON)
+    await client.post(url_of(user, "/suspend"), headers={"Idempotency-Key": "suspend"})
+    connection = await asyncpg.connect(database_url)
+    (key,) = await connection.fetchrow("SELECT id FROM idempotency_keys")
+    token = ANSWERS.seal(Cipher({"other": bytes(range(32))}), (key,), b"[200, []]", b"{}")
+    await connection.execute("UPDATE idempotency_keys SET answer = $1", token)
+    await connection.close()
+
+    expect_problem(await erase(client, user), 503, "key_not_loaded")
+    assert (await client.get(url_of(user), headers={"Cache-Control": "no-cache"})).json()["email"] == user["email"]
+
+
+async def test_two_of_one_batch_erased_at_once_are_both_out_of_its_answer(client: httpx.AsyncClient) -> None:
+    items = [{"ref": f"ref-{number}", "data": {"email": f"u{number}@example.org"}} for number in range(8)]
+    headers = {"Idempotency-Key": "k"}
+    made = (await client.post(f"{USERS}/batch/create", json={"items": items}, headers=headers)).json()["items"]
+
+    answers = await asyncio.gather(*(erase(client, item) for item in made[:7]))
+
+    assert {answer.status_code for answer in answers} == {204}
+    again = await client.post(f"{USERS}/batch/create", json={"items": items}, headers=headers)
+    assert [item["ref"] for item in again.json()["items"]] == [None] * 7 + ["ref-7"]
+
+
+async def test_an_erasure_among_changes_and_reads_leaves_a_tombstone_alone(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
+    user = await make_user(client, **PERSON)
+    over = asyncio.Event()
+    late: list[httpx.Response] = []
+
+    async def change(number: int) -> None:
+        headers = {"Idempotency-Key": f"k-{number}"}
+        answer = await client.patch(url_of(user), json={"display_name": f"Elwetritsch {number}"}, headers=headers)
+        # On a busy machine a change may wait for the row for longer than it may.
+        assert answer.status_code in {200, 404, 503}, answer.text
+
+    async def read() -> None:
+        while not over.is_set():
+            begun_after = bool(late)
+            answer = await client.get(url_of(user), params={"include": "deleted"})
+            assert answer.status_code == 200
+            if begun_after:
+                assert words_in(answer.content) == set()
+            # A read that the cache answers would never let others go on.
+            await asyncio.sleep(0.002)
+
+    readers = [asyncio.create_task(read()) for _ in range(2)]
+    changes = [asyncio.create_task(change(number)) for number in range(12)]
+    await asyncio.wait(changes[:3])
+    while (answer := await erase(client, user)).status_code == 503:
+        continue
+    late.append(answer)
+    await asyncio.gather(*changes)
+    over.set()
+    await asyncio.gather(*readers)
+
+    assert late[0].status_code == 204
+    assert words_in((await tombstone_of(client, user)).content) == set()
+    assert await nothing_is_left(database_url)
+    types = [item["type"] for item in (await client.get(url_of(user, "/audit?limit=200"))).json()["items"]]
+    assert types[-1] == "erased"
+
+
+async def nothing_is_left(database_url: str) -> bool:
+    from support.leftovers import leftovers
+
+    return await leftovers(database_url) == {}
+
+
+async def test_a_find_that_was_overtaken_by_an_erasure_is_made_again(
+    client: httpx.AsyncClient, database_url: str
+) -> None:
+    """The find has read the person; before it keeps its reply, an erasure that came first has to end."""
+    user = await make_user(client, **PERSON)
+    event = {
+        "specversion": "1.0",
+        "id": "find",
+        "source": "/tests",
+        "type": "org.userservice.batch.find.v1",
+        "data": {"ids": [user["id"]]},
+    }
+    headers = {"Content-Type": "application/cloudevents+json"}
+    connection = await asyncpg.connect(database_url)
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SELECT FROM users WHERE id = $1 FOR UPDATE", UUID(user["id"]))
+        erasing = asyncio.create_task(erase(client, user))
+        await somebody_waits(connection, 1)
+        finding = asyncio.create_task(client.post("/events", json=event, headers=headers))
+        await somebody_waits(connection, 2)
+        await transaction.rollback()
+    finally:
+        await connection.close()
+
+    assert (await erasing).status_code == 204
+    assert (await finding).json()["found"] == []
+    assert await nothing_is_left(database_url)
+
+
+async def somebody_waits(connection: asyncpg.Connection, count: int) -> None:
+    """Returns when so many transactions wait for a lock."""
+    waiting = 0
+    while waiting < count:
+        await asyncio.sleep(0.01)
+        waiting = await connection.fetchval("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")

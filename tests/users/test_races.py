@@ -1,0 +1,160 @@
+"""Fifty at once"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from support.answers import USERS, make_user, unique_email, url_of
+from support.app_fixtures import client_of
+from user_service.app import Application
+
+MANY = 50
+PATIENCE = 40
+FRESH = {"Cache-Control": "no-cache"}
+
+
+class Patient(httpx.ASGITransport):
+    """Sends a request again after a 503, which a slow machine answers when all database connections are in use."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        for _ in range(PATIENCE):
+            answer = await super().handle_async_request(request)
+            if answer.status_code != 503:
+                break
+        return answer
+
+
+@pytest.fixture
+async def client(application: Application) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(application, Patient(application)) as client:
+        yield client
+
+
+async def at_once(*requests: Any) -> Counter[int]:
+    return Counter(answer.status_code for answer in await asyncio.gather(*requests))
+
+
+async def test_creates_of_one_email_make_one_user(client: httpx.AsyncClient) -> None:
+    statuses = await at_once(*(client.post(USERS, json={"email": "ada@example.org"}) for _ in range(MANY)))
+
+    assert statuses == {201: 1, 409: MANY - 1}
+    assert len((await client.get(USERS)).json()["items"]) == 1
+
+
+async def test_changes_of_one_version_make_one_change(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+
+    statuses = await at_once(
+        *(
+            client.patch(url_of(user), json={"given_name": f"Ada {number}"}, headers={"If-Match": '"1"'})
+            for number in range(MANY)
+        )
+    )
+
+    assert statuses == {200: 1, 412: MANY - 1}
+    assert (await client.get(url_of(user), headers=FRESH)).json()["version"] == 2
+
+
+async def test_changes_without_a_condition_all_apply(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+
+    statuses = await at_once(
+        *(client.patch(url_of(user), json={"metadata": {f"k{number}": number}}) for number in range(MANY))
+    )
+
+    seen = (await client.get(url_of(user))).json()
+    assert statuses == {200: MANY}
+    assert seen["version"] == MANY + 1
+    assert seen["metadata"] == {f"k{number}": number for number in range(MANY)}
+    assert seen == (await client.get(url_of(user), headers=FRESH)).json()
+
+
+async def test_upserts_of_one_external_id_make_one_user(client: httpx.AsyncClient) -> None:
+    statuses = await at_once(
+        *(
+            client.put(
+                f"{USERS}/by-external-id/crm-1", json={"email": "ada@example.org", "metadata": {f"k{number}": 1}}
+            )
+            for number in range(MANY)
+        )
+    )
+
+    (user,) = (await client.get(USERS)).json()["items"]
+    assert statuses == {201: 1, 200: MANY - 1}
+    assert user["version"] == MANY
+    assert len(user["metadata"]) == MANY
+
+
+async def test_upserts_with_emails_of_their_own_make_one_user(client: httpx.AsyncClient) -> None:
+    statuses = await at_once(
+        *(client.put(f"{USERS}/by-external-id/crm-1", json={"email": unique_email()}) for _ in range(MANY))
+    )
+
+    assert statuses == {201: 1, 200: MANY - 1}
+    assert len((await client.get(USERS)).json()["items"]) == 1
+
+
+async def test_a_restore_and_creates_of_its_email_leave_one_user(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+    await client.delete(url_of(user))
+
+    answers = await asyncio.gather(
+        *(client.post(url_of(user, "/restore")) for _ in range(5)),
+        *(client.post(USERS, json={"email": user["email"]}) for _ in range(20)),
+    )
+
+    assert Counter(answer.is_success for answer in answers) == {True: 1, False: 24}
+    assert {answer.status_code for answer in answers if not answer.is_success} == {409}
+    assert len((await client.get(USERS)).json()["items"]) == 1
+
+
+async def test_changes_to_one_email_are_won_by_one(client: httpx.AsyncClient) -> None:
+    users = [await make_user(client) for _ in range(20)]
+
+    statuses = await at_once(*(client.patch(url_of(user), json={"email": "ada@example.org"}) for user in users))
+
+    assert statuses == {200: 1, 409: 19}
+
+
+async def test_users_who_swap_their_emails_are_refused_in_order(client: httpx.AsyncClient) -> None:
+    for _ in range(5):
+        users = [await make_user(client) for _ in range(2)]
+
+        answers = await asyncio.gather(
+            client.patch(url_of(users[0]), json={"email": users[1]["email"]}),
+            client.patch(url_of(users[1]), json={"email": users[0]["email"]}),
+        )
+
+        assert {answer.status_code for answer in answers} == {409}
+
+
+async def test_deletions_and_purges_of_one_user_happen_once(client: httpx.AsyncClient) -> None:
+    user, other = await make_user(client), await make_user(client)
+
+    assert await at_once(*(client.delete(url_of(user)) for _ in range(MANY))) == {204: 1, 404: MANY - 1}
+    purges = (client.delete(url_of(other), params={"purge": "true"}) for _ in range(MANY))
+    assert await at_once(*purges) == {204: 1, 404: MANY - 1}
+
+
+async def test_reads_among_changes_never_go_back(client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+    seen: list[int] = []
+    done = asyncio.Event()
+
+    async def read() -> None:
+        while not done.is_set():
+            seen.append((await client.get(url_of(user))).json()["version"])
+            await asyncio.sleep(0)
+
+    reader = asyncio.create_task(read())
+    for number in range(20):
+        await client.patch(url_of(user), json={"metadata": {"n": number}})
+        assert (await client.get(url_of(user))).json()["version"] == number + 2
+    done.set()
+    await reader
+
+    assert seen == sorted(seen)

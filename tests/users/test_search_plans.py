@@ -1,0 +1,102 @@
+"""Every page of the list walks an index: what PostgreSQL plans for each kind of query over many users."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from itertools import product
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from benchmarks.fill import FIRST_MILLISECOND, fill
+from benchmarks.people import names
+from benchmarks.ten_million import sql_of
+
+from support.servers import PostgresServer
+from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.cipher import Cipher
+from user_service.postgres.pool import PLANNER
+from user_service.users.cursors import Cursor
+from user_service.users.search import Query, UserSearch
+from user_service.values.ids import time_at
+
+USERS = 20_000
+MIDDLE = time_at(FIRST_MILLISECOND + USERS // 2)
+GIVEN, FAMILY = names(USERS // 2)
+SEARCH = UserSearch(None, Cipher({"k": bytes(range(32))}), BlindIndex(bytes(32)))  # type: ignore[arg-type]
+FILTERS = {
+    "everybody": Query(),
+    "email": Query(email="ada@example.org"),
+    "external_id": Query(external_id="list-7"),
+    "suspended": Query(status="suspended"),
+    "active": Query(status="active"),
+    "deleted": Query(status="deleted"),
+    "word": Query(q=FAMILY),
+    "words": Query(q=f"{GIVEN} {FAMILY}"),
+    "common pair": Query(metadata={"plan": "team"}),
+    "pairs": Query(metadata={"plan": "team", "seats": "7"}),
+    "word and pair": Query(q=GIVEN, metadata={"seats": "7"}),
+    "created_after": Query(created_after=MIDDLE),
+    "created_before": Query(created_before=MIDDLE),
+    "updated_after": Query(updated_after=MIDDLE + timedelta(seconds=USERS / 4_000)),
+}
+SORTS = ("created_at", "-created_at", "updated_at", "-updated_at")
+BEHIND = Cursor(MIDDLE, UUID(int=((FIRST_MILLISECOND + USERS // 2) << 80) + (7 << 76)))
+OF_USERS = {"users", "user_terms"}
+
+
+@pytest.fixture(scope="module")
+def many_users(postgres: PostgresServer, migrated_template: str) -> Iterator[str]:
+    yield postgres.create_database("plans", template=migrated_template)
+    postgres.drop_database("plans")
+
+
+@pytest.fixture(scope="module")
+async def connection(many_users: str) -> AsyncIterator[asyncpg.Connection]:
+    await fill(many_users, SEARCH.index, USERS)
+    connection = await asyncpg.connect(many_users, server_settings=PLANNER)
+    yield connection
+    await connection.close()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", ()):
+        yield from nodes(inner)
+
+
+async def plan_of(connection: asyncpg.Connection, sql: str, *values: Any) -> list[dict[str, Any]]:
+    (row,) = await connection.fetch(f"EXPLAIN (FORMAT JSON) {sql}", *values)
+    return list(nodes(json.loads(row[0])[0]["Plan"]))
+
+
+def read_whole(plan: list[dict[str, Any]]) -> set[str]:
+    return {node["Relation Name"] for node in plan if node["Node Type"] == "Seq Scan"} & OF_USERS
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+async def test_no_page_reads_a_whole_table(connection: asyncpg.Connection, filters: str) -> None:
+    whole = {}
+    for sort, cursor, deleted in product(SORTS, (None, BEHIND), (False, True)):
+        query = replace(FILTERS[filters], sort=sort, cursor=cursor, include_deleted=deleted)
+        sql, values = sql_of(SEARCH.statement(query))
+        plan = await plan_of(connection, sql, *values)
+        assert any("Index" in node["Node Type"] for node in plan)
+        if tables := read_whole(plan):
+            whole[sort, cursor is not None, deleted] = tables
+
+    assert whole == {}
+
+
+async def test_a_table_that_is_read_whole_is_noticed(connection: asyncpg.Connection) -> None:
+    plan = await plan_of(connection, "SELECT * FROM users WHERE locale = 'en-GB'")
+
+    assert read_whole(plan) == {"users"}
+
+
+async def test_what_was_filled_is_what_a_search_finds(connection: asyncpg.Connection) -> None:
+    sql, values = sql_of(SEARCH.statement(Query(q=f"{GIVEN} {FAMILY}", metadata={"plan": "team"})))
+
+    assert f"list-{USERS // 2}" in [row["external_id"] for row in await connection.fetch(sql, *values)]

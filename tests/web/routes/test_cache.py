@@ -1,0 +1,131 @@
+"""`/api/v1/cache`, and `Cache-Control: no-cache`."""
+
+from pathlib import Path
+
+import pytest
+
+from support.running import Client, running, settings_of
+from support.servers import PostgresServer
+from user_service.users import reader
+
+CACHE = "/api/v1/cache"
+BEHIND = 'UPDATE users SET metadata = \'{"changed": "behind"}\''
+
+
+@pytest.fixture(params=["memory", "redis", "none"])
+def options(request: pytest.FixtureRequest, redis_url: str) -> dict[str, str]:
+    return {"memory": {}, "redis": {"redis_url": redis_url}, "none": {"cache": "none"}}[request.param]
+
+
+def change_behind(postgres: PostgresServer, database_url: str) -> None:
+    """Changes the users where the service does not notice."""
+    postgres.execute(f"\\c {database_url}\n{BEHIND};")
+
+
+async def metadata_of(client: Client, path: str, **headers: str) -> dict[str, str]:
+    answer = await client.get(path, headers=headers)
+    assert answer.status_code == 200
+    metadata: dict[str, str] = answer.json()["metadata"]
+    return metadata
+
+
+@pytest.mark.parametrize("directive", ["no-cache", "max-age=0, No-Cache"])
+async def test_no_cache_goes_to_the_database(
+    database_url: str, postgres: PostgresServer, tmp_path: Path, directive: str
+) -> None:
+    async with running(settings_of(database_url, tmp_path)) as client:
+        path = await client.make()
+        await client.get(path)
+        change_behind(postgres, database_url)
+        cached = await metadata_of(client, path)
+        fresh = await metadata_of(client, path, **{"Cache-Control": directive})
+        afterwards = await metadata_of(client, path)
+
+    assert cached == {}
+    assert fresh == afterwards == {"changed": "behind"}
+
+
+async def test_statistics_name_the_tier_and_count(database_url: str, tmp_path: Path, options: dict[str, str]) -> None:
+    async with running(settings_of(database_url, tmp_path, **options)) as client:
+        path = await client.make()
+        await client.get(path)
+        await client.get(path)
+        answer = await client.get(CACHE)
+
+    found = answer.json()
+    assert answer.status_code == 200
+    assert found["tier"] == client.resources.cache.tier
+    assert found["hits"] + found["misses"] == 2
+    assert found["errors"] == sum(client.resources.metrics.cache_errors.values.values())
+
+
+async def test_warm_asks_for_a_few_at_a_time_and_counts_those_that_it_could_read(
+    postgres: PostgresServer, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "WARMED_AT_ONCE", 2)
+    async with running(settings_of(database_url, tmp_path)) as client:
+        paths = [await client.make() for _ in range(5)]
+        broken = paths[3].rpartition("/")[2]
+        postgres.execute(f"\\c {database_url}\nUPDATE users SET personal = '\\x00' WHERE id = '{broken}';")
+        warmed = await client.post(f"{CACHE}/warm")
+        cached = [await client.is_cached(path) for path in paths]
+
+    assert warmed.json() == {"warmed": 4}
+    assert cached == [True, True, True, False, True]
+
+
+async def test_warm_reads_the_last_changed_into_the_cache(database_url: str, tmp_path: Path) -> None:
+    async with running(settings_of(database_url, tmp_path)) as client:
+        old, changed, deleted = [await client.make() for _ in range(3)]
+        await client.patch(changed, json={"given_name": "Ada"})
+        await client.delete(deleted)
+        one = await client.post(f"{CACHE}/warm", params={"limit": 1})
+        cached_of_one = [await client.is_cached(path) for path in (changed, deleted)]
+        all_living = await client.post(f"{CACHE}/warm")
+        cached_of_all = await client.is_cached(old)
+        refused = await client.post(f"{CACHE}/warm", params={"limit": 10_001})
+
+    assert (one.json(), all_living.json()) == ({"warmed": 1}, {"warmed": 2})
+    assert cached_of_one == [True, False]
+    assert cached_of_all
+    assert refused.status_code == 422
+
+
+async def test_clear_drops_what_was_cached(database_url: str, tmp_path: Path, options: dict[str, str]) -> None:
+    async with running(settings_of(database_url, tmp_path, **options)) as client:
+        path = await client.make()
+        await client.get(path)
+        answer = await client.delete(CACHE)
+        cached = await client.is_cached(path)
+        still_there = await client.get(path)
+
+    assert answer.status_code == 200
+    assert answer.json().keys() == {"dropped"}
+    assert not cached
+    assert still_there.status_code == 200
+
+
+async def test_a_purged_and_a_deleted_user_leave_the_cache(
+    database_url: str, tmp_path: Path, options: dict[str, str]
+) -> None:
+    async with running(settings_of(database_url, tmp_path, **options)) as client:
+        deleted, purged = await client.make(), await client.make()
+        await client.get(deleted)
+        await client.get(purged)
+        await client.delete(deleted)
+        await client.delete(purged, params={"purge": "true"})
+        answers = [
+            (await client.get(path, params=query)).status_code
+            for path in (deleted, purged)
+            for query in ({}, {"include": "deleted"})
+        ]
+
+    assert answers == [404, 200, 404, 404]
+
+
+async def test_the_cache_is_closed_to_strangers(database_url: str, tmp_path: Path) -> None:
+    async with running(settings_of(database_url, tmp_path)) as client:
+        client.headers.pop("X-API-Key")
+        answers = [await client.get(CACHE), await client.delete(CACHE), await client.post(f"{CACHE}/warm")]
+
+    assert [answer.status_code for answer in answers] == [401, 401, 401]

@@ -1,0 +1,109 @@
+"""`/metrics`: the names that dashboards and alerts are built on, and as many series as there are routes."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from support.running import USERS, Client, running, settings_of
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+async def client(database_url: str, tmp_path: Path) -> AsyncIterator[Client]:
+    async with running(settings_of(database_url, tmp_path)) as client:
+        yield client
+
+
+async def series_of(client: Client) -> Series:
+    answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def value_of(series: Series, name: str, **labels: str) -> float:
+    return series.get((name, frozenset(labels.items())), 0)
+
+
+async def test_the_promised_names_are_there(client: Client) -> None:
+    await client.get(await client.make())
+
+    names = {name for name, _ in await series_of(client)}
+
+    assert names >= {
+        "http_requests_total",
+        "http_request_duration_seconds_bucket",
+        "http_request_duration_seconds_sum",
+        "http_request_duration_seconds_count",
+        "user_cache_misses_total",
+        "user_database_connections_active",
+        "user_service_build_info",
+        "process_resident_memory_bytes",
+    }
+
+
+async def test_requests_are_counted_by_method_route_and_status(client: Client) -> None:
+    path = await client.make()
+    for _ in range(3):
+        await client.get(path)
+    await client.get(f"{USERS}/{uuid4()}")
+    series = await series_of(client)
+    route = "/api/v1/users/{user_id}"
+
+    assert value_of(series, "http_requests_total", method="GET", route=route, status="200") == 3
+    assert value_of(series, "http_requests_total", method="GET", route=route, status="404") == 1
+    assert value_of(series, "http_requests_total", method="POST", route="/api/v1/users", status="201") == 1
+    assert value_of(series, "http_request_duration_seconds_count", method="GET", route=route) == 4
+    assert value_of(series, "user_cache_hits_total", tier="memory") == 2
+    assert value_of(series, "user_cache_misses_total", tier="memory") == 2
+
+
+async def test_one_second_is_an_edge_and_buckets_add_up(client: Client) -> None:
+    await client.get("/api/health/live")
+    series = await series_of(client)
+    route = {"method": "GET", "route": "/api/health/live"}
+    edges = sorted(
+        (float(dict(labels)["le"]), value)
+        for (name, labels), value in series.items()
+        if name == "http_request_duration_seconds_bucket" and dict(labels)["route"] == route["route"]
+    )
+
+    assert 1.0 in [edge for edge, _ in edges]
+    assert [count for _, count in edges] == sorted(count for _, count in edges)
+    assert edges[-1] == (float("inf"), value_of(series, "http_request_duration_seconds_count", **route))
+
+
+async def test_strange_paths_methods_and_ids_add_no_series(client: Client) -> None:
+    await ask_strangely(client, "first")
+    await series_of(client)
+    before = await names_of(client)
+    for _ in range(5):
+        await ask_strangely(client, uuid4().hex)
+
+    assert await names_of(client) == before
+
+
+async def names_of(client: Client) -> set[Any]:
+    """Which series there are, but for those of the loop's lag, which begin by themselves after a second."""
+    return {key for key in await series_of(client) if "event_loop_lag" not in key[0]}
+
+
+async def ask_strangely(client: Client, word: str) -> None:
+    for method in ("GET", "POST", f"X{word[:6].upper()}"):
+        for path in (f"/{word}", f"/api/v1/{word}", f"{USERS}/{word}", f"{USERS}/{uuid4()}", f"{USERS}/{word}/{word}"):
+            await client.request(method, path)
+    await client.put(f"{USERS}/by-external-id/{word}", json={"email": f"{word}@example.org"})
+
+
+async def test_metrics_need_no_key(client: Client) -> None:
+    client.headers.pop("X-API-Key")
+
+    assert (await client.get("/metrics")).status_code == 200
