@@ -129,7 +129,7 @@ def test_a_value_comes_from_the_variable_then_its_file_then_the_folder_of_secret
 def test_a_named_file_that_is_not_there_is_a_fault(no_secrets: dict[str, str], tmp_path: Path) -> None:
     refusal = refusal_of({**no_secrets, "INTERNAL_API_KEY_FILE": str(tmp_path / "absent")})
 
-    assert f"INTERNAL_API_KEY_FILE: there is no file {tmp_path / 'absent'}" in refusal
+    assert f"INTERNAL_API_KEY_FILE: the file {tmp_path / 'absent'} does not exist" in refusal
 
 
 def test_a_secret_that_is_no_text_is_a_fault(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What can go wrong, and how HTTP says it (RFC 9457).
+"""The errors, with their HTTP status and stable code (RFC 9457).
 
 ServiceError
 ├── BadRequest 400            MalformedJson, InvalidCursor, InvalidHeader, InvalidEvent, EventIdReused
@@ -16,20 +16,20 @@ ServiceError
 ├── RateLimited 429
 └── Unavailable 503           DatabaseUnavailable, KeyNotLoaded, Contended, IssuerUnavailable, Overloaded,
                               RequestTimedOut, ShuttingDown
-ConfigurationError            a start that must not happen; never seen by a client
-CommandFailed                 a command that could not do its work; neither is this
+ConfigurationError            the service refuses to start; never sent to a client
+CommandFailed                 a command failed; never sent to a client
 """
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-# The exit statuses of the command line.
+# Exit statuses of the command line.
 EXIT_FAILED: Final = 1
 EXIT_CONFIGURATION: Final = 2
 
 
 class FieldError(NamedTuple):
-    """One fault in a request.
+    """One fault of a request.
 
     `pointer` is a JSON pointer (RFC 6901) into the body, or `?name` for a query parameter.
     """
@@ -62,7 +62,7 @@ class MalformedJson(BadRequest):
 
 
 class InvalidCursor(BadRequest):
-    code, title = "invalid_cursor", "The cursor is not one of this list's"
+    code, title = "invalid_cursor", "The cursor does not belong to this list"
 
 
 class InvalidHeader(BadRequest):
@@ -70,11 +70,11 @@ class InvalidHeader(BadRequest):
 
 
 class InvalidEvent(BadRequest):
-    code, title = "invalid_event", "Not a CloudEvent that this service takes"
+    code, title = "invalid_event", "Not a CloudEvent that this service accepts"
 
 
 class EventIdReused(BadRequest):
-    code, title = "event_id_reused", "Another event of this source had this id"
+    code, title = "event_id_reused", "Another event of this source has used this id"
 
 
 class Unauthenticated(ServiceError):
@@ -110,9 +110,9 @@ class InvalidTransition(Conflict):
 
 
 class DuplicateInBatch(Conflict):
-    """`first` is the position of the item that came before, among those given to the service."""
+    """`first` is the index of the earlier item, among the items given to the service."""
 
-    code, title = "duplicate_in_batch", "An earlier item of the batch is about the same user"
+    code, title = "duplicate_in_batch", "An earlier item of the batch names the same user"
 
     def __init__(self, *, first: int) -> None:
         super().__init__()
@@ -129,11 +129,11 @@ class EventInProgress(Conflict):
 
 
 class AnswerErased(ServiceError):
-    status, code, title = 410, "answer_erased", "The first answer was erased with its user"
+    status, code, title = 410, "answer_erased", "The first response was erased with its user"
 
 
 class VersionMismatch(ServiceError):
-    status, code, title = 412, "version_mismatch", "The user has changed since it was read"
+    status, code, title = 412, "version_mismatch", "The user has changed since the version in If-Match"
 
 
 class PayloadTooLarge(ServiceError):
@@ -145,7 +145,7 @@ class UnsupportedMediaType(ServiceError):
 
 
 class ValidationFailed(ServiceError):
-    status, code, title = 422, "validation_failed", "The request does not fit its schema"
+    status, code, title = 422, "validation_failed", "The request does not match its schema"
 
 
 class RateLimited(ServiceError):
@@ -157,7 +157,7 @@ class RateLimited(ServiceError):
 
 
 class IdempotencyKeyReused(ServiceError):
-    status, code, title = 422, "idempotency_key_reused", "This Idempotency-Key came with another request before"
+    status, code, title = 422, "idempotency_key_reused", "This Idempotency-Key was used with another request"
 
 
 class Unavailable(ServiceError):
@@ -170,11 +170,11 @@ class DatabaseUnavailable(Unavailable):
 
 
 class KeyNotLoaded(Unavailable):
-    code, title = "key_not_loaded", "The data is sealed under a key that this replica does not have"
+    code, title = "key_not_loaded", "The data is encrypted with a key that this replica does not have"
 
 
 class IssuerUnavailable(Unavailable):
-    code, title = "issuer_unavailable", "The keys of the token's issuer can't be read"
+    code, title = "issuer_unavailable", "The keys of the token's issuer can't be fetched"
 
 
 class Overloaded(Unavailable):
@@ -182,11 +182,11 @@ class Overloaded(Unavailable):
 
 
 class RequestTimedOut(Unavailable):
-    code, title = "request_timed_out", "The request took too long and was given up"
+    code, title = "request_timed_out", "The request exceeded its time limit"
 
 
 class Contended(Unavailable):
-    code, title = "contended", "Too many change the same users at once"
+    code, title = "contended", "Too many requests change the same users at once"
 
 
 class ShuttingDown(Unavailable):

@@ -1,7 +1,7 @@
-"""Every setting, typed and documented: read once from the environment, then frozen.
+"""The settings: read once from the environment, checked, then frozen. docs/configuration.md lists them.
 
-A value comes from the variable itself, from the file that `<NAME>_FILE` names, or from a file of that name in
-`SECRETS_DIR`, in this order. docs/configuration.md lists them all.
+A value comes from the variable, from the file that `<NAME>_FILE` names, or from the file of that name in `SECRETS_DIR`,
+in this order.
 """
 
 import re
@@ -37,7 +37,7 @@ def parse_bool(text: str) -> bool:
     raise ValueError("expected true or false")
 
 
-def one_of(*choices: str) -> Callable[[str], str]:
+def choice(*choices: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in choices:
             raise ValueError(f"expected one of {', '.join(choices)}")
@@ -46,7 +46,7 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
-def whole(low: int, high: int) -> Callable[[str], int]:
+def whole_number(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
             raise ValueError(f"expected a whole number from {low} to {high}")
@@ -55,14 +55,14 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def url_of(*schemes: str) -> Callable[[str], str]:
+def url(*schemes: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         scheme, _, rest = text.partition("://")
         if scheme not in schemes or not rest:
             raise ValueError(f"expected a URL that starts with {' or '.join(f'{s}://' for s in schemes)}")
         if scheme != "unix" and not AUTHORITY.fullmatch(re.split("[/?#]", rest, maxsplit=1)[0]):
             raise ValueError(
-                "the host and port can't be made out; special characters of a password are written as in `%2F` for /"
+                "the host and port can't be read; percent-encode special characters of the password, as `%2F` for /"
             )
         return text
 
@@ -73,7 +73,7 @@ def comma_separated(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def ce_overrides(text: str) -> dict[str, str]:
+def cloudevent_overrides(text: str) -> dict[str, str]:
     """The extensions of K_CE_OVERRIDES, `{"extensions": {"name": "value"}}`, by name."""
     try:
         extensions = orjson.loads(text).get("extensions") or {}
@@ -82,7 +82,9 @@ def ce_overrides(text: str) -> dict[str, str]:
         raise ValueError('expected JSON, as {"extensions": {"name": "value"}}') from None
     for name, value in items:
         if not EXTENSION_NAME.fullmatch(name) or name in RESERVED_EXTENSIONS or not isinstance(value, str):
-            raise ValueError("an extension has a name of a-z and 0-9 that is no attribute, and a string as its value")
+            raise ValueError(
+                "an extension needs a name of a-z and 0-9, other than CloudEvents' own, and a string as its value"
+            )
     return extensions
 
 
@@ -92,7 +94,7 @@ def pem(text: str) -> str:
     return text
 
 
-database_url = url_of("postgresql", "postgres")
+database_url = url("postgresql", "postgres")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,86 +156,86 @@ class Settings:
 
     @property
     def sink_url(self) -> str | None:
-        """Where events go. A SinkBinding's K_SINK comes first."""
+        """The URL that events are sent to. A SinkBinding's K_SINK comes first."""
         return self.k_sink or self.event_sink_url
 
     @property
     def traces_wanted(self) -> bool:
-        """Whether a collector is named; OpenTelemetry reads its other variables itself."""
+        """Whether an OTLP endpoint is set; OpenTelemetry reads its other variables itself."""
         named = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
         return named is not None and not self.otel_sdk_disabled
 
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Self:
-        """Settings from `environ`. Raises ConfigurationError that lists every fault, without any value of a secret."""
+        """The settings of `environ`. Raises ConfigurationError, which lists every fault and no value of a secret."""
         source = SettingsSource(environ)
         values = {name: source.read(name, parse) for name, parse in PARSERS.items()}
         values["database_url"] = values["database_url"] or source.database_url()
         values["redis_url"] = values["redis_url"] or source.redis_url()
         present = {name: value for name, value in values.items() if value is not None}
         settings = cls(**present)
-        source.faults += missing_in_production(settings) + half_named_issuers(settings)
+        source.faults += missing_in_production(settings) + incomplete_issuers(settings)
         if source.faults:
             raise ConfigurationError("The service can't start:\n" + "\n".join(f"- {f}" for f in source.faults))
         return settings
 
 
 PARSERS: Final[dict[str, Callable[[str], Any]]] = {
-    "app_env": one_of("development", "production"),
+    "app_env": choice("development", "production"),
     "host": str,
-    "port": whole(0, 65535),
-    "serve": one_of("api", "events", "all"),
+    "port": whole_number(0, 65535),
+    "serve": choice("api", "events", "all"),
     "data_dir": Path,
     "database_url": database_url,
     "database_read_url": database_url,
-    "postgres_max_connections": whole(2, 1000),
-    "database_timeout": whole(1, 300),
-    # Not less than the events of the changes may wait.
-    "audit_retention_days": whole(7, 36_500),
-    "redis_url": url_of("redis", "rediss", "unix"),
+    "postgres_max_connections": whole_number(2, 1000),
+    "database_timeout": whole_number(1, 300),
+    # At least as long as events may wait in the outbox.
+    "audit_retention_days": whole_number(7, 36_500),
+    "redis_url": url("redis", "rediss", "unix"),
     "redis_key_prefix": str,
-    "cache": one_of("auto", "none"),
-    "cache_ttl": whole(1, 86_400),
-    "cache_max_bytes": whole(0, 2**40),
+    "cache": choice("auto", "none"),
+    "cache_ttl": whole_number(1, 86_400),
+    "cache_max_bytes": whole_number(0, 2**40),
     "encryption_key": str,
     "blind_index_key": str,
     "internal_api_key": comma_separated,
-    "secrets_reload_seconds": whole(1, 300),
-    "k_sink": url_of("http", "https"),
-    "event_sink_url": url_of("http", "https"),
-    "k_ce_overrides": ce_overrides,
+    "secrets_reload_seconds": whole_number(1, 300),
+    "k_sink": url("http", "https"),
+    "event_sink_url": url("http", "https"),
+    "k_ce_overrides": cloudevent_overrides,
     "k_ca_certs": pem,
     "jwt_issuer": str,
     "jwt_audience": str,
-    "jwt_jwks_url": url_of("https", "http"),
-    "jwt_subject": one_of("either", "external_id", "id"),
+    "jwt_jwks_url": url("https", "http"),
+    "jwt_subject": choice("either", "external_id", "id"),
     "events_audience": str,
     "events_issuer": str,
-    "events_jwks_url": url_of("https", "http"),
+    "events_jwks_url": url("https", "http"),
     "events_subjects": comma_separated,
     "events_trust_network": parse_bool,
     "jwks_ca_file": Path,
     "events_jwks_token_file": Path,
-    "rate_limit_max": whole(0, 10**9),
-    "rate_limit_internal_max": whole(0, 10**9),
-    "max_in_flight": whole(1, 100_000),
-    "max_connections": whole(1, 1_000_000),
-    "request_timeout": whole(1, 3600),
-    "head_timeout": whole(1, 3600),
-    "body_timeout": whole(1, 3600),
-    "log_level": one_of("debug", "info", "warning", "error"),
-    "log_format": one_of("json", "text"),
+    "rate_limit_max": whole_number(0, 10**9),
+    "rate_limit_internal_max": whole_number(0, 10**9),
+    "max_in_flight": whole_number(1, 100_000),
+    "max_connections": whole_number(1, 1_000_000),
+    "request_timeout": whole_number(1, 3600),
+    "head_timeout": whole_number(1, 3600),
+    "body_timeout": whole_number(1, 3600),
+    "log_level": choice("debug", "info", "warning", "error"),
+    "log_format": choice("json", "text"),
     "access_log": parse_bool,
-    "otel_exporter_otlp_endpoint": url_of("http", "https"),
-    "otel_exporter_otlp_traces_endpoint": url_of("http", "https"),
+    "otel_exporter_otlp_endpoint": url("http", "https"),
+    "otel_exporter_otlp_traces_endpoint": url("http", "https"),
     "otel_sdk_disabled": parse_bool,
-    "shutdown_timeout": whole(1, 300),
+    "shutdown_timeout": whole_number(1, 300),
 }
 assert set(PARSERS) == {field.name for field in fields(Settings)}
 
 
 class SettingsSource:
-    """Reads single values and collects what is wrong with them."""
+    """Reads single values and collects their faults."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
@@ -241,7 +243,7 @@ class SettingsSource:
         self.faults: list[str] = []
 
     def file_path(self, name: str) -> Path:
-        """The file that a setting comes from when there is no variable."""
+        """The file of a setting that has no variable."""
         named = self.environ.get(f"{name}_FILE", "").strip()
         return Path(named) if named else self.secrets_dir / name
 
@@ -255,7 +257,7 @@ class SettingsSource:
             return path.read_text(encoding="utf-8").strip() or None
         except FileNotFoundError:
             if named:
-                self.faults.append(f"{name}_FILE: there is no file {named}")
+                self.faults.append(f"{name}_FILE: the file {named} does not exist")
         except (OSError, UnicodeDecodeError) as error:
             self.faults.append(f"{name}: {path} can't be read ({error.__class__.__name__})")
         return None
@@ -277,11 +279,11 @@ class SettingsSource:
         user = quote(self.text("POSTGRES_USER") or "user_service", safe="")
         password = self.text("POSTGRES_USER_PASSWORD")
         credentials = f"{user}:{quote(password, safe='')}" if password else user
-        port = self.read("postgres_port", whole(1, 65535)) or 5432
+        port = self.read("postgres_port", whole_number(1, 65535)) or 5432
         database = quote(self.text("POSTGRES_DB") or "user_service", safe="")
         if host.startswith("/"):
             return f"postgresql://{credentials}@/{database}?host={quote(host, safe='/')}&port={port}"
-        return f"postgresql://{credentials}@{bracketed(host)}:{port}/{database}"
+        return f"postgresql://{credentials}@{url_host(host)}:{port}/{database}"
 
     def redis_url(self) -> str | None:
         host = self.text("REDIS_HOST")
@@ -289,17 +291,17 @@ class SettingsSource:
             return None
         password = self.text("REDIS_PASSWORD")
         credentials = f":{quote(password, safe='')}@" if password else ""
-        port = self.read("redis_port", whole(1, 65535)) or 6379
-        return f"redis://{credentials}{bracketed(host)}:{port}/0"
+        port = self.read("redis_port", whole_number(1, 65535)) or 6379
+        return f"redis://{credentials}{url_host(host)}:{port}/0"
 
 
-def bracketed(host: str) -> str:
-    """A host as a URL writes it: an IPv6 address in brackets."""
+def url_host(host: str) -> str:
+    """A host as it stands in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def is_weak(secret: str) -> bool:
-    """Whether a secret is too short or a well-known stand-in."""
+    """Whether a secret is too short, too uniform or a placeholder."""
     return len(secret) < MIN_SECRET_LENGTH or is_placeholder(secret) or len(set(secret)) < 6
 
 
@@ -308,8 +310,8 @@ def is_placeholder(secret: str) -> bool:
     return any(word in lowered for word in PLACEHOLDERS)
 
 
-def password_of(url: str | None) -> str:
-    """The password of a URL as it stands there; empty where it has none."""
+def password_in(url: str | None) -> str:
+    """The password of a URL, percent-encoded as in the URL; empty where it has none."""
     return url.partition("://")[2].rpartition("@")[0].partition(":")[2] if url is not None else ""
 
 
@@ -318,14 +320,14 @@ def missing_in_production(settings: Settings) -> list[str]:
         return []
     faults = []
     if settings.database_url is None:
-        faults.append("DATABASE_URL (or POSTGRES_HOST): production needs a PostgreSQL of its own")
+        faults.append("DATABASE_URL (or POSTGRES_HOST): production needs a PostgreSQL server")
     if settings.encryption_key is None:
-        faults.append("ENCRYPTION_KEY: production needs one; make it with `user-service keys new`")
+        faults.append("ENCRYPTION_KEY: production needs one; make one with `user-service keys new`")
     if is_placeholder((settings.encryption_key or "").partition(":")[0]):
         faults.append("ENCRYPTION_KEY: this one is published with the manifests; make one with `user-service keys new`")
     for name, url in (("POSTGRES_USER_PASSWORD", settings.database_url), ("REDIS_PASSWORD", settings.redis_url)):
-        if is_placeholder(password_of(url)):
-            faults.append(f"{name}: the password is a placeholder; set another, there and in the server")
+        if is_placeholder(password_in(url)):
+            faults.append(f"{name}: the password is a placeholder; set another one here and in the server")
     if not settings.internal_api_key and not settings.jwt_issuer:
         faults.append(
             "INTERNAL_API_KEY: production needs at least one, made with `openssl rand -hex 32`, or a JWT_ISSUER"
@@ -338,20 +340,20 @@ def missing_in_production(settings: Settings) -> list[str]:
     return faults
 
 
-def half_named_issuers(settings: Settings) -> list[str]:
-    """What is missing where an issuer of tokens is named in part, and key sets that would come over an open network."""
+def incomplete_issuers(settings: Settings) -> list[str]:
+    """The faults of token issuers: settings that are missing, and key sets fetched over an open network."""
     faults = []
     named = [settings.jwt_issuer, settings.jwt_audience, settings.jwt_jwks_url]
     if any(named) and not all(named):
         faults.append("JWT_ISSUER, JWT_AUDIENCE, JWT_JWKS_URL: set all three, or none of them")
     for name, url in (("JWT_JWKS_URL", settings.jwt_jwks_url), ("EVENTS_JWKS_URL", settings.events_jwks_url)):
-        if settings.is_production and url is not None and not is_private(url):
-            faults.append(f"{name}: whoever can change the answer decides who gets in; use https")
+        if settings.is_production and url is not None and not is_tamper_proof(url):
+            faults.append(f"{name}: a response changed on the network would let forged tokens in; use https")
     return faults
 
 
-def is_private(url: str) -> bool:
-    """Whether nobody between can change what comes from a URL: https, this machine, or a Service of the cluster."""
+def is_tamper_proof(url: str) -> bool:
+    """Whether a response can't be changed on its way: https, this machine, or a Service of the cluster."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     return parts.scheme == "https" or host == "localhost" or host.endswith((".svc", ".svc.cluster.local"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from support.issuer import AUDIENCE, Issuer, jwk_of
 from user_service.errors import BadRequest, InvalidCursor, InvalidHeader, Unauthenticated, ValidationFailed
-from user_service.observability.trace_context import request_id_of, traceparent_of
+from user_service.observability.trace_context import choose_request_id, continue_trace
 from user_service.security.authentication import credential_of
 from user_service.security.jwks import parse_keys
 from user_service.security.jwt_verifier import JwtVerifier, read_unverified, verify_claims
@@ -37,7 +37,7 @@ segments = st.from_regex(r"[A-Za-z0-9_=-]{0,40}", fullmatch=True)
 
 @given(st.none() | st.binary(max_size=200) | near_traceparents)
 def test_an_answer_has_a_trace_whatever_was_sent(sent: bytes | None) -> None:
-    made = traceparent_of(sent)
+    made = continue_trace(sent)
 
     assert TRACEPARENT.fullmatch(made)
     assert made[3:35] != b"0" * 32
@@ -46,7 +46,7 @@ def test_an_answer_has_a_trace_whatever_was_sent(sent: bytes | None) -> None:
 
 @given(st.none() | st.binary(max_size=200))
 def test_an_answer_has_an_id_that_no_log_minds(sent: bytes | None) -> None:
-    assert REQUEST_ID.fullmatch(request_id_of(sent))
+    assert REQUEST_ID.fullmatch(choose_request_id(sent))
 
 
 @given(st.text(max_size=300), st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3))

@@ -12,7 +12,7 @@ from user_service.bootstrap import Resources
 from user_service.cli.transfer import Summary, TransferRefused
 from user_service.cli.transfer_chunks import dry_failures, readable_chunks
 from user_service.errors import ServiceError
-from user_service.observability.trace_context import request_id_of, traceparent_of
+from user_service.observability.trace_context import choose_request_id, continue_trace
 from user_service.server.run import database_of
 from user_service.users.batch.bodies import CreateBatch
 from user_service.users.batch.runner import BatchRunner
@@ -122,4 +122,4 @@ async def first_failures(imports: ImportRunner, import_id: Any) -> list[dict[str
 
 
 def cli_origin() -> Origin:
-    return Origin("command-line", request_id_of(None).decode(), traceparent_of(None).decode())
+    return Origin("command-line", choose_request_id(None).decode(), continue_trace(None).decode())

@@ -1,4 +1,4 @@
-"""Request ids and W3C trace context: taken over when they are well formed, made when they are not there."""
+"""Request ids and W3C trace context: accepted from the caller when they are well formed, made otherwise."""
 
 import re
 from binascii import hexlify
@@ -10,19 +10,19 @@ TRACEPARENT: Final = re.compile(
     rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})(-.*)?"
 )
 PROCESS: Final = b"%08x" % SystemRandom().getrandbits(32)
-# Neither half of a fresh trace context may be all zeros.
+# Neither the trace id nor the span id may be all zeros.
 NOT_ZERO: Final = 1 << 64 | 1
 
 
-def request_id_of(given: bytes | None) -> bytes:
-    """The caller's id when it is a plain token, else a fresh one."""
+def choose_request_id(given: bytes | None) -> bytes:
+    """The caller's request id when it is well formed, else a new one."""
     if given is not None and REQUEST_ID.fullmatch(given):
         return given
     return PROCESS + hexlify(getrandbits(64).to_bytes(8))
 
 
-def traceparent_of(given: bytes | None) -> bytes:
-    """The trace context of this service's own span: in the caller's trace when there is one, else in a fresh trace."""
+def continue_trace(given: bytes | None) -> bytes:
+    """The traceparent of this service's span: in the caller's trace when it is well formed, else in a new trace."""
     if given is not None and (match := TRACEPARENT.fullmatch(given)) and (match[1] != b"00" or match[4] is None):
         return b"00-%b-%016x-%b" % (match[2], getrandbits(64) | 1, match[3])
     fresh = hexlify((getrandbits(192) | NOT_ZERO).to_bytes(24))

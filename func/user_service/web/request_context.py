@@ -6,7 +6,7 @@ from time import perf_counter
 from typing import Final
 
 from user_service.bootstrap import Resources
-from user_service.observability.trace_context import request_id_of, traceparent_of
+from user_service.observability.trace_context import choose_request_id, continue_trace
 from user_service.observability.tracing import RequestSpan, Tracing
 from user_service.security.authentication import Principal
 from user_service.security.rate_limits import Allowance
@@ -38,10 +38,10 @@ class RequestContext:
         self.started = perf_counter()
         self.method = method if method in METHODS else "OTHER"
         self.headers = headers
-        self.request_id = request_id_of(headers.get(b"x-request-id"))
+        self.request_id = choose_request_id(headers.get(b"x-request-id"))
         self.span: RequestSpan | None = None
         if tracing is None:
-            self.traceparent = traceparent_of(headers.get(b"traceparent"))
+            self.traceparent = continue_trace(headers.get(b"traceparent"))
         else:
             self.span = tracing.start_request(self.method, headers)
             self.traceparent = self.span.traceparent

@@ -15,7 +15,7 @@ from user_service.errors import ShuttingDown
 from user_service.events.codec import BATCHED, MAX_NAME_BYTES, STRUCTURED, Incoming, decode
 from user_service.events.inbox import documents_of
 from user_service.events.types import BATCH_OPERATIONS, PING
-from user_service.observability.trace_context import traceparent_of
+from user_service.observability.trace_context import continue_trace
 from user_service.users.change_log import Origin
 from user_service.web.dependencies import get_parts, principal_of, resources_of
 from user_service.web.problems import request_context
@@ -95,7 +95,7 @@ def origin_of(context: RequestContext, traceparent: str | None) -> Origin:
     origin = context.origin
     if traceparent is None:
         return origin
-    return Origin(origin.actor, origin.request_id, traceparent_of(traceparent.encode("ascii", "replace")).decode())
+    return Origin(origin.actor, origin.request_id, continue_trace(traceparent.encode("ascii", "replace")).decode())
 
 
 def reply_response(reply: CloudEvent) -> Response:
