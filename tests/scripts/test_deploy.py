@@ -11,9 +11,9 @@ from deploy import make_plan
 from deploy_steps import is_newest_revision_ready
 from manifests import renderers
 
-from app_fixtures import API_KEY
-from served import Served
+from support.app_fixtures import API_KEY
 from support.recorded_cluster import KINDS, Cluster
+from support.served import Served
 
 IMAGE = "registry.test/team/user-service:1.2.3@sha256:" + "0123456789abcdef" * 4
 
