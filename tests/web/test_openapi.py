@@ -65,3 +65,14 @@ async def test_an_absent_field_of_a_patch_has_no_default(shared_client: httpx.As
 
     assert [name for name, field in fields.items() if "default" in field] == []
     assert document["components"]["schemas"][schema]["additionalProperties"] is False
+
+
+async def test_an_operation_declares_the_errors_that_its_parameters_cause(shared_client: httpx.AsyncClient) -> None:
+    document = (await shared_client.get("/openapi.json")).json()
+    causes = {"If-Match": "412", "Idempotency-Key": "409", "user_id": "404", "import_id": "404"}
+
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            caused = {causes.get(parameter["name"]) for parameter in operation.get("parameters", ())} - {None}
+            caused |= {"413", "415"} if "requestBody" in operation else set()
+            assert caused <= set(operation["responses"]), f"{method} {path}"

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's own, with the problem details that every operation can answer."""
+"""The OpenAPI document: FastAPI's own, with the problem details that the routes declare."""
 
 from typing import Any, Final
 
@@ -7,6 +7,10 @@ from fastapi.openapi.utils import get_openapi
 
 from user_service.web.responses import PROBLEM_TYPE
 
+Responses = dict[int | str, dict[str, Any]]
+
+JSON: Final = "application/json"
+PROBLEM_JSON: Final = PROBLEM_TYPE.decode()
 PROBLEM: Final[dict[str, Any]] = {
     "title": "Problem",
     "description": "Problem details (RFC 9457).",
@@ -38,33 +42,38 @@ PROBLEM: Final[dict[str, Any]] = {
         },
     },
 }
-REASONS: Final = {
-    "400": "The request is malformed",
-    "401": "No valid credentials",
-    "403": "The credentials do not allow this",
-    "404": "There is no such user, or import",
-    "409": "The user's state, another user's keys, or a request under the same key does not allow this",
-    "410": "The request came before under this key; its answer was erased with the user",
-    "412": "`If-Match` names another version",
-    "413": "The body is too large",
-    "415": "The content type is not supported",
-    "422": "The request does not fit its schema; `errors` lists the faults, up to 100",
-    "429": "The rate limit is used up; try again after `Retry-After` seconds",
-    "503": "The database does not answer, or too much is asked at once; try again after `Retry-After` seconds",
+DESCRIPTIONS: Final = {
+    400: "The request is malformed",
+    401: "No valid credentials",
+    403: "The credentials do not allow this",
+    404: "There is no such user, or import",
+    409: "The user's state, another user's keys, or a request under the same key does not allow this",
+    410: "The request came before under this key; its answer was erased with the user",
+    412: "`If-Match` names another version",
+    413: "The body is too large",
+    415: "The content type is not supported",
+    422: "The request does not fit its schema; `errors` lists the faults, up to 100",
+    429: "The rate limit is used up; try again after `Retry-After` seconds",
+    503: "The database does not answer, or too much is asked at once; try again after `Retry-After` seconds",
 }
 # Credentials are checked before a request gets to FastAPI, in app.py.
 CREDENTIALS: Final[dict[str, Any]] = {
     "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "Bearer": {"type": "http", "scheme": "bearer"},
 }
-IDEMPOTENCY_KEY: Final = "Idempotency-Key"
-GUARDED: Final = "/api/v1"
-EVENTS: Final = "/events"
-GUARDED_STATUSES: Final = ("400", "401", "403", "422", "429", "503")
-EVENT_STATUSES: Final = ("400", "401", "403", "409", "413", "415", "422", "503")
-CONFLICTING: Final = frozenset(
-    {"create_user", "update_user", "upsert_user", "restore_user", "suspend_user", "activate_user", "update_own_user"}
-)
+
+
+def problems(*statuses: int) -> Responses:
+    """FastAPI's `responses=` of operations that answer problem details with these statuses."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": DESCRIPTIONS[status], "content": {PROBLEM_JSON: {"schema": schema}}}
+        for status in statuses
+    }
+
+
+# What app.py, which checks credentials and rate limits, and StrictRoute, which checks the address, answer at /api/v1.
+COMMON_PROBLEMS: Final = problems(400, 401, 403, 422, 429, 503)
 
 
 def add_openapi(app: FastAPI) -> None:
@@ -80,19 +89,16 @@ def add_openapi(app: FastAPI) -> None:
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    schemas = document["components"]["schemas"]
-    schemas["Problem"] = PROBLEM
+    document["components"]["schemas"]["Problem"] = PROBLEM
     document["components"]["securitySchemes"] = CREDENTIALS
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
-    for path, operations in document["paths"].items():
+    for operations in document["paths"].values():
         for operation in operations.values():
-            if path == EVENTS or path.startswith(GUARDED):
+            if "401" in operation["responses"]:
                 operation["security"] = [{name: []} for name in CREDENTIALS]
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = without_null(parameter["schema"])
-            for status in statuses_of(path, operation):
-                operation["responses"][status] = problem_response(status, operation["responses"].get(status))
+            for response in operation["responses"].values():
+                join_problem(response.get("content", {}))
     return document
 
 
@@ -104,32 +110,8 @@ def without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in schema.items() if name != "anyOf"} | dict(kept[0])
 
 
-def statuses_of(path: str, operation: dict[str, Any]) -> list[str]:
-    operation["responses"].pop("422", None)
-    if path == EVENTS:
-        return list(EVENT_STATUSES)
-    if not path.startswith(GUARDED):
-        return ["422"] if operation.get("parameters") else []
-    statuses = list(GUARDED_STATUSES)
-    if "{user_id}" in path or "{import_id}" in path or path.endswith("/me"):
-        statuses.append("404")
-    if "requestBody" in operation:
-        statuses += ["413", "415"]
-    headers = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "header"}
-    if "If-Match" in headers:
-        statuses.append("412")
-    if operation["operationId"] in CONFLICTING or IDEMPOTENCY_KEY in headers:
-        statuses.append("409")
-    if IDEMPOTENCY_KEY in headers and path.startswith("/api/v1/users") and "/batch/" not in path:
-        statuses += [] if path.endswith("/imports") else ["410"]
-    return statuses
-
-
-def problem_response(status: str, own: dict[str, Any] | None) -> dict[str, Any]:
-    """The response of a problem; `own` is the operation's, where its problem has further members."""
-    schema: dict[str, Any] = {"$ref": "#/components/schemas/Problem"}
-    description = REASONS[status]
-    if own is not None:
-        schema = {"anyOf": [own["content"]["application/json"]["schema"], schema]}
-        description = f"{own['description']}; or: {description}"
-    return {"description": description, "content": {PROBLEM_TYPE.decode(): {"schema": schema}}}
+def join_problem(content: dict[str, Any]) -> None:
+    """Moves a model that was declared beside a problem to the problem's content type: FastAPI has it as JSON."""
+    if JSON in content and PROBLEM_JSON in content:
+        schemas = [content.pop(JSON)["schema"], content[PROBLEM_JSON]["schema"]]
+        content[PROBLEM_JSON]["schema"] = {"anyOf": schemas}

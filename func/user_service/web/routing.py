@@ -14,9 +14,9 @@ from starlette.types import Message, Receive
 
 from user_service.errors import PayloadTooLarge, UnsupportedMediaType
 from user_service.web.idempotency import answer_once
+from user_service.web.openapi import JSON, Responses, problems
 from user_service.web.request_checks import check_encoding, check_names
 
-JSON: Final = "application/json"
 MERGE_PATCH: Final = "application/merge-patch+json"
 OPEN_QUERY: Final = "x-open-query-prefix"
 LARGE_BODY_BYTES: Final = 2 * 1024 * 1024
@@ -60,6 +60,11 @@ class StrictRoute(APIRoute):
     max_body_bytes = 256 * 1024
     shares_room = False
 
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        if self.body_field is not None or "requestBody" in (self.openapi_extra or {}):
+            self.responses = problems(413, 415) | self.responses
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         known, limit, shares_room = query_names(self.dependant), self.max_body_bytes, self.shares_room
@@ -96,6 +101,7 @@ def make_router(
     prefix: str = "",
     route_class: type[StrictRoute] = StrictRoute,
     dependencies: Sequence[Depends] | None = None,
+    responses: Responses | None = None,
 ) -> APIRouter:
     """A router whose routes are complete as they are made, so that api.py can take them over."""
     return APIRouter(
@@ -103,6 +109,7 @@ def make_router(
         tags=[tag],
         route_class=route_class,
         dependencies=dependencies,
+        responses=responses,
         generate_unique_id_function=name_of,
     )
 

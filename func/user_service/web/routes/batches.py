@@ -14,6 +14,7 @@ from user_service.users.schemas import UserRead
 from user_service.web.dependencies import AskedOnce, get_parts, requires, resources_of
 from user_service.web.fast_path import asks_fresh
 from user_service.web.idempotency import replayed
+from user_service.web.openapi import COMMON_PROBLEMS, DESCRIPTIONS, Responses, problems
 from user_service.web.problems import request_context
 from user_service.web.routing import LARGE_BODY_BYTES, LargeRoute, StrictRoute, make_router
 
@@ -109,12 +110,16 @@ async def batch_write(request: Request, once: AskedOnce) -> Run:
 
 
 Write = Annotated[Run, Depends(batch_write)]
-ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+ANSWERS: Final[Responses] = {
     207: {"model": BatchRead, "description": "Some items failed"},
-    409: {"model": BatchRefused, "description": "An atomic batch of which nothing was applied"},
+    409: problems(409)[409]
+    | {
+        "model": BatchRefused,
+        "description": f"An atomic batch of which nothing was applied; or: {DESCRIPTIONS[409]}",
+    },
 }
-router = make_router("batches", prefix=PREFIX, route_class=LargeRoute)
-find_router = make_router("batches", prefix=PREFIX, route_class=FindRoute)
+router = make_router("batches", prefix=PREFIX, route_class=LargeRoute, responses=COMMON_PROBLEMS)
+find_router = make_router("batches", prefix=PREFIX, route_class=FindRoute, responses=COMMON_PROBLEMS)
 
 
 def scoped(operation: str) -> list[Any]:

@@ -6,11 +6,14 @@ from fastapi import Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from user_service.web.dependencies import Search, requires, resources_of
+from user_service.web.openapi import COMMON_PROBLEMS
 from user_service.web.query_types import whole_number
 from user_service.web.routing import make_router
 
 WarmLimit = Annotated[int, Field(ge=1, le=10_000), whole_number]
-router = make_router("operations", prefix="/api/v1/cache", dependencies=[Depends(requires("cache:manage"))])
+router = make_router(
+    "operations", prefix="/api/v1/cache", dependencies=[Depends(requires("cache:manage"))], responses=COMMON_PROBLEMS
+)
 
 
 class Dropped(BaseModel):

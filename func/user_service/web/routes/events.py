@@ -18,6 +18,7 @@ from user_service.events.types import BATCH_OPERATIONS, PING
 from user_service.observability.trace_context import continue_trace
 from user_service.users.change_log import Origin
 from user_service.web.dependencies import get_parts, principal_of, resources_of
+from user_service.web.openapi import Responses, problems
 from user_service.web.problems import request_context
 from user_service.web.request_context import RequestContext
 from user_service.web.routing import LargeRoute, make_router
@@ -52,10 +53,11 @@ event_body: Final[dict[str, Any]] = {
         },
     }
 }
-ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+ANSWERS: Final[Responses] = {
     200: {"description": "Processed; the reply is a CloudEvent, or a batch of them", "content": {"*/*": {}}},
     202: {"description": "Processed; there is no reply"},
     204: {"description": "Processed; there is no reply"},
+    **problems(400, 401, 403, 409, 422, 429, 503),
 }
 
 

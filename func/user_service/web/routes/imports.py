@@ -15,6 +15,7 @@ from user_service.errors import UnsupportedMediaType
 from user_service.users.imports.parsers import Record, reader_of
 from user_service.users.imports.runner import Import, ImportRunner
 from user_service.web.dependencies import get_parts, requires, resources_of, storage_of
+from user_service.web.openapi import COMMON_PROBLEMS, Responses, problems
 from user_service.web.problems import request_context
 from user_service.web.routing import StrictRoute, make_router
 
@@ -57,7 +58,7 @@ body: dict[str, Any] = {
         "content": {NDJSON: {"schema": {"type": "string"}}, CSV: {"schema": {"type": "string"}}},
     }
 }
-lines: dict[int | str, dict[str, Any]] = {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}}
+lines: Responses = {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}}
 
 
 async def takes_time(request: Request) -> None:
@@ -70,7 +71,13 @@ async def imports_of(request: Request) -> ImportRunner:
     return get_parts(request).services.imports
 
 
-router = make_router("imports", prefix="/api/v1/users", route_class=StreamRoute, dependencies=[Depends(takes_time)])
+router = make_router(
+    "imports",
+    prefix="/api/v1/users",
+    route_class=StreamRoute,
+    dependencies=[Depends(takes_time)],
+    responses=COMMON_PROBLEMS,
+)
 ImportStore = Annotated[ImportRunner, Depends(imports_of)]
 ImportKey = Annotated[
     str | None,
@@ -88,6 +95,7 @@ ImportKey = Annotated[
     status_code=202,
     response_model=ImportRead,
     dependencies=[Depends(requires("users:write"))],
+    responses=problems(409),
     openapi_extra=body,
 )
 async def import_users(
@@ -114,7 +122,12 @@ async def list_imports(imports: ImportStore) -> ImportList:
     return ImportList(items=[ImportRead.model_validate(dict(row)) for row in await imports.latest(LATEST)])
 
 
-@router.get("/imports/{import_id}", response_model=ImportRead, dependencies=[Depends(requires("users:read"))])
+@router.get(
+    "/imports/{import_id}",
+    response_model=ImportRead,
+    dependencies=[Depends(requires("users:read"))],
+    responses=problems(404),
+)
 async def read_import(import_id: UUID, imports: ImportStore) -> Response:
     """How far an import is. One that nobody has moved for a minute is `interrupted`."""
     return import_response(await imports.find(import_id))
@@ -123,7 +136,7 @@ async def read_import(import_id: UUID, imports: ImportStore) -> Response:
 @router.get(
     "/imports/{import_id}/errors",
     response_class=StreamingResponse,
-    responses=lines,
+    responses={**lines, **problems(404)},
     dependencies=[Depends(requires("users:read"))],
 )
 async def read_import_failures(import_id: UUID, imports: ImportStore) -> Response:

@@ -15,11 +15,12 @@ from user_service.users.audit import AuditTrail
 from user_service.users.model import JSON_OPTIONS, User
 from user_service.users.schemas import UserRead
 from user_service.web.dependencies import IfMatch, UserId, Users, requires, resources_of, storage_of
+from user_service.web.openapi import COMMON_PROBLEMS, problems
 from user_service.web.pagination import PageSize, codec
 from user_service.web.problems import request_context
 from user_service.web.routing import make_router
 
-router = make_router("privacy", prefix="/api/v1/users")
+router = make_router("privacy", prefix="/api/v1/users", responses=COMMON_PROBLEMS)
 reading = [Depends(requires("users:read"))]
 NO_STORE: Final = {"Cache-Control": "private, no-store"}
 
@@ -123,7 +124,7 @@ async def audit_trail(request: Request) -> AsyncIterator[AuditTrail]:
 Trail = Annotated[AuditTrail, Depends(audit_trail, scope="function")]
 
 
-@router.get("/{user_id:user}/audit", response_model=ChangePage, dependencies=reading)
+@router.get("/{user_id:user}/audit", response_model=ChangePage, dependencies=reading, responses=problems(404))
 async def read_audit_trail(
     request: Request,
     user_id: UserId,
@@ -145,7 +146,7 @@ async def read_audit_trail(
     return Response(body, 200, headers, "application/json")
 
 
-@router.get("/{user_id:user}/export", response_model=PersonalExportRead, dependencies=reading)
+@router.get("/{user_id:user}/export", response_model=PersonalExportRead, dependencies=reading, responses=problems(404))
 async def export_user(request: Request, user_id: UserId, names: Names) -> Response:
     """All that is stored of one person, in clear: the user, deleted or not, the audit trail, and more."""
     resources_of(request).require_database()
@@ -163,7 +164,12 @@ async def export_user(request: Request, user_id: UserId, names: Names) -> Respon
     return StreamingResponse(whole(), 200, headers, "application/json")
 
 
-@router.post("/{user_id:user}/erase", status_code=204, dependencies=[Depends(requires("users:erase"))])
+@router.post(
+    "/{user_id:user}/erase",
+    status_code=204,
+    dependencies=[Depends(requires("users:erase"))],
+    responses=problems(404, 409, 410, 412),
+)
 async def erase_user(user_id: UserId, users: Users, names: Names, if_match: IfMatch) -> Response:
     """Erase a person for good: a tombstone stays, with the id and the version. Again, it is 204 as well."""
     await users.erase(user_id, if_version=if_match, names_of=names)

@@ -19,6 +19,7 @@ from user_service.observability.request_stats import SERVER_ERROR, Pace, Request
 from user_service.postgres.pool import PoolStats
 from user_service.users.imports.runner import Import, ImportRunner
 from user_service.web.dependencies import get_parts, requires, resources_of, storage_of
+from user_service.web.openapi import COMMON_PROBLEMS
 from user_service.web.routing import make_router
 from user_service.web.static import load_page
 
@@ -28,7 +29,7 @@ SELECT current_setting('server_version') AS postgresql, (SELECT version_num FROM
 
 IMPORTS_SHOWN: Final = 20
 
-router = make_router("operations")
+router = make_router("operations", responses=COMMON_PROBLEMS)
 page_router = make_router("operations")
 
 Milliseconds = Annotated[float | None, Field(description="None where nothing was answered")]

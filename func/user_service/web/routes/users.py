@@ -1,6 +1,6 @@
 """`/api/v1/users`: one user, and the list."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import Depends, Header, Path, Query, Request, Response
 
@@ -8,14 +8,16 @@ from user_service.users.model import User
 from user_service.users.schemas import ExternalId, OwnUpdate, UserCreate, UserPage, UserRead, UserUpdate, UserUpsert
 from user_service.web.dependencies import IfMatch, Own, Search, UserId, Users, get_parts, may_delete, requires
 from user_service.web.fast_path import matches
+from user_service.web.openapi import COMMON_PROBLEMS, problems
 from user_service.web.pagination import METADATA_PREFIX, UserQuery, page_response
 from user_service.web.problems import request_context, response_of
 from user_service.web.query_types import Flag
 from user_service.web.routing import MERGE_PATCH, OPEN_QUERY, make_router
 
-router = make_router("users", prefix="/api/v1/users")
+router = make_router("users", prefix="/api/v1/users", responses=COMMON_PROBLEMS)
 reading = [Depends(requires("users:read"))]
 writing = [Depends(requires("users:write"))]
+WRITE_PROBLEMS: Final = problems(404, 409, 410, 412)
 
 
 def patch_body(schema: str) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def user_response(user: User, *, status: int = 200) -> Response:
     return Response(user.to_json(), status, headers, "application/json")
 
 
-@router.post("", status_code=201, response_model=UserRead, dependencies=writing)
+@router.post("", status_code=201, response_model=UserRead, dependencies=writing, responses=problems(409, 410))
 async def create_user(body: UserCreate, users: Users) -> Response:
     """Create a user."""
     (outcome,) = await users.create([body])
@@ -43,7 +45,7 @@ async def list_users(request: Request, query: UserQuery, search: Search) -> Resp
     return page_response(request, await search.page(query))
 
 
-@router.get("/me", response_model=UserRead)
+@router.get("/me", response_model=UserRead, responses=problems(404, 409, 410))
 async def read_own_user(request: Request, own: Own) -> Response:
     """Read the user whom the token stands for; no scope is needed."""
     condition = request.headers.get("if-none-match", "").encode()
@@ -53,7 +55,12 @@ async def read_own_user(request: Request, own: Own) -> Response:
     return response
 
 
-@router.patch("/me", response_model=UserRead, openapi_extra=patch_body("OwnUpdate"))
+@router.patch(
+    "/me",
+    response_model=UserRead,
+    responses=problems(404, 409, 410, 412),
+    openapi_extra=patch_body("OwnUpdate"),
+)
 async def update_own_user(body: OwnUpdate, own: Own, users: Users, if_match: IfMatch) -> Response:
     """Change the user whom the token stands for, by a JSON merge patch (RFC 7396); no scope is needed."""
     return user_response(await users.update_own(own, body, if_version=if_match))
@@ -63,7 +70,7 @@ async def update_own_user(body: OwnUpdate, own: Own, users: Users, if_match: IfM
     "/{user_id:user}",
     response_model=UserRead,
     dependencies=reading,
-    responses={304: {"description": "`If-None-Match` names the version"}},
+    responses={304: {"description": "`If-None-Match` names the version"}, **problems(404)},
 )
 async def read_user(
     request: Request,
@@ -79,7 +86,13 @@ async def read_user(
     )
 
 
-@router.patch("/{user_id:user}", response_model=UserRead, dependencies=writing, openapi_extra=patch_body("UserUpdate"))
+@router.patch(
+    "/{user_id:user}",
+    response_model=UserRead,
+    dependencies=writing,
+    responses=WRITE_PROBLEMS,
+    openapi_extra=patch_body("UserUpdate"),
+)
 async def update_user(user_id: UserId, body: UserUpdate, users: Users, if_match: IfMatch) -> Response:
     """Change a user by a JSON merge patch (RFC 7396). A patch that changes nothing leaves the version."""
     (outcome,) = await users.update([(user_id, if_match, body)])
@@ -90,7 +103,7 @@ async def update_user(user_id: UserId, body: UserUpdate, users: Users, if_match:
     "/by-external-id/{external_id:text}",
     response_model=UserRead,
     dependencies=writing,
-    responses={201: {"model": UserRead, "description": "The user was made"}},
+    responses={201: {"model": UserRead, "description": "The user was made"}, **problems(409, 410, 412)},
 )
 async def upsert_user(
     external_id: Annotated[ExternalId, Path()], body: UserUpsert, users: Users, if_match: IfMatch
@@ -100,7 +113,7 @@ async def upsert_user(
     return user_response(user, status=201 if made else 200)
 
 
-@router.delete("/{user_id:user}", status_code=204, dependencies=[Depends(may_delete)])
+@router.delete("/{user_id:user}", status_code=204, dependencies=[Depends(may_delete)], responses=WRITE_PROBLEMS)
 async def delete_user(
     user_id: UserId, users: Users, if_match: IfMatch, purge: Annotated[Flag, Query()] = False
 ) -> Response:
@@ -113,26 +126,26 @@ async def delete_user(
     return Response(status_code=204)
 
 
-@router.post("/{user_id:user}/restore", response_model=UserRead, dependencies=writing)
+@router.post("/{user_id:user}/restore", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
 async def restore_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
     """Bring a deleted user back, with the status of before."""
     (outcome,) = await users.restore([(user_id, if_match)])
     return user_response(outcome.unwrap())
 
 
-@router.post("/{user_id:user}/suspend", response_model=UserRead, dependencies=writing)
+@router.post("/{user_id:user}/suspend", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
 async def suspend_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
     """Suspend a pending or active user."""
     return user_response(await users.move(user_id, "suspended", if_version=if_match))
 
 
-@router.post("/{user_id:user}/activate", response_model=UserRead, dependencies=writing)
+@router.post("/{user_id:user}/activate", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
 async def activate_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
     """Activate a pending or suspended user."""
     return user_response(await users.move(user_id, "active", if_version=if_match))
 
 
-@router.post("/{user_id:user}/login", status_code=204, dependencies=writing)
+@router.post("/{user_id:user}/login", status_code=204, dependencies=writing, responses=problems(404, 409, 410))
 async def record_login(user_id: UserId, users: Users) -> Response:
     """Set `last_login_at` to now."""
     await users.record_login(user_id)
