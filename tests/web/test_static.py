@@ -2,14 +2,16 @@ import re
 import subprocess
 import sys
 from base64 import b64encode
+from collections.abc import Callable
 from hashlib import sha256
 from html.parser import HTMLParser
 
 import pytest
 
-from user_service.web.static import load_page
+from user_service.web.static import ASSETS, Page, fingerprint, load_asset, load_docs_page, load_status_page
 
-pages = pytest.mark.parametrize("name", ["docs.html", "status.html"])
+pages = pytest.mark.parametrize("load", [load_docs_page, load_status_page])
+Load = Callable[[], Page]
 VOID = {"meta", "link", "input", "br", "hr", "img"}
 
 
@@ -47,30 +49,42 @@ def hash_source(text: str) -> str:
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
-@pages
 @pytest.mark.parametrize("kind", ["script", "style"])
-def test_the_policy_allows_exactly_the_inline_sources_of_the_page(kind: str, name: str) -> None:
-    page, policy = load_page(name)
+def test_the_policy_allows_exactly_the_inline_sources_of_the_status_page(kind: str) -> None:
+    page = load_status_page()
 
-    sources = Outline(page).inline[kind]
+    sources = Outline(page.content).inline[kind]
 
     assert len(sources) == 1
-    assert directives(policy)[f"{kind}-src"] == [hash_source(source) for source in sources]
+    assert directives(page.policy)[f"{kind}-src"] == [hash_source(source) for source in sources]
+
+
+def test_the_documentation_has_no_inline_source_and_none_is_allowed() -> None:
+    page = load_docs_page()
+
+    assert Outline(page.content).inline == {"script": [], "style": []}
+    assert [directives(page.policy)[name] for name in ("script-src", "style-src")] == [["'self'"], ["'self'"]]
 
 
 @pages
-def test_the_policy_closes_what_the_page_does_not_need(name: str) -> None:
-    rules = directives(load_page(name)[1])
+def test_the_policy_closes_what_the_page_does_not_need(load: Load) -> None:
+    rules = directives(load().policy)
 
     for name in ("default-src", "base-uri", "form-action", "frame-ancestors"):
         assert rules[name] == ["'none'"]
     assert rules["connect-src"] == ["'self'"]
+
+
+def test_the_script_of_the_status_page_can_write_no_markup() -> None:
+    rules = directives(load_status_page().policy)
+
     assert rules["require-trusted-types-for"] == ["'script'"]
+    assert rules["trusted-types"] == ["'none'"]
 
 
 @pages
-def test_the_page_is_well_formed_and_says_its_language_and_width(name: str) -> None:
-    outline = Outline(load_page(name)[0])
+def test_the_page_is_well_formed_and_says_its_language_and_width(load: Load) -> None:
+    outline = Outline(load().content)
 
     assert outline.misplaced == []
     assert outline.open == []
@@ -79,25 +93,30 @@ def test_the_page_is_well_formed_and_says_its_language_and_width(name: str) -> N
 
 
 @pages
-def test_the_page_has_nothing_that_its_policy_would_block(name: str) -> None:
-    outline = Outline(load_page(name)[0])
+def test_the_page_has_nothing_that_its_policy_would_block(load: Load) -> None:
+    outline = Outline(load().content)
 
     names = {name for _, attrs in outline.tags for name in attrs}
 
-    assert [name for name in names if name.startswith("on") or name in {"style", "src"}] == []
+    assert [name for name in names if name.startswith("on") or name == "style"] == []
+
+
+def test_the_status_page_is_one_file() -> None:
+    outline = Outline(load_status_page().content)
+
     assert [attrs for tag, attrs in outline.tags if tag in {"script", "style"} and attrs] == []
+    assert [attrs["href"] for tag, attrs in outline.tags if tag == "link"] == ["data:,"]
 
 
 @pages
-def test_the_page_names_no_other_host(name: str) -> None:
-    page = load_page(name)[0].decode()
+def test_the_page_names_no_other_host(load: Load) -> None:
+    page = load().content.decode()
 
     assert re.findall(r"(?!http://www\.w3\.org/2000/svg)\b\w+://\S*|(?:src|href)=[\"']//\S*|@import|url\(", page) == []
 
 
-@pages
-def test_every_id_the_script_asks_for_exists_once(name: str) -> None:
-    outline = Outline(load_page(name)[0])
+def test_every_id_the_script_asks_for_exists_once() -> None:
+    outline = Outline(load_status_page().content)
     ids = [attrs["id"] for _, attrs in outline.tags if "id" in attrs]
 
     asked = set(re.findall(r'\bat\("(\w+)"\)', outline.inline["script"][0]))
@@ -107,32 +126,40 @@ def test_every_id_the_script_asks_for_exists_once(name: str) -> None:
     assert asked <= set(ids)
 
 
-@pages
-def test_the_script_writes_no_markup_and_stores_nothing(name: str) -> None:
-    script = Outline(load_page(name)[0]).inline["script"][0]
+def test_the_scripts_write_no_markup_and_store_nothing() -> None:
+    scripts = Outline(load_status_page().content).inline["script"][0] + load_asset("docs.js").content.decode()
 
     assert (
         re.findall(
             r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|localStorage|sessionStorage|\.cookie\b",
-            script,
+            scripts,
         )
         == []
     )
 
 
-def test_a_page_is_read_and_hashed_once() -> None:
-    assert load_page("docs.html") is load_page("docs.html")
+def test_the_documentation_addresses_each_of_its_files_by_its_content() -> None:
+    outline = Outline(load_docs_page().content)
+
+    linked = [attrs.get("src") or attrs.get("href") for tag, attrs in outline.tags if tag in {"script", "link"}]
+
+    assert sorted(filter(None, linked)) == sorted(["data:,", *(f"docs/{fingerprint(name)}/{name}" for name in ASSETS)])
 
 
-def test_an_unknown_page_is_refused() -> None:
-    with pytest.raises(FileNotFoundError):
-        load_page("absent.html")
+@pages
+def test_a_page_is_read_and_hashed_once(load: Load) -> None:
+    assert load() is load()
 
 
-def test_pages_load_without_a_framework() -> None:
+def test_an_unknown_file_is_refused() -> None:
+    with pytest.raises(KeyError):
+        load_asset("absent.js")
+
+
+def test_the_status_page_loads_without_a_framework() -> None:
     code = (
-        "import sys; from user_service.web.static import load_page; load_page('docs.html');"
-        "print(sorted({'fastapi', 'starlette', 'pydantic', 'sqlalchemy'} & set(sys.modules)))"
+        "import sys; from user_service.web.static import load_status_page; load_status_page();"
+        "print(sorted({'fastapi', 'fastapi_swagger', 'starlette', 'pydantic', 'sqlalchemy'} & set(sys.modules)))"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -21,7 +21,7 @@ from user_service.users.imports.runner import Import, ImportRunner
 from user_service.web.dependencies import get_parts, requires, resources_of, storage_of
 from user_service.web.openapi import COMMON_PROBLEMS
 from user_service.web.routing import make_router
-from user_service.web.static import load_page
+from user_service.web.static import load_status_page
 
 VERSIONS: Final = """
 SELECT current_setting('server_version') AS postgresql, (SELECT version_num FROM alembic_version) AS revision
@@ -149,8 +149,8 @@ async def read_status(request: Request) -> StatusRead:
 
 @page_router.get("/status", include_in_schema=False)
 async def read_status_page() -> Response:
-    content, policy = load_page("status.html")
-    return Response(content, 200, {"Content-Security-Policy": policy}, "text/html; charset=utf-8")
+    page = load_status_page()
+    return Response(page.content, 200, {"Content-Security-Policy": page.policy}, "text/html; charset=utf-8")
 
 
 async def versions_of(resources: Resources) -> VersionsRead:
