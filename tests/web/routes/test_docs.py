@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from answers import expect_problem
-from app_fixtures import API_KEY
-from observability.browser import Page, browsing, needs_chromium
-from observability.service import Service, serving
-from servers import PostgresServer
+from support.answers import expect_problem
+from support.app_fixtures import API_KEY
+from support.browser import Page, browsing, needs_chromium
+from support.servers import PostgresServer
+from support.service import Service, serving
 
 
 @pytest.fixture(scope="module")
