@@ -181,6 +181,26 @@ def test_components_keep_to_the_custom_resource_definitions(component: str, tmp_
     assert checked > 0
 
 
+WAIVERS = ("kube-score/ignore", "checkov.io/skip", "polaris.fairwinds.com/", "ignore-check.kube-linter.io/")
+
+
+def test_waivers_of_linters_stand_in_one_place() -> None:
+    folders = (ROOT / name for name in ("k8s-common", *STACKS.values()))
+    files = [file for folder in folders for file in folder.rglob("*.yaml")]
+    waiving = {file for file in files if any(waiver in file.read_text() for waiver in WAIVERS)}
+
+    assert waiving == {ROOT / "k8s-common/components/linter-waivers/kustomization.yaml"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_workload_has_its_waivers(overlay: str) -> None:
+    workloads = [document["metadata"] for document in render(overlay) if manifests.pod_template(document)]
+
+    assert workloads
+    for workload in workloads:
+        assert {"kube-score/ignore", "checkov.io/skip1"} <= workload.get("annotations", {}).keys(), workload["name"]
+
+
 def test_production_carries_no_secret() -> None:
     for folder in STACKS.values():
         assert not [d for d in render(f"{folder}/overlays/production") if d["kind"] == "Secret"]
