@@ -22,7 +22,7 @@ from user_service.web.bulkhead import Bulkhead
 from user_service.web.fast_path import LIVE_PATH, READY_PATH, FastPath
 from user_service.web.health import Health
 from user_service.web.request_context import RequestContext
-from user_service.web.responses import RawResponse, problem_of
+from user_service.web.responses import RawResponse, render_problem
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -142,10 +142,10 @@ class Application:
             else:
                 await respond(response, context, send)
         except ServiceError as error:
-            await respond(problem_of(error, context.request_id.decode()), context, send)
+            await respond(render_problem(error, context.request_id.decode()), context, send)
         except Exception:
             log.exception("unexpected error", extra={"request_id": context.request_id.decode()})
-            await respond(problem_of(ServiceError(), context.request_id.decode()), context, send)
+            await respond(render_problem(ServiceError(), context.request_id.decode()), context, send)
         finally:
             self.requests.in_flight -= 1
             context.finish(self.resources)
@@ -156,7 +156,7 @@ class Application:
         await asyncio.sleep(SHED_AFTER_SECONDS)
         context = RequestContext(scope["method"], dict(scope["headers"]))
         error = Overloaded(f"This replica is at work on {self.max_in_flight} requests already.")
-        await respond(problem_of(error, context.request_id.decode()), context, send)
+        await respond(render_problem(error, context.request_id.decode()), context, send)
 
     async def admit(self, authenticator: Authenticator, scope: Scope, context: RequestContext) -> Principal:
         """Authenticates a request and counts it against the principal's rate limit.

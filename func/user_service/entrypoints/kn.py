@@ -12,7 +12,7 @@ from user_service.app import Application, Receive, Scope, Send, create_app
 from user_service.errors import ConfigurationError, Unavailable
 from user_service.observability.logging import log, set_up_logs
 from user_service.settings import Settings
-from user_service.web.responses import problem_of
+from user_service.web.responses import render_problem
 
 
 class Function:
@@ -80,7 +80,7 @@ class Function:
 
 
 async def refuse(send: Send) -> None:
-    answer = problem_of(Unavailable("The function could not start; its log says why."), "none")
+    answer = render_problem(Unavailable("The function could not start; its log says why."), "none")
     await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
     await send({"type": "http.response.body", "body": answer.body})
 

@@ -1,8 +1,8 @@
-"""The read lane: one user by id, and the probes, answered without FastAPI.
+"""The fast path: reads of one user by id, and the probes, without FastAPI.
 
-They are what a fresh pod is asked first and a busy one most. So they import nothing but the reader behind them: a pod
-answers reads while FastAPI, SQLAlchemy and pydantic are still being imported, and a read never pays for their layers.
-The route in web/users.py documents the read and calls `read_user`, so that there is one implementation.
+They are the first requests of a new pod and the most frequent ones of a busy pod. This module imports only the reader,
+so a pod answers reads while FastAPI, SQLAlchemy and pydantic are still being imported, and a read does not pass through
+their layers. The route in routes/users.py documents the read and calls `read_user`: there is one implementation.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ READY_PATH: Final = "/api/health/ready"
 
 
 class FastPath:
-    """Answers what it knows, and leaves everything else to the API."""
+    """Answers reads and probes; the API answers all other requests."""
 
     def __init__(self, resources: Resources, health: Health) -> None:
         self.resources = resources
@@ -36,22 +36,22 @@ class FastPath:
         self.serves_users = resources.settings.serve != "events"
 
     async def answer(self, method: str, path: str, query: bytes, context: RequestContext) -> RawResponse | None:
-        """The answer, or None for a request that is not the lane's. Raises ServiceError."""
+        """The response, or None for a request that the API must answer. Raises ServiceError."""
         if method not in READS:
             return None
         principal = context.principal
         if self.serves_users and principal is not None and path.startswith(USERS):
-            written, headers = path[len(USERS) :], context.headers
-            # Most reads are of a user at hand, whose id need not even be parsed.
-            entry = None if asks_fresh(headers) else self.reader.get_local(written)
-            user_id = parse_id(written) if entry is None else None
+            id_text, headers = path[len(USERS) :], context.headers
+            # Most reads hit this process's cache, which is keyed by the id's text too: nothing is parsed.
+            entry = None if bypasses_cache(headers) else self.reader.get_local(id_text)
+            user_id = parse_id(id_text) if entry is None else None
             if entry is None and user_id is None:
                 return None
             context.route = USER_ROUTE
             principal.require("users:read")
-            answer = await self.read_user(user_id, query, headers) if user_id else show(entry, query, headers)
+            response = await self.read_user(user_id, query, headers) if user_id else render_user(entry, query, headers)
             context.rows = 1
-            return answer
+            return response
         if path == LIVE_PATH:
             context.route = LIVE_PATH
             return LIVE
@@ -63,27 +63,27 @@ class FastPath:
     async def read_user(self, user_id: UUID, query: bytes, headers: Mapping[bytes, bytes]) -> RawResponse:
         """`GET /users/{id}`. Raises UserNotFound, ValidationFailed, DatabaseUnavailable."""
         self.resources.require_database()
-        return show(await self.reader.read(user_id, fresh=asks_fresh(headers)), query, headers)
+        return render_user(await self.reader.read(user_id, fresh=bypasses_cache(headers)), query, headers)
 
 
-def show(entry: Entry | None, query: bytes, headers: Mapping[bytes, bytes]) -> RawResponse:
-    """A user as the request asks for it. Raises UserNotFound, ValidationFailed."""
-    include_deleted = bool(query) and asks_for_deleted(query)
-    if entry is None or (entry.deleted and not include_deleted):
+def render_user(entry: Entry | None, query: bytes, headers: Mapping[bytes, bytes]) -> RawResponse:
+    """200 or 304 (`If-None-Match`). Raises UserNotFound, ValidationFailed."""
+    deleted_too = bool(query) and includes_deleted(query)
+    if entry is None or (entry.deleted and not deleted_too):
         raise UserNotFound
     condition = headers.get(b"if-none-match")
-    if condition is not None and matches(condition, entry.version):
+    if condition is not None and matches_etag(condition, entry.version):
         return RawResponse(304, entry.validators, b"")
     return RawResponse(200, entry.headers, entry.body)
 
 
-def asks_fresh(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a read is to pass by the cache."""
+def bypasses_cache(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the request has `Cache-Control: no-cache`."""
     directives = headers.get(b"cache-control")
     return directives is not None and b"no-cache" in directives.lower()
 
 
-def asks_for_deleted(query: bytes) -> bool:
+def includes_deleted(query: bytes) -> bool:
     """Whether the query is `include=deleted`. Raises BadRequest, and ValidationFailed for any other."""
     check_encoding(query)
     parameters = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
@@ -93,7 +93,7 @@ def asks_for_deleted(query: bytes) -> bool:
     return bool(parameters)
 
 
-def matches(condition: bytes, version: int) -> bool:
+def matches_etag(condition: bytes, version: int) -> bool:
     """Whether an If-None-Match names a version's entity tag; weak comparison (RFC 9110, 13.1.2)."""
     tags = [tag.strip().removeprefix(b"W/") for tag in condition.split(b",")]
     return b'"%d"' % version in tags or tags == [b"*"]

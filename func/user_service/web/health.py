@@ -11,13 +11,13 @@ from typing import Final, NamedTuple
 from user_service.bootstrap import Resources
 from user_service.errors import ServiceError
 from user_service.observability.logging import log
-from user_service.web.responses import RawResponse, json_answer
+from user_service.web.responses import RawResponse, json_response
 
 CHECK_SECONDS: Final = 1.0
 CHECK_TIMEOUT_SECONDS: Final = 1.0
 FAILURES_TO_GIVE_UP: Final = 3
 
-LIVE: Final = json_answer({"status": "ok"})
+LIVE: Final = json_response({"status": "ok"})
 
 
 class HealthReport(NamedTuple):
@@ -48,7 +48,7 @@ class Health:
     async def ready(self) -> RawResponse:
         """The readiness probe: 200 or 503 with the report as JSON."""
         report = await self.check()
-        response = json_answer(report._asdict(), status=200 if report.is_ready else 503)
+        response = json_response(report._asdict(), status=200 if report.is_ready else 503)
         if report.is_ready:
             return response
         return response._replace(headers=[*response.headers, (b"retry-after", b"1")])

@@ -56,7 +56,7 @@ DESCRIPTIONS: Final = {
     429: "The rate limit is used up; try again after `Retry-After` seconds",
     503: "The database does not answer, or too much is asked at once; try again after `Retry-After` seconds",
 }
-# Credentials are checked before a request gets to FastAPI, in app.py.
+# app.py checks credentials before FastAPI gets the request.
 CREDENTIALS: Final[dict[str, Any]] = {
     "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "Bearer": {"type": "http", "scheme": "bearer"},
@@ -103,7 +103,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a parameter that can be absent, and not null, which an address or a header can't say."""
+    """The schema of an optional parameter without null, which a URL or a header cannot express."""
     kept = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
     if len(kept) != 1:
         return schema

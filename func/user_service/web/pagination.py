@@ -1,4 +1,4 @@
-"""The list's parameters and pages."""
+"""The query parameters of the list of users, and its pages."""
 
 from typing import Annotated, Final, Literal
 from urllib.parse import urlencode
@@ -18,10 +18,10 @@ from user_service.web.query_types import Time, whole_number
 
 METADATA_PREFIX: Final = "metadata."
 PageSize = Annotated[int, Field(ge=1, le=200), whole_number]
-PLACE_PARAMETERS: Final = frozenset({"cursor", "limit"})
+PAGE_PARAMETERS: Final = frozenset({"cursor", "limit"})
 
 
-async def user_query(
+async def parse_user_query(
     request: Request,
     email: Annotated[Email | None, Query()] = None,
     external_id: Annotated[ExternalId | None, Query()] = None,
@@ -48,41 +48,45 @@ async def user_query(
         include_deleted=include == "deleted",
         sort=sort,
         limit=limit,
-        cursor=codec(request).decode(cursor, query=asked(request)) if cursor is not None else None,
+        cursor=cursor_codec(request).decode(cursor, query=list_parameters(request)) if cursor is not None else None,
     )
 
 
-UserQuery = Annotated[UserListQuery, Depends(user_query)]
+UserQuery = Annotated[UserListQuery, Depends(parse_user_query)]
 
 
 def metadata_filters(request: Request) -> dict[str, str]:
-    """The `metadata.<key>=<value>` parameters. Raises ValidationFailed for a nameless one."""
+    """The `metadata.<key>=<value>` parameters. Raises ValidationFailed for one without a key."""
     filters = {
         name.removeprefix(METADATA_PREFIX): value
         for name, value in request.query_params.items()
         if name.startswith(METADATA_PREFIX)
     }
     if "" in filters:
-        raise ValidationFailed(errors=[FieldError("?metadata.", "metadata", "name the key, as metadata.plan=pro")])
+        raise ValidationFailed(
+            errors=[FieldError("?metadata.", "metadata", "must name a key, such as metadata.plan=pro")]
+        )
     return filters
 
 
-def codec(request: Request) -> CursorCodec:
+def cursor_codec(request: Request) -> CursorCodec:
     return CursorCodec(resources_of(request).keys.cursor)
 
 
-def asked(request: Request) -> dict[str, str]:
-    """What makes two requests pages of one list."""
-    return {name: value for name, value in request.query_params.items() if name not in PLACE_PARAMETERS}
+def list_parameters(request: Request) -> dict[str, str]:
+    """The parameters that the pages of one list have in common; a cursor is valid for them only."""
+    return {name: value for name, value in request.query_params.items() if name not in PAGE_PARAMETERS}
 
 
 def page_response(request: Request, page: Page) -> Response:
     request_context(request).rows = len(page.users)
-    following = codec(request).encode(page.next, query=asked(request)) if page.next is not None else None
+    next_cursor = (
+        cursor_codec(request).encode(page.next, query=list_parameters(request)) if page.next is not None else None
+    )
     items = b",".join(user.to_json() for user in page.users)
     headers = {"Cache-Control": "private, no-store"}
-    if following is not None:
-        parameters = {**request.query_params, "cursor": following}
+    if next_cursor is not None:
+        parameters = {**request.query_params, "cursor": next_cursor}
         headers["Link"] = f'<{request.url.path}?{urlencode(parameters)}>; rel="next"'
-    body = b'{"items":[' + items + b'],"next_cursor":' + orjson.dumps(following) + b"}"
+    body = b'{"items":[' + items + b'],"next_cursor":' + orjson.dumps(next_cursor) + b"}"
     return Response(body, 200, headers, "application/json")

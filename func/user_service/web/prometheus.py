@@ -1,4 +1,4 @@
-"""The metrics as Prometheus reads them, through its own client library."""
+"""The metrics in the Prometheus text format, by its client library."""
 
 from collections.abc import Iterator, Sequence
 from platform import python_version
@@ -17,7 +17,7 @@ from user_service.users.unit_of_work import Storage
 
 
 class ServiceCollector(Collector):
-    """Reads the service's counts at the moment of a scrape."""
+    """Reads the service's counters at each scrape."""
 
     def __init__(self, resources: Resources, storage: Storage) -> None:
         self.resources = resources
@@ -25,14 +25,18 @@ class ServiceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for family in self.resources.metrics.families:
-            yield counter_of(family) if isinstance(family, Counter) else histogram_of(family)
+            yield counter_metric(family) if isinstance(family, Counter) else histogram_metric(family)
         in_flight = self.resources.metrics.requests.in_flight
-        yield GaugeMetricFamily("http_requests_in_flight", "Requests that are being answered.", in_flight)
+        yield GaugeMetricFamily("http_requests_in_flight", "Requests in progress.", in_flight)
         yield from pool_gauges([self.resources.pool.use, *self.storage.pool_uses])
         yield from cache_families(self.resources.cache.footprint)
         backlog = self.resources.backlog
-        yield GaugeMetricFamily("user_outbox_pending", "Changes that wait in the outbox.", backlog.pending)
-        yield GaugeMetricFamily("user_outbox_oldest_seconds", "Age of the oldest of them.", backlog.oldest_seconds)
+        yield GaugeMetricFamily(
+            "user_outbox_pending", "Changes in the outbox that wait for the relay.", backlog.pending
+        )
+        yield GaugeMetricFamily(
+            "user_outbox_oldest_seconds", "Age of the oldest change in the outbox.", backlog.oldest_seconds
+        )
         build = GaugeMetricFamily(
             "user_service_build_info", "The running version.", labels=["version", "python", "serve"]
         )
@@ -46,37 +50,39 @@ def pool_gauges(uses: Sequence[PoolStats]) -> Iterator[Metric]:
         ("active", "Database connections in use.", total.active),
         ("open", "Database connections that are open, in use or not.", total.opened),
         ("limit", "Database connections that may be open.", total.limit),
-        ("waiting", "Requests that ask the pool for a connection.", total.waiting),
+        ("waiting", "Requests that wait for a database connection.", total.waiting),
     ):
         yield GaugeMetricFamily(f"user_database_connections_{name}", help_text, value)
 
 
 def cache_families(footprint: Footprint) -> Iterator[Metric]:
     yield GaugeMetricFamily("user_cache_entries", "Users cached in this process.", footprint.entries)
-    yield GaugeMetricFamily("user_cache_size_bytes", "Memory that they take.", footprint.size_bytes)
-    yield CounterMetricFamily("user_cache_evictions", "Users that had to make room.", footprint.evictions)
+    yield GaugeMetricFamily("user_cache_size_bytes", "Memory that the cached users take.", footprint.size_bytes)
+    yield CounterMetricFamily(
+        "user_cache_evictions", "Users evicted from the cache for want of room.", footprint.evictions
+    )
 
 
-def counter_of(family: Counter) -> Metric:
+def counter_metric(family: Counter) -> Metric:
     metric = CounterMetricFamily(family.name, family.help_text, labels=family.labels)
     for labels, value in list(family.values.items()):
         metric.add_metric(list(labels), value)
     return metric
 
 
-def histogram_of(family: Histogram) -> Metric:
+def histogram_metric(family: Histogram) -> Metric:
     metric = HistogramMetricFamily(family.name, family.help_text, labels=family.labels)
     for labels, series in list(family.series.items()):
-        buckets, so_far = [], 0
+        buckets, cumulative = [], 0
         for edge, count in zip((*map(str, family.edges), "+Inf"), series.counts, strict=True):
-            so_far += count
-            buckets.append((edge, so_far))
+            cumulative += count
+            buckets.append((edge, cumulative))
         metric.add_metric(list(labels), buckets, series.total)
     return metric
 
 
 class Exposition:
-    """The service's metrics and those of the process and the interpreter, as text."""
+    """The metrics of the service, the process and the interpreter, as text."""
 
     content_type = CONTENT_TYPE_LATEST
 

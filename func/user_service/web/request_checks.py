@@ -1,4 +1,4 @@
-"""What every address must keep to, for the read lane and the API alike; nothing here needs a framework."""
+"""Checks of the URL that the fast path and the API share; without a framework."""
 
 from collections.abc import Callable, Sequence
 from urllib.parse import unquote_to_bytes
@@ -6,27 +6,27 @@ from urllib.parse import unquote_to_bytes
 from user_service.errors import BadRequest, FieldError, ValidationFailed
 
 
-def check_encoding(sent: bytes) -> None:
-    """Raises BadRequest for a path or query that is not UTF-8, which servers and frameworks mend in silence."""
-    if b"%" not in sent and sent.isascii():
+def check_encoding(url: bytes) -> None:
+    """Raises BadRequest for a path or query that is not UTF-8; servers and frameworks would replace the bytes."""
+    if b"%" not in url and url.isascii():
         return
     try:
-        unquote_to_bytes(sent).decode()
+        unquote_to_bytes(url).decode()
     except UnicodeDecodeError:
-        raise BadRequest("The address is not UTF-8 after percent-decoding.") from None
+        raise BadRequest("The URL is not UTF-8 after percent-decoding.") from None
 
 
 def check_names(names: Sequence[str], is_known: Callable[[str], bool]) -> None:
-    """Raises ValidationFailed for query parameters that are unknown or given twice."""
-    once = dict.fromkeys(names)
+    """Raises ValidationFailed for query parameters that are unknown or repeated."""
+    distinct = dict.fromkeys(names)
     faults = [
-        FieldError(f"?{name}", "unknown_parameter", "there is no such query parameter here")
-        for name in once
+        FieldError(f"?{name}", "unknown_parameter", "this operation has no such query parameter")
+        for name in distinct
         if not is_known(name)
     ]
     faults += [
-        FieldError(f"?{name}", "repeated_parameter", "may be given once only")
-        for name in once
+        FieldError(f"?{name}", "repeated_parameter", "must not be repeated")
+        for name in distinct
         if is_known(name) and names.count(name) > 1
     ]
     if faults:

@@ -1,4 +1,4 @@
-"""An answer as the lane gives it, and problem details (RFC 9457) as both the lane and FastAPI give them."""
+"""Responses without a framework: those of the fast path, and problem details (RFC 9457)."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -17,8 +17,8 @@ class RawResponse(NamedTuple):
     body: bytes
 
 
-def problem_of(error: ServiceError, request_id: str) -> RawResponse:
-    """The problem document of an error."""
+def render_problem(error: ServiceError, request_id: str) -> RawResponse:
+    """The problem details of an error."""
     document = {
         "type": f"urn:user-service:problem:{error.code}",
         "title": error.title,
@@ -38,7 +38,7 @@ def problem_of(error: ServiceError, request_id: str) -> RawResponse:
     return RawResponse(error.status, headers, body)
 
 
-def json_answer(value: object, *, status: int = 200) -> RawResponse:
+def json_response(value: object, *, status: int = 200) -> RawResponse:
     body = orjson.dumps(value)
     headers = (
         (b"content-type", b"application/json"),

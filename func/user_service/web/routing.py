@@ -1,4 +1,4 @@
-"""How every route reads its request: strict about content types, bodies and query parameters."""
+"""Routes that check content types, bodies and query parameters strictly."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
@@ -20,12 +20,12 @@ from user_service.web.request_checks import check_encoding, check_names
 MERGE_PATCH: Final = "application/merge-patch+json"
 OPEN_QUERY: Final = "x-open-query-prefix"
 LARGE_BODY_BYTES: Final = 2 * 1024 * 1024
-# Too little to be worth a wait.
+# Bodies up to this size do not enter the bulkhead.
 SMALL_BODY_BYTES: Final = 64 * 1024
 
 
 class TextConvertor(Convertor[str]):
-    """The rest of a path, whatever is in it: `path` leaves out what has a line break, which then is no route's."""
+    """The rest of a path. Starlette's `path` does not match line breaks."""
 
     regex = r"[\s\S]*"
 
@@ -37,7 +37,7 @@ class TextConvertor(Convertor[str]):
 
 
 class UserConvertor(TextConvertor):
-    """One step of a path that may be a user's id: a wrong one is refused by the endpoint, with a reason."""
+    """A path segment that may be a user's id; the endpoint rejects an invalid one with an explanation."""
 
     regex = r"(?!(?:batch|by-external-id|export|imports|me)(?:/|$))[^/]+"
 
@@ -54,11 +54,11 @@ class JsonRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """Refuses what FastAPI would overlook: unknown or repeated query parameters, other content types, large bodies."""
+    """Rejects what FastAPI accepts: unknown or repeated query parameters, other content types, large bodies."""
 
-    # Two objects of 16 KiB, with every character escaped, and the rest.
+    # Enough for two objects of 16 KiB with every character escaped, and the other fields.
     max_body_bytes = 256 * 1024
-    shares_room = False
+    uses_bulkhead = False
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
@@ -67,7 +67,7 @@ class StrictRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        known, limit, shares_room = query_names(self.dependant), self.max_body_bytes, self.shares_room
+        known, limit, uses_bulkhead = query_names(self.dependant), self.max_body_bytes, self.uses_bulkhead
         prefix = (self.openapi_extra or {}).get(OPEN_QUERY)
         takes_json = self.body_field is not None
         types = {JSON, MERGE_PATCH} if "PATCH" in (self.methods or ()) else {JSON}
@@ -78,9 +78,9 @@ class StrictRoute(APIRoute):
             if takes_json:
                 check_content_type(request, types)
             request = JsonRequest(request.scope, limited(request.receive, limit))
-            # Before FastAPI does, who would take a body that is too large for one that can't be read.
-            body = await request.body() if takes_json or shares_room else b""
-            if shares_room and len(body) > SMALL_BODY_BYTES:
+            # Read before FastAPI reads it, which would report a body that is too large as malformed.
+            body = await request.body() if takes_json or uses_bulkhead else b""
+            if uses_bulkhead and len(body) > SMALL_BODY_BYTES:
                 async with request.app.state.parts.bulkhead.entered():
                     return await answer_once(request, handle)
             return await answer_once(request, handle)
@@ -89,10 +89,10 @@ class StrictRoute(APIRoute):
 
 
 class LargeRoute(StrictRoute):
-    """Bodies that may become ten megabytes of objects each: few are at work at once, and the others wait as bytes."""
+    """Large bodies, up to ten megabytes each once parsed: a bulkhead bounds how many are parsed at a time."""
 
     max_body_bytes = LARGE_BODY_BYTES
-    shares_room = True
+    uses_bulkhead = True
 
 
 def make_router(
@@ -103,34 +103,34 @@ def make_router(
     dependencies: Sequence[Depends] | None = None,
     responses: Responses | None = None,
 ) -> APIRouter:
-    """A router whose routes are complete as they are made, so that api.py can take them over."""
+    """A router whose routes need no `include_router`, so that api.py can use them as they are."""
     return APIRouter(
         prefix=prefix,
         tags=[tag],
         route_class=route_class,
         dependencies=dependencies,
         responses=responses,
-        generate_unique_id_function=name_of,
+        generate_unique_id_function=operation_id,
     )
 
 
-def name_of(route: APIRoute) -> str:
+def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"The body may have {limit:,} bytes at most.")
+def payload_too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body must not exceed {limit:,} bytes.")
 
 
 def check_length(request: Request, limit: int) -> None:
-    """Raises PayloadTooLarge for a body that is declared to be too large, before any of it is read."""
+    """Raises PayloadTooLarge when Content-Length exceeds the limit, before the body is read."""
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > limit:
-        raise too_large(limit)
+        raise payload_too_large(limit)
 
 
 def limited(receive: Receive, limit: int) -> Receive:
-    """Reads a body whatever its declared length; raises PayloadTooLarge at the first byte beyond `limit`."""
+    """`receive` that raises PayloadTooLarge at the first byte beyond `limit`, whatever Content-Length says."""
     seen = 0
 
     async def receive_more() -> Message:
@@ -138,27 +138,27 @@ def limited(receive: Receive, limit: int) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > limit:
-            raise too_large(limit)
+            raise payload_too_large(limit)
         return message
 
     return receive_more
 
 
 def query_names(dependant: Dependant) -> set[str]:
-    """The query parameters of an endpoint and of all that it depends on."""
+    """The query parameters of an endpoint and of its dependencies."""
     own = {parameter.alias for parameter in dependant.query_params}
     return own.union(*(query_names(inner) for inner in dependant.dependencies))
 
 
 def check_query(request: Request, known: set[str], prefix: str | None) -> None:
-    """Raises BadRequest and ValidationFailed; `prefix` opens a family of names."""
+    """Raises BadRequest, and ValidationFailed for names other than `known` and those that begin with `prefix`."""
     check_encoding((request.scope.get("raw_path") or b"") + b"?" + request.scope["query_string"])
     names = [name for name, _ in request.query_params.multi_items()]
     check_names(names, lambda name: name in known or (prefix is not None and name.startswith(prefix)))
 
 
 def check_content_type(request: Request, types: set[str]) -> None:
-    """Raises UnsupportedMediaType unless the body is declared to be JSON in UTF-8."""
+    """Raises UnsupportedMediaType unless the headers declare JSON in UTF-8."""
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     if media_type.strip().lower() not in types or charset not in {"", "utf-8", "utf8"}:

@@ -169,7 +169,7 @@ def test_the_page_keeps_itself_up_to_date(service: Service, client: httpx.Client
 def test_the_page_refuses_a_wrong_key_and_keeps_none(service: Service, page: Page) -> None:
     page.open(f"{service.url}/status")
     page.value("document.getElementById('key').value = 'wrong'; document.querySelector('button').click()")
-    page.wait_for("!document.getElementById('trouble').hidden")
+    page.wait_for("!document.getElementById('error').hidden")
 
     assert page.value("document.getElementById('board').hidden") is True
     assert page.value("document.getElementById('key').value") == ""

@@ -12,7 +12,7 @@ from user_service.users.batch.bodies import Batch, CreateBatch, FindBatch, Updat
 from user_service.users.batch.runner import OPERATIONS, BatchRunner
 from user_service.users.schemas import UserRead
 from user_service.web.dependencies import AskedOnce, get_parts, requires, resources_of
-from user_service.web.fast_path import asks_fresh
+from user_service.web.fast_path import bypasses_cache
 from user_service.web.idempotency import replayed
 from user_service.web.openapi import COMMON_PROBLEMS, DESCRIPTIONS, Responses, problems
 from user_service.web.problems import request_context
@@ -156,5 +156,5 @@ async def find_users(request: Request, body: FindBatch) -> Response:
     resources_of(request).require_database()
     context = request_context(request)
     await context.charge(len(body.ids) + len(body.emails) + len(body.external_ids))
-    answer = await batches_of(request).run("find", body, context.origin, fresh=asks_fresh(context.headers))
+    answer = await batches_of(request).run("find", body, context.origin, fresh=bypasses_cache(context.headers))
     return Response(answer.body, 200, {"Cache-Control": "private, no-store"}, answer.media_type)

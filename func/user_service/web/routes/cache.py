@@ -1,4 +1,4 @@
-"""`/api/v1/cache`: the cache's statistics, and what operators may do to it."""
+"""`/api/v1/cache`: statistics, clearing and warming of the cache."""
 
 from typing import Annotated, Any
 
@@ -17,11 +17,11 @@ router = make_router(
 
 
 class Dropped(BaseModel):
-    dropped: int = Field(description="How many cached users were dropped")
+    dropped: int = Field(description="The number of cached users that were dropped")
 
 
 class Warmed(BaseModel):
-    warmed: int = Field(description="How many users were read into the cache")
+    warmed: int = Field(description="The number of users that were read into the cache")
 
 
 @router.get("", response_model=dict[str, Any])
@@ -39,11 +39,11 @@ async def read_cache(request: Request) -> dict[str, Any]:
 
 @router.delete("")
 async def clear_cache(request: Request) -> Dropped:
-    """Drop this service's cached users; other keys of a shared Redis stay."""
+    """Drop all cached users; other keys of a shared Redis stay."""
     return Dropped(dropped=await resources_of(request).cache.clear())
 
 
 @router.post("/warm")
 async def warm_cache(request: Request, search: Search, limit: Annotated[WarmLimit, Query()] = 1000) -> Warmed:
-    """Read the users that changed last into the cache."""
+    """Read the most recently changed users into the cache."""
     return Warmed(warmed=await resources_of(request).reader.warm(await search.last_changed(limit)))

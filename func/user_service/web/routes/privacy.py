@@ -16,7 +16,7 @@ from user_service.users.model import JSON_OPTIONS, User
 from user_service.users.schemas import UserRead
 from user_service.web.dependencies import IfMatch, UserId, Users, requires, resources_of, storage_of
 from user_service.web.openapi import COMMON_PROBLEMS, problems
-from user_service.web.pagination import PageSize, codec
+from user_service.web.pagination import PageSize, cursor_codec
 from user_service.web.problems import request_context
 from user_service.web.routing import make_router
 
@@ -134,10 +134,10 @@ async def read_audit_trail(
 ) -> Response:
     """Who changed a user, and when, without values; of deleted, erased and purged users too."""
     of = {"audit": str(user_id)}
-    after = codec(request).decode_version(cursor, query=of) if cursor is not None else 0
+    after = cursor_codec(request).decode_version(cursor, query=of) if cursor is not None else 0
     changes, more_after = await trail.page(user_id, after=after, limit=limit)
     request_context(request).rows = len(changes)
-    following = codec(request).encode_version(more_after, query=of) if more_after is not None else None
+    following = cursor_codec(request).encode_version(more_after, query=of) if more_after is not None else None
     headers = dict(NO_STORE)
     if following is not None:
         parameters = {**request.query_params, "cursor": following}

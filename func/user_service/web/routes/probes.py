@@ -9,7 +9,7 @@ from user_service.bootstrap import Resources
 from user_service.users.unit_of_work import Storage
 from user_service.web.dependencies import get_parts, resources_of
 from user_service.web.health import LIVE
-from user_service.web.problems import response_of
+from user_service.web.problems import to_response
 from user_service.web.routing import make_router
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ router = make_router("operations")
 
 
 class HealthRead(BaseModel):
-    """What a probe says; `checks` names each dependency."""
+    """The result of a probe; `checks` has the state of each dependency."""
 
     status: str = Field(examples=["ok"])
     checks: dict[str, str] = Field(default_factory=dict)
@@ -28,13 +28,13 @@ class HealthRead(BaseModel):
 @router.get("/api/health/live", response_model=HealthRead)
 async def read_liveness() -> Response:
     """Whether the process answers."""
-    return response_of(LIVE)
+    return to_response(LIVE)
 
 
 @router.get("/api/health/ready", response_model=HealthRead, responses={503: {"model": HealthRead}})
 async def read_readiness(request: Request) -> Response:
-    """Whether requests can be served: PostgreSQL answers. Without Redis the status is `degraded`, with 200."""
-    return response_of(await get_parts(request).health.ready())
+    """Whether requests can be served, which needs PostgreSQL. Without Redis the status is `degraded`, with 200."""
+    return to_response(await get_parts(request).health.ready())
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

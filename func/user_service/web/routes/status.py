@@ -1,4 +1,4 @@
-"""`GET /api/v1/status`: what a person wants to know first, of this replica."""
+"""`GET /api/v1/status`: the state of this replica, and `/status`, a page that shows it."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,20 +32,20 @@ IMPORTS_SHOWN: Final = 20
 router = make_router("operations", responses=COMMON_PROBLEMS)
 page_router = make_router("operations")
 
-Milliseconds = Annotated[float | None, Field(description="None where nothing was answered")]
+Milliseconds = Annotated[float | None, Field(description="Null where there was no response")]
 
 
 class VersionsRead(BaseModel):
     service: str
     python: str
-    postgresql: str | None = Field(description="None while the database does not answer")
+    postgresql: str | None = Field(description="Null while the database does not answer")
     revision: str | None = Field(description="The newest migration that was run")
 
 
 class PaceRead(BaseModel):
     seconds: float = Field(description="The length of the window")
     per_second: float
-    error_ratio: float = Field(description="The share of answers with 5xx")
+    error_ratio: float = Field(description="The share of responses with 5xx")
     p50_milliseconds: Milliseconds
     p95_milliseconds: Milliseconds
     p99_milliseconds: Milliseconds
@@ -89,7 +89,7 @@ class DatabaseRead(BaseModel):
 
 
 class OutboxRead(BaseModel):
-    """Changes that no event has told of yet, counted no further than 1,000 a lane."""
+    """Changes whose events are not sent yet. At most 1,000 are counted in each partition."""
 
     pending: int
     oldest_seconds: float
@@ -127,7 +127,7 @@ class StatusRead(BaseModel):
 
 @router.get("/api/v1/status", dependencies=[Depends(requires("cache:manage"))])
 async def read_status(request: Request) -> StatusRead:
-    """How this replica is: health, versions, requests, cache, database, batches and imports."""
+    """The state of this replica: health, versions, requests, cache, database, batches and imports."""
     resources = resources_of(request)
     parts = get_parts(request)
     health = await parts.health.check()
@@ -138,12 +138,12 @@ async def read_status(request: Request) -> StatusRead:
         serve=resources.settings.serve,
         started_at=resources.created_at,
         now=datetime.now(UTC),
-        versions=await versions_of(resources),
-        requests=requests_of(resources.metrics.requests, resources.request_stats),
-        cache=await cache_of(resources),
-        database=database_of([resources.pool.use, *storage_of(request).pool_uses], resources),
-        outbox=await outbox_of(resources),
-        jobs=await jobs_of(resources, parts.services.imports),
+        versions=await read_versions(resources),
+        requests=summarise_requests(resources.metrics.requests, resources.request_stats),
+        cache=await read_cache(resources),
+        database=sum_connections([resources.pool.use, *storage_of(request).pool_uses], resources),
+        outbox=await read_outbox(resources),
+        jobs=await list_jobs(resources, parts.services.imports),
     )
 
 
@@ -153,7 +153,7 @@ async def read_status_page() -> Response:
     return Response(page.content, 200, {"Content-Security-Policy": page.policy}, "text/html; charset=utf-8")
 
 
-async def versions_of(resources: Resources) -> VersionsRead:
+async def read_versions(resources: Resources) -> VersionsRead:
     try:
         ((postgresql, revision),) = await resources.pool.fetch(VERSIONS)
     except (DatabaseUnavailable, asyncpg.UndefinedTableError):
@@ -161,18 +161,18 @@ async def versions_of(resources: Resources) -> VersionsRead:
     return VersionsRead(service=__version__, python=python_version(), postgresql=postgresql, revision=revision)
 
 
-def requests_of(requests: Requests, recent: RequestStats) -> RequestsRead:
-    routes = routes_of(requests)
+def summarise_requests(requests: Requests, recent: RequestStats) -> RequestsRead:
+    routes = list_routes(requests)
     return RequestsRead(
         in_flight=requests.in_flight,
         answered=sum(route.answered for route in routes),
-        last_minute=pace_of(recent.last_minute),
-        history=[pace_of(pace) for pace in recent.history],
+        last_minute=convert_pace(recent.last_minute),
+        history=[convert_pace(pace) for pace in recent.history],
         routes=routes,
     )
 
 
-def routes_of(requests: Requests) -> list[RouteRead]:
+def list_routes(requests: Requests) -> list[RouteRead]:
     answered, durations = requests.families
     errors: dict[tuple[str, ...], int] = {}
     for (method, route, status), count in answered.values.items():
@@ -183,25 +183,25 @@ def routes_of(requests: Requests) -> list[RouteRead]:
             route=route,
             answered=sum(series.counts),
             errors=errors[method, route],
-            p95_milliseconds=milliseconds(quantile(series.counts, 0.95)),
+            p95_milliseconds=to_milliseconds(quantile(series.counts, 0.95)),
         )
         for (method, route), series in durations.series.items()
     ]
     return sorted(routes, key=lambda route: route.answered, reverse=True)
 
 
-def pace_of(pace: Pace) -> PaceRead:
+def convert_pace(pace: Pace) -> PaceRead:
     return PaceRead(
         seconds=round(pace.seconds, 1),
         per_second=round(pace.per_second, 2),
         error_ratio=round(pace.error_ratio, 4),
-        p50_milliseconds=milliseconds(pace.p50_seconds),
-        p95_milliseconds=milliseconds(pace.p95_seconds),
-        p99_milliseconds=milliseconds(pace.p99_seconds),
+        p50_milliseconds=to_milliseconds(pace.p50_seconds),
+        p95_milliseconds=to_milliseconds(pace.p95_seconds),
+        p99_milliseconds=to_milliseconds(pace.p99_seconds),
     )
 
 
-async def cache_of(resources: Resources) -> CacheRead:
+async def read_cache(resources: Resources) -> CacheRead:
     metrics = resources.metrics
     hits, misses, errors = (
         int(sum(counter.values.values()))
@@ -213,27 +213,27 @@ async def cache_of(resources: Resources) -> CacheRead:
     return CacheRead(tier=tier, hits=hits, misses=misses, errors=errors, hit_ratio=ratio, details=details)
 
 
-def database_of(uses: Sequence[PoolStats], resources: Resources) -> DatabaseRead:
+def sum_connections(uses: Sequence[PoolStats], resources: Resources) -> DatabaseRead:
     total = PoolStats(*map(sum, zip(*uses, strict=True)))
     errors = int(sum(resources.metrics.database_errors.values.values()))
     return DatabaseRead(limit=total.limit, open=total.opened, active=total.active, waiting=total.waiting, errors=errors)
 
 
-async def outbox_of(resources: Resources) -> OutboxRead:
+async def read_outbox(resources: Resources) -> OutboxRead:
     await resources.backlog.look()
     return OutboxRead(pending=resources.backlog.pending, oldest_seconds=round(resources.backlog.oldest_seconds, 1))
 
 
-async def jobs_of(resources: Resources, imports: ImportRunner) -> list[JobRead]:
-    """This replica's batches and everybody's imports; without the latter while the database is away."""
-    jobs = [job_of(job) for job in resources.jobs.jobs]
+async def list_jobs(resources: Resources, imports: ImportRunner) -> list[JobRead]:
+    """This replica's batches, and the imports of all replicas unless the database is unavailable."""
+    jobs = [convert_job(job) for job in resources.jobs.jobs]
     with suppress(DatabaseUnavailable):
-        jobs += [job_of_import(row) for row in await imports.latest(IMPORTS_SHOWN)]
+        jobs += [convert_import(row) for row in await imports.latest(IMPORTS_SHOWN)]
     return sorted(jobs, key=lambda job: job.started_at, reverse=True)
 
 
-def job_of_import(row: Import) -> JobRead:
-    """How many records there are to come, only the sender knows."""
+def convert_import(row: Import) -> JobRead:
+    """The total is null until the import is completed: only its sender knows it before."""
     return JobRead(
         kind="import",
         operation=row["format"],
@@ -246,7 +246,7 @@ def job_of_import(row: Import) -> JobRead:
     )
 
 
-def job_of(job: Job) -> JobRead:
+def convert_job(job: Job) -> JobRead:
     return JobRead(
         kind=job.kind,
         operation=job.operation,
@@ -259,5 +259,5 @@ def job_of(job: Job) -> JobRead:
     )
 
 
-def milliseconds(seconds: float | None) -> float | None:
+def to_milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 3)

@@ -7,10 +7,10 @@ from fastapi import Depends, Header, Path, Query, Request, Response
 from user_service.users.model import User
 from user_service.users.schemas import ExternalId, OwnUpdate, UserCreate, UserPage, UserRead, UserUpdate, UserUpsert
 from user_service.web.dependencies import IfMatch, Own, Search, UserId, Users, get_parts, may_delete, requires
-from user_service.web.fast_path import matches
+from user_service.web.fast_path import matches_etag
 from user_service.web.openapi import COMMON_PROBLEMS, problems
 from user_service.web.pagination import METADATA_PREFIX, UserQuery, page_response
-from user_service.web.problems import request_context, response_of
+from user_service.web.problems import request_context, to_response
 from user_service.web.query_types import Flag
 from user_service.web.routing import MERGE_PATCH, OPEN_QUERY, make_router
 
@@ -50,7 +50,7 @@ async def read_own_user(request: Request, own: Own) -> Response:
     """Read the user whom the token stands for; no scope is needed."""
     condition = request.headers.get("if-none-match", "").encode()
     response = user_response(own)
-    if matches(condition, own.version):
+    if matches_etag(condition, own.version):
         return Response(None, 304, {name: response.headers[name] for name in ("ETag", "Cache-Control")})
     return response
 
@@ -81,7 +81,7 @@ async def read_user(
 ) -> Response:
     """Read a user. `Cache-Control: no-cache` goes to the database."""
     fast_path = get_parts(request).fast_path
-    return response_of(
+    return to_response(
         await fast_path.read_user(user_id, request.scope["query_string"], request_context(request).headers)
     )
 
