@@ -28,8 +28,9 @@ from user_service.observability.tracing import Traced, open_tracing, untraced
 from user_service.postgres.clock import DatabaseClock
 from user_service.postgres.pool import ReadPool, read_seconds
 from user_service.security.authentication import NETWORK, Authenticator
+from user_service.security.issuers import broker_issuers, user_issuers
 from user_service.security.rate_limits import Limiter
-from user_service.security.tokens import Tokens, broker_trusts, user_trusts
+from user_service.security.tokens import Tokens
 from user_service.settings import Settings
 from user_service.users.reader import UserReader
 from user_service.values.deferred import Deferred
@@ -157,7 +158,7 @@ class Resources:
         """Takes the API keys from the settings, and the key of principals' names from the keyring."""
         api_keys, name_key = load_api_keys(self.settings), self.keys.principal
         for authenticator in (self.authenticator, self.event_authenticator):
-            authenticator.trust(api_keys, name_key=name_key)
+            authenticator.set_keys(api_keys, name_key=name_key)
 
     def apply_settings(self, settings: Settings) -> None:
         """Continues with settings in which passwords or API keys have changed."""
@@ -281,9 +282,9 @@ def make_cache(settings: Settings, keys: Keyring, metrics: Metrics, *, clock: Da
 def make_authenticators(settings: Settings, keys: Keyring) -> tuple[Authenticator, Authenticator]:
     """The authenticators of the API and of the event door; the second one knows the broker's tokens too."""
     api_keys = load_api_keys(settings)
-    users, brokers = user_trusts(settings), broker_trusts(settings)
-    anybody = NETWORK if settings.events_trust_network else None
+    users, brokers = user_issuers(settings), broker_issuers(settings)
+    everyone = NETWORK if settings.events_trust_network else None
     return (
         Authenticator(api_keys, Tokens(users), name_key=keys.principal),
-        Authenticator(api_keys, Tokens([*users, *brokers]), name_key=keys.principal, anybody=anybody),
+        Authenticator(api_keys, Tokens([*users, *brokers]), name_key=keys.principal, everyone=everyone),
     )

@@ -4,7 +4,7 @@ import pytest
 
 from user_service.encryption.keyring import load_api_keys
 from user_service.errors import ConfigurationError
-from user_service.security.tokens import broker_trusts
+from user_service.security.issuers import broker_issuers
 from user_service.settings import Settings
 
 PRODUCTION = {
@@ -40,12 +40,12 @@ def test_an_issuer_named_in_part_is_refused(missing: str) -> None:
 
 
 def test_an_events_audience_alone_means_the_cluster_and_its_keys() -> None:
-    (trust,) = broker_trusts(Settings.load({"SECRETS_DIR": "/nonexistent", "EVENTS_AUDIENCE": "events"}))
+    (issuer,) = broker_issuers(Settings.load({"SECRETS_DIR": "/nonexistent", "EVENTS_AUDIENCE": "events"}))
 
-    assert trust.audience == "events"
-    assert trust.grants == {"events:write"}
-    assert trust.jwks_url.startswith("https://kubernetes.default.svc/")
-    assert broker_trusts(Settings()) == []
+    assert issuer.audience == "events"
+    assert issuer.grants == {"events:write"}
+    assert issuer.jwks_url.startswith("https://kubernetes.default.svc/")
+    assert broker_issuers(Settings()) == []
 
 
 @pytest.mark.parametrize(

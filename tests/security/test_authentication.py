@@ -9,7 +9,7 @@ import pytest
 from support.running import API_KEY, USERS, running, settings_of
 from user_service.bootstrap import Resources
 from user_service.errors import Unauthenticated
-from user_service.security.authentication import Authenticator, principal_of_key
+from user_service.security.authentication import Authenticator, api_key_principal
 
 OLD, NEW = "the-key-that-goes-4c1d", "the-key-that-comes-9e2b"
 
@@ -34,7 +34,7 @@ def headers_of(key: str) -> list[dict[bytes, bytes]]:
 def test_each_key_opens_in_both_headers(authenticator: Authenticator, key: str) -> None:
     names = {name_of(authenticator, headers) for headers in headers_of(key)}
 
-    assert names == {principal_of_key(key).name}
+    assert names == {api_key_principal(key).name}
 
 
 @pytest.mark.parametrize("key", ["", " ", OLD[:-1], OLD + "x", OLD.upper(), f"{OLD},{NEW}", "ключ", "\x00"])
@@ -65,7 +65,7 @@ def test_every_key_is_compared_in_constant_time_whatever_is_presented(
 
 
 def test_a_name_says_which_key_and_nothing_of_it() -> None:
-    names = {principal_of_key(key).name for key in (OLD, NEW)}
+    names = {api_key_principal(key).name for key in (OLD, NEW)}
 
     assert len(names) == 2
     assert not any(part in name for name in names for part in ("the", "key-that", "4c1d", "9e2b"))
@@ -85,5 +85,5 @@ async def test_a_rotation_leaves_nobody_out_and_the_audit_trail_tells(database_u
     actors = [row["actor"] for row in await connection.fetch("SELECT actor FROM user_changes ORDER BY version")]
     await connection.close()
     assert (before, during, after) == (201, [200, 200], [200, 401])
-    assert actors == [principal_of_key(OLD).name, principal_of_key(NEW).name]
+    assert actors == [api_key_principal(OLD).name, api_key_principal(NEW).name]
     assert API_KEY not in "".join(actors)

@@ -266,7 +266,7 @@ def test_the_trail_names_a_subject_by_a_hash(server: LiveServer, shared_issuer: 
     assert subject not in repr(principal)
 
 
-def test_a_token_ends_when_it_says_so_though_it_was_seen_before(server: LiveServer, shared_issuer: Issuer) -> None:
+def test_a_cached_token_ends_when_it_expires(server: LiveServer, shared_issuer: Issuer) -> None:
     tokens = server.application.authenticator.tokens
     token = shared_issuer.token(scope="users:read", exp=int(now()) - 10)
 
@@ -274,4 +274,4 @@ def test_a_token_ends_when_it_says_so_though_it_was_seen_before(server: LiveServ
         within_leeway = client.get(USERS, headers=bearer(token))
 
     assert within_leeway.status_code == 200
-    assert tokens.find(token.encode()) is None
+    assert tokens.get_cached(token.encode()) is None

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from support.issuer import AUDIENCE, Issuer, jwk_of
 from user_service.errors import BadRequest, InvalidCursor, InvalidHeader, Unauthenticated, ValidationFailed
 from user_service.observability.trace_context import choose_request_id, continue_trace
-from user_service.security.authentication import credential_of
+from user_service.security.authentication import read_credential
+from user_service.security.issuers import TrustedIssuer
 from user_service.security.jwks import parse_keys
 from user_service.security.jwt_verifier import JwtVerifier, read_unverified, verify_claims
-from user_service.security.tokens import TrustedIssuer
 from user_service.users.cursors import Cursor, CursorCodec
 from user_service.users.service import id_of
 from user_service.values.emails import normalise_email
@@ -98,7 +98,7 @@ def test_ids_are_read_or_not(text: str) -> None:
 @given(st.dictionaries(st.sampled_from([b"authorization", b"x-api-key"]), st.binary(max_size=100)))
 def test_credentials_are_found_or_refused(headers: dict[bytes, bytes]) -> None:
     with suppress(Unauthenticated):
-        assert credential_of(headers) in {b for value in headers.values() for b in (value, value[7:].strip())}
+        assert read_credential(headers) in {b for value in headers.values() for b in (value, value[7:].strip())}
 
 
 @given(st.binary(max_size=300) | st.tuples(segments, segments, segments).map(lambda parts: ".".join(parts).encode()))

@@ -1,6 +1,7 @@
-"""Who is asking. API keys are compared in constant time, and against every key, so that timing tells nothing.
+"""Authentication of requests by API key or token.
 
-A refusal comes before anything is looked up, so that it tells nothing about users either.
+A key is compared with every API key in constant time, so that the time does not depend on the keys. A request is
+refused before any user is looked up, so that a refusal does not depend on users either.
 """
 
 import hashlib
@@ -10,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from user_service.errors import Forbidden, Unauthenticated
-from user_service.security.tokens import Tokens, VerifiedToken
+from user_service.security.issuers import VerifiedToken
+from user_service.security.tokens import Tokens
 
 SCOPES: Final = frozenset(
     {
@@ -28,9 +30,9 @@ CREDENTIALS: Final = (b"authorization", b"x-api-key")
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody who has shown who they are. `name` stands in the audit trail: never a key, never personal.
+    """An authenticated caller. `name` is written to the audit trail: it holds neither a key nor personal data.
 
-    `subject` is a token's own `sub`, which may be personal: it finds the user of `/users/me` and goes nowhere else.
+    `subject` is the `sub` of a token, which may be personal: it is used to find the user of `/users/me` only.
     """
 
     kind: str
@@ -39,81 +41,81 @@ class Principal:
     subject: str | None = field(default=None, repr=False)
 
     def require(self, scope: str) -> None:
-        """Raises Forbidden when the principal lacks a scope."""
+        """Raises Forbidden when the principal lacks the scope."""
         if scope not in self.scopes:
-            raise Forbidden(f"This needs the scope {scope}.")
+            raise Forbidden(f"This request needs the scope {scope}.")
 
 
 NETWORK: Final = Principal("network", "network", frozenset({"events:write"}))
 
 
 class Authenticator:
-    """Knows principals by their credentials. Where `anybody` is given, all are that principal."""
+    """Finds the principal of a request. With `everyone`, that is the principal of every request."""
 
     def __init__(
-        self, api_keys: Sequence[str], tokens: Tokens, *, name_key: bytes, anybody: Principal | None = None
+        self, api_keys: Sequence[str], tokens: Tokens, *, name_key: bytes, everyone: Principal | None = None
     ) -> None:
         self.tokens = tokens
-        self.anybody = anybody
-        self.trust(api_keys, name_key=name_key)
+        self.everyone = everyone
+        self.set_keys(api_keys, name_key=name_key)
 
-    def trust(self, api_keys: Sequence[str], *, name_key: bytes) -> None:
-        """Goes on with these keys, from one request to the next."""
-        self.principals = [(key.encode(), principal_of_key(key)) for key in api_keys]
+    def set_keys(self, api_keys: Sequence[str], *, name_key: bytes) -> None:
+        """Accepts these API keys from the next request on, and names subjects under `name_key`."""
+        self.principals = [(key.encode(), api_key_principal(key)) for key in api_keys]
         self.name_key = name_key
 
     def find(self, headers: Mapping[bytes, bytes]) -> Principal | None:
-        """The principal of a request's headers (lower-case names); None for a token that is still to be verified.
+        """The principal of a request's headers, whose names are in lower case; None for a token to be verified.
 
         Raises Unauthenticated.
         """
-        if self.anybody is not None:
-            return self.anybody
-        presented = credential_of(headers)
+        if self.everyone is not None:
+            return self.everyone
+        credential = read_credential(headers)
         found = None
         for key, principal in self.principals:
-            if hmac.compare_digest(key, presented):
+            if hmac.compare_digest(key, credential):
                 found = principal
-        if found is None and (verified := self.tokens.find(presented)) is not None:
-            found = self.principal_of_token(verified)
-        if found is None and presented.count(b".") != 2:
-            raise Unauthenticated("The API key is not one of this service's.")
+        if found is None and (verified := self.tokens.get_cached(credential)) is not None:
+            found = self.token_principal(verified)
+        if found is None and credential.count(b".") != 2:
+            raise Unauthenticated("The API key is not known to this service.")
         return found
 
     async def verify(self, headers: Mapping[bytes, bytes]) -> Principal:
-        """The principal of a token that `find` does not know. Raises Unauthenticated, IssuerUnavailable."""
-        return self.principal_of_token(await self.tokens.verify(credential_of(headers)))
+        """The principal of a token for which `find` returned None. Raises Unauthenticated, IssuerUnavailable."""
+        return self.token_principal(await self.tokens.verify(read_credential(headers)))
 
-    def principal_of_token(self, token: VerifiedToken) -> Principal:
-        """The name is a keyed hash: the trail tells subjects apart and names none of them."""
-        name = self.name_of(token.kind, token.issuer, token.subject)
+    def token_principal(self, token: VerifiedToken) -> Principal:
+        """Its name is a keyed hash, so that the audit trail tells subjects apart without naming them."""
+        name = self.hash_subject(token.kind, token.issuer, token.subject)
         return Principal(token.kind, name, token.scopes & SCOPES, token.subject)
 
-    def names_of(self, subject: str) -> list[str]:
+    def subject_names(self, subject: str) -> list[str]:
         """The names that a subject has in the audit trail: one for each issuer of users' tokens."""
-        return [self.name_of(trust.kind, trust.issuer, subject) for trust in self.tokens.trusts]
+        return [self.hash_subject(issuer.kind, issuer.issuer, subject) for issuer in self.tokens.issuers]
 
-    def name_of(self, kind: str, issuer: str, subject: str) -> str:
+    def hash_subject(self, kind: str, issuer: str, subject: str) -> str:
         identity = f"{issuer}\0{subject}".encode()
         return f"{kind}:{hmac.digest(self.name_key, identity, 'sha256').hex()[:16]}"
 
 
 def refuse_repeated(headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Raises Unauthenticated when a credential is sent twice: proxies and services would not agree on which counts."""
+    """Raises Unauthenticated when a credential header is repeated: a proxy could have checked another one."""
     names = [name for name, _ in headers]
     if any(names.count(name) > 1 for name in CREDENTIALS):
-        raise Unauthenticated("Send one X-API-Key or one Authorization header, not several.")
+        raise Unauthenticated("Send one X-API-Key header or one Authorization header, not several.")
 
 
-def credential_of(headers: Mapping[bytes, bytes]) -> bytes:
-    """The key or token of a request. Raises Unauthenticated where there is none, or two that differ."""
+def read_credential(headers: Mapping[bytes, bytes]) -> bytes:
+    """The key or token of a request. Raises Unauthenticated when there is none, or when there are two that differ."""
     key = headers.get(b"x-api-key")
     authorization = headers.get(b"authorization")
     token = bearer_token(authorization) if authorization is not None else b""
     if key and token and not hmac.compare_digest(key, token):
-        raise Unauthenticated("X-API-Key and Authorization name different credentials; send one of them.")
-    if presented := key or token:
-        return presented
+        raise Unauthenticated("X-API-Key and Authorization hold different credentials; send one of them.")
+    if credential := key or token:
+        return credential
     raise Unauthenticated("Send an API key in X-API-Key, or an API key or a token in Authorization: Bearer.")
 
 
@@ -122,6 +124,6 @@ def bearer_token(authorization: bytes) -> bytes:
     return token.strip() if scheme.lower() == b"bearer" else b""
 
 
-def principal_of_key(key: str) -> Principal:
-    """All scopes; the name is a fingerprint, so that the audit trail tells rotated keys apart."""
+def api_key_principal(key: str) -> Principal:
+    """An API key has all scopes. Its name holds a fingerprint, so that the audit trail tells rotated keys apart."""
     return Principal("api_key", f"api-key:{hashlib.sha256(key.encode()).hexdigest()[:8]}", SCOPES)

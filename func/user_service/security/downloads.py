@@ -1,4 +1,4 @@
-"""A small document from a URL that an operator has set: bounded in time and size, without redirects."""
+"""Downloads of small documents from configured URLs, bounded in time and size, without redirects."""
 
 import ssl
 import urllib.request
@@ -12,16 +12,16 @@ CHUNK_BYTES: Final = 16 * 1024
 
 
 class NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Makes an error of a redirect: the address that was set is the one that is trusted."""
+    """Makes an HTTPError of a redirect: only the configured address is trusted."""
 
     def redirect_request(self, *arguments: Any, **named: Any) -> None:
         return None
 
 
 def download(url: str, ca_file: Path | None = None, token_file: Path | None = None) -> bytes:
-    """What is at a URL; blocks for a few seconds at most. `token_file` holds a bearer token to show.
+    """The document at a URL, with the bearer token of `token_file`; blocks for up to about ten seconds.
 
-    Raises OSError, http.client.HTTPException, and ValueError for a document that is too long or comes too slowly.
+    Raises OSError, http.client.HTTPException, and ValueError for a document that is too long or too slow.
     """
     context = ssl.create_default_context()
     if ca_file is not None:
@@ -32,8 +32,8 @@ def download(url: str, ca_file: Path | None = None, token_file: Path | None = No
     opener = urllib.request.build_opener(NoRedirects, urllib.request.HTTPSHandler(context=context))
     deadline = monotonic() + TIMEOUT_SECONDS
     received = b""
-    with opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
-        while chunk := answer.read1(CHUNK_BYTES):
+    with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+        while chunk := response.read1(CHUNK_BYTES):
             received += chunk
             if len(received) > MAX_BYTES:
                 raise ValueError(f"longer than {MAX_BYTES} bytes")

@@ -1,8 +1,8 @@
-"""An issuer's public keys (JWKS, RFC 7517), kept and read again in time.
+"""The public keys of an issuer (JWKS, RFC 7517), cached and refreshed.
 
-A known key is used at once, and the set is read again in the background when it is five minutes old. A key id that is
-not known makes the service look again, but not more often than every ten seconds, whoever asks. While the issuer is
-away its keys go on serving, for a day.
+A cached key is used at once; a set older than five minutes is refreshed in the background. An unknown key id has the
+set refreshed before the answer, at most every ten seconds for all tokens together. While the issuer can't be read, its
+cached keys are used for up to a day.
 """
 
 import asyncio
@@ -23,10 +23,11 @@ from user_service.security.downloads import download
 REFRESH_SECONDS: Final = 300.0
 PAUSE_SECONDS: Final = 10.0
 PAUSE_AFTER_FAILURE_SECONDS: Final = 2.0
-LONGEST_SECONDS: Final = 86_400.0
+MAX_AGE_SECONDS: Final = 86_400.0
 MAX_KEYS: Final = 100
 MIN_RSA_BITS: Final = 2048
-# What a key may sign with; `none` and every HMAC are not there, so that a public key is never taken for a secret.
+# The signature algorithms of each kind of key. `none` and the HMACs are left out: with an HMAC, the public key would be
+# the secret.
 ALGORITHMS: Final = {
     ("RSA", None): frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}),
     ("EC", "P-256"): frozenset({"ES256"}),
@@ -61,17 +62,17 @@ class KeySet:
         self.refresh_seconds = refresh_seconds
         self.pause_seconds = pause_seconds
         self.keys: dict[str, Key] = {}
-        self.read_at = -LONGEST_SECONDS
-        self.may_ask_at = 0.0
+        self.read_at = -MAX_AGE_SECONDS
+        self.refresh_allowed_at = 0.0
         self.failed = False
-        self.asking: asyncio.Task[None] | None = None
+        self.refreshing: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str, algorithm: str) -> Any:
-        """The public key of an id for an algorithm, or None. Raises IssuerUnavailable where that can't be known now."""
+        """The public key of an id for an algorithm, or None. Raises IssuerUnavailable while the set can't be read."""
         if key_id not in self.keys or self.is_too_old:
-            await self.ask_and_wait()
+            await self.refresh_and_wait()
         elif monotonic() - self.read_at >= self.refresh_seconds:
-            self.ask()
+            self.refresh()
         key = self.keys.get(key_id)
         if self.failed and (key is None or self.is_too_old):
             raise IssuerUnavailable
@@ -79,18 +80,18 @@ class KeySet:
 
     @property
     def is_too_old(self) -> bool:
-        return monotonic() - self.read_at >= LONGEST_SECONDS
+        return monotonic() - self.read_at >= MAX_AGE_SECONDS
 
-    async def ask_and_wait(self) -> None:
-        asking = self.ask()
-        if asking is not None:
-            await asyncio.wait([asking])
+    async def refresh_and_wait(self) -> None:
+        refreshing = self.refresh()
+        if refreshing is not None:
+            await asyncio.wait([refreshing])
 
-    def ask(self) -> "asyncio.Task[None] | None":
-        """The look at the issuer that is under way, or a new one, unless the last was a moment ago."""
-        if self.asking is None and monotonic() >= self.may_ask_at:
-            self.asking = asyncio.create_task(self.read())
-        return self.asking
+    def refresh(self) -> "asyncio.Task[None] | None":
+        """The refresh that is under way or begins now; None in the pause after the last one."""
+        if self.refreshing is None and monotonic() >= self.refresh_allowed_at:
+            self.refreshing = asyncio.create_task(self.read())
+        return self.refreshing
 
     async def read(self) -> None:
         try:
@@ -103,24 +104,24 @@ class KeySet:
             log.warning("the keys of an issuer can't be read", extra={"host": host, "reason": reason})
         finally:
             pause = PAUSE_AFTER_FAILURE_SECONDS if self.failed else self.pause_seconds
-            self.may_ask_at = monotonic() + min(pause, self.pause_seconds)
-            self.asking = None
+            self.refresh_allowed_at = monotonic() + min(pause, self.pause_seconds)
+            self.refreshing = None
 
 
 def parse_keys(document: bytes) -> dict[str, Key]:
-    """The usable keys of a JWK set, by id. Raises ValueError where there is none."""
+    """The usable keys of a JWK set by id. Raises ValueError when there are none."""
     content = orjson.loads(document)
     entries = content.get("keys") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise ValueError("not a JWK set")
-    keys = {entry["kid"]: key for entry in entries[:MAX_KEYS] if (key := key_of(entry)) is not None}
+    keys = {entry["kid"]: key for entry in entries[:MAX_KEYS] if (key := parse_key(entry)) is not None}
     if not keys:
         raise ValueError("a JWK set without a usable key")
     return keys
 
 
-def key_of(entry: Any) -> Key | None:
-    """The key of a JWK; None for one that is not meant for signatures, private, weak, or of an unknown kind."""
+def parse_key(entry: Any) -> Key | None:
+    """The key of a JWK; None for a key that is not for signatures, is private, is weak, or is of an unknown kind."""
     if not isinstance(entry, dict) or not isinstance(entry.get("kid"), str) or "d" in entry:
         return None
     kind, curve = entry.get("kty"), entry.get("crv")

@@ -1,4 +1,4 @@
-"""What a token must be to be believed: RFC 7519 under the advice of RFC 8725."""
+"""Verification of tokens: RFC 7519, with the best practices of RFC 8725."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -7,43 +7,43 @@ from typing import Any, Final
 import jwt
 
 from user_service.errors import Unauthenticated
+from user_service.security.issuers import TrustedIssuer, VerifiedToken
 from user_service.security.jwks import KeySet
-from user_service.security.tokens import TrustedIssuer, VerifiedToken
 
 LEEWAY_SECONDS: Final = 30
 MAX_SUBJECT: Final = 255
 MAX_KEY_ID: Final = 255
 TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 SCOPE_CLAIMS: Final = ("scope", "scp", "scopes")
-REQUIRED: Final = ("exp", "iss", "aud", "sub")
-# Kinds of refusal that are worth telling apart; whatever else is wrong is "not valid".
+REQUIRED_CLAIMS: Final = ("exp", "iss", "aud", "sub")
+# The refusals that have a detail of their own; every other one is NOT_VALID.
 DETAILS: Final[dict[type[Exception], str]] = {
     jwt.ExpiredSignatureError: "The token has expired.",
     jwt.ImmatureSignatureError: "The token is not valid yet.",
     jwt.InvalidAudienceError: "The token is for another audience.",
     jwt.InvalidIssuerError: "The token's issuer is not trusted here.",
-    jwt.MissingRequiredClaimError: f"The token lacks one of the claims {', '.join(REQUIRED)}.",
-    jwt.InvalidSignatureError: "The token's signature does not fit.",
+    jwt.MissingRequiredClaimError: f"The token lacks one of the claims {', '.join(REQUIRED_CLAIMS)}.",
+    jwt.InvalidSignatureError: "The token's signature is not valid.",
 }
 NOT_VALID: Final = "The token is not valid."
-# A token is anybody's text: PyJWT lets some of what it meets in there through.
+# PyJWT lets some exceptions of the parsers through that it uses for the untrusted text.
 MALFORMED: Final = (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 class JwtVerifier:
-    """The rules over the key sets of the trusted issuers."""
+    """Verifies tokens with the key sets of the trusted issuers."""
 
-    def __init__(self, trusts: Sequence[TrustedIssuer]) -> None:
-        self.trusted = [(trust, KeySet(trust.jwks_url, trust.ca_file, trust.token_file)) for trust in trusts]
+    def __init__(self, issuers: Sequence[TrustedIssuer]) -> None:
+        self.trusted = [(issuer, KeySet(issuer.jwks_url, issuer.ca_file, issuer.token_file)) for issuer in issuers]
 
     async def verify(self, token: bytes) -> VerifiedToken:
         """Raises Unauthenticated, IssuerUnavailable."""
-        key_id, algorithm, issuer = read_unverified(token)
+        key_id, algorithm, claimed_issuer = read_unverified(token)
         refusal = Unauthenticated(DETAILS[jwt.InvalidIssuerError])
-        for trust, keys in self.trusted:
-            if trust.issuer == issuer:
+        for issuer, keys in self.trusted:
+            if issuer.issuer == claimed_issuer:
                 try:
-                    return verify_claims(token, trust, await keys.find(key_id, algorithm), algorithm)
+                    return verify_claims(token, issuer, await keys.find(key_id, algorithm), algorithm)
                 except Unauthenticated as error:
                     refusal = error
         raise refusal
@@ -66,21 +66,19 @@ def read_unverified(token: bytes) -> tuple[str, str, str]:
     return key_id, algorithm, issuer
 
 
-def verify_claims(token: bytes, trust: TrustedIssuer, key: Any, algorithm: str) -> VerifiedToken:
-    """What a token says, its signature and claims checked. Raises Unauthenticated."""
+def verify_claims(token: bytes, issuer: TrustedIssuer, key: Any, algorithm: str) -> VerifiedToken:
+    """The claims of a token, after its signature and claims were checked. Raises Unauthenticated."""
     if key is None:
-        raise Unauthenticated(
-            "The token is signed with no key of its issuer, or with an algorithm that is not its key's."
-        )
+        raise Unauthenticated("No key of the issuer has the token's key id (`kid`) and allows its algorithm (`alg`).")
     try:
         claims = jwt.decode(
             token,
             key,
             algorithms=[algorithm],
-            audience=trust.audience,
-            issuer=trust.issuer,
+            audience=issuer.audience,
+            issuer=issuer.issuer,
             leeway=LEEWAY_SECONDS,
-            options={"require": list(REQUIRED), "enforce_minimum_key_length": True},
+            options={"require": list(REQUIRED_CLAIMS), "enforce_minimum_key_length": True},
         )
         expires_at = float(claims["exp"])
     except MALFORMED as error:
@@ -88,19 +86,19 @@ def verify_claims(token: bytes, trust: TrustedIssuer, key: Any, algorithm: str) 
     subject = claims["sub"]
     if not 0 < len(subject) <= MAX_SUBJECT or not subject.isprintable():
         raise Unauthenticated(f"The token's subject is not 1 to {MAX_SUBJECT} printable characters.")
-    if not any(fnmatchcase(subject, pattern) for pattern in trust.subjects):
-        raise Unauthenticated("The token's subject is not one of those that may come here.")
-    scopes = trust.grants if trust.grants is not None else scopes_of(claims)
-    return VerifiedToken(trust.kind, trust.issuer, subject, scopes, expires_at)
+    if not any(fnmatchcase(subject, pattern) for pattern in issuer.subjects):
+        raise Unauthenticated("The token's subject is not accepted here.")
+    scopes = issuer.grants if issuer.grants is not None else read_scopes(claims)
+    return VerifiedToken(issuer.kind, issuer.issuer, subject, scopes, expires_at)
 
 
-def scopes_of(claims: dict[str, Any]) -> frozenset[str]:
-    """The scopes of `scope`, `scp` and `scopes`: each a list, or one string with spaces between."""
-    found: set[str] = set()
+def read_scopes(claims: dict[str, Any]) -> frozenset[str]:
+    """The scopes of `scope`, `scp` and `scopes`: each a list, or one string separated by spaces."""
+    scopes: set[str] = set()
     for name in SCOPE_CLAIMS:
         value = claims.get(name)
         if isinstance(value, str):
-            found.update(value.split())
+            scopes.update(value.split())
         elif isinstance(value, list):
-            found.update(scope for scope in value if isinstance(scope, str))
-    return frozenset(found)
+            scopes.update(scope for scope in value if isinstance(scope, str))
+    return frozenset(scopes)

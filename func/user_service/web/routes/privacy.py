@@ -107,7 +107,7 @@ async def names_of(request: Request) -> Callable[[User], Collection[str]]:
 
     def names(user: User) -> Collection[str]:
         subjects = [user.external_id if known_as != "id" else None, str(user.id) if known_as != "external_id" else None]
-        return [name for subject in subjects if subject for name in resources.authenticator.names_of(subject)]
+        return [name for subject in subjects if subject for name in resources.authenticator.subject_names(subject)]
 
     return names
 
