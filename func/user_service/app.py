@@ -168,9 +168,9 @@ class Application:
             refuse_repeated(scope["headers"])
         principal = authenticator.find(headers) or await authenticator.verify(headers)
         context.principal = principal
-        context.allowance = allowance = self.resources.limiter.allowance_of(principal)
-        if allowance is not None and not allowance.spend(1):
-            await allowance.charge(1)
+        context.allowance = allowance = self.resources.limiter.find_allowance(principal)
+        if allowance is not None:
+            await allowance.charge()
         return principal
 
     async def forward(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:

@@ -1,11 +1,12 @@
 """How much a principal may ask for in a minute."""
 
-import asyncio
 import re
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,20 +19,11 @@ from support.servers import RedisServer
 from user_service.errors import RateLimited
 from user_service.observability.metrics import Metrics
 from user_service.security.authentication import SCOPES, Principal
-from user_service.security.rate_limits import Allowance, Limiter
-from user_service.security.rate_windows import LocalStorage, RateWindows
+from user_service.security.rate_limits import Allowance, Limiter, LocalWindows, RedisWindows, Usage, Window
 from user_service.settings import Settings
 
 USERS = "/api/v1/users"
 SOMEBODY = Principal("jwt", "jwt:0123456789abcdef", frozenset())
-
-
-@pytest.fixture(autouse=True)
-def well_within_a_minute() -> None:
-    """A window in memory turns with the clock's minute, and then gives back a little with every second."""
-    passed = time.time() % 60
-    if passed > 40:
-        time.sleep(60 - passed)
 
 
 @pytest.fixture
@@ -203,81 +195,172 @@ def test_redis_holds_no_subject_and_only_keys_of_the_prefix(
     assert keys.startswith(b"*1\r\n")
 
 
+def open_redis(url: str) -> RedisWindows:
+    return RedisWindows(url, prefix="test:", count_failure=lambda: None)
+
+
+class Windows:
+    """One kind of windows, with windows that began at a time of the test's choice."""
+
+    def __init__(self, redis_url: str | None) -> None:
+        self.local = LocalWindows()
+        self.shared = open_redis(redis_url) if redis_url is not None else None
+
+    async def begin(self, name: str, *, age_seconds: float, current: int, previous: int) -> None:
+        if self.shared is None:
+            self.local.windows[name] = Window(time.monotonic() - age_seconds, current, previous)
+            return
+        start = round((time.time() - age_seconds) * 1000)
+        window = {"start": start, "current": current, "previous": previous}
+        await self.shared.redis.hset(self.shared.prefix + name, mapping=window)
+
+    async def take(self, name: str, *, cost: int, limit: int) -> Usage:
+        if self.shared is None:
+            return self.local.take(name, cost=cost, limit=limit)
+        return await self.shared.take(name, cost=cost, limit=limit)
+
+
+@pytest.fixture(params=["local", "redis"])
+async def windows(request: pytest.FixtureRequest) -> AsyncIterator[Windows]:
+    made = Windows(request.getfixturevalue("redis_url") if request.param == "redis" else None)
+    yield made
+    if made.shared is not None:
+        await made.shared.close()
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "current", "previous", "cost", "expected"),
+    [
+        (0, 0, 0, 1, (True, 9)),
+        (0, 0, 0, 10, (True, 0)),
+        (0, 0, 0, 11, (False, 10)),
+        (20, 7, 0, 3, (True, 0)),
+        (20, 7, 0, 4, (False, 3)),
+        # Of ten in the window before, the last minute covers 45 %, which counts as four.
+        (33, 2, 10, 4, (True, 0)),
+        (33, 2, 10, 5, (False, 4)),
+        # The window is over and has become the one before.
+        (93, 10, 10, 6, (True, 0)),
+        (93, 10, 10, 7, (False, 6)),
+        (125, 10, 10, 10, (True, 0)),
+    ],
+)
+async def test_what_a_window_grants(
+    windows: Windows, age_seconds: float, current: int, previous: int, cost: int, expected: tuple[bool, int]
+) -> None:
+    await windows.begin("one", age_seconds=age_seconds, current=current, previous=previous)
+
+    usage = await windows.take("one", cost=cost, limit=10)
+
+    assert (usage.granted, usage.remaining) == expected
+
+
+@pytest.mark.parametrize(
+    ("age_seconds", "current", "previous", "seconds"),
+    # Six a minute fade out of the window before every ten seconds.
+    [(0, 0, 0, 60), (20, 7, 0, 40), (33, 0, 6, 7), (93, 6, 0, 7)],
+)
+async def test_a_window_tells_when_it_grants_more(
+    windows: Windows, age_seconds: float, current: int, previous: int, seconds: float
+) -> None:
+    await windows.begin("one", age_seconds=age_seconds, current=current, previous=previous)
+
+    usage = await windows.take("one", cost=1, limit=10)
+
+    assert seconds - 3 < usage.reset_seconds <= seconds + 0.1
+
+
+async def test_what_is_refused_costs_nothing(windows: Windows) -> None:
+    usages = [await windows.take("one", cost=cost, limit=10) for cost in (8, 3, 3, 2, 1)]
+
+    assert [usage.granted for usage in usages] == [True, False, False, True, False]
+
+
+async def test_redis_forgets_a_window_that_counts_no_more(redis_url: str) -> None:
+    windows = open_redis(redis_url)
+
+    await windows.take("one", cost=1, limit=10)
+    seconds = await windows.redis.ttl(windows.prefix + "one")
+    await windows.close()
+
+    assert 60 < seconds <= 120
+
+
+def test_a_process_forgets_windows_that_count_no_more() -> None:
+    windows = LocalWindows()
+    for number in range(2000):
+        windows.windows[f"subject-{number}"] = Window(time.monotonic() - 121, 1, 1)
+
+    windows.take("last", cost=1, limit=10)
+
+    assert list(windows.windows) == ["last"]
+
+
 def limiter(**settings: int) -> Limiter:
     return Limiter(Settings(**settings), Metrics())  # type: ignore[arg-type]
 
 
 def allowance_in(made: Limiter) -> Allowance:
-    allowance = made.allowance_of(SOMEBODY)
+    allowance = made.find_allowance(SOMEBODY)
     assert allowance is not None
     return allowance
 
 
+async def test_a_limited_request_is_one_command_to_redis(own_redis: RedisServer) -> None:
+    made = Limiter(Settings(rate_limit_max=10_000, redis_url=own_redis.url), Metrics())
+    made.budget_seconds = 30.0
+
+    for _ in range(100):
+        await allowance_in(made).charge()
+    await made.close()
+
+    calls = dict(re.findall(r"cmdstat_(\w+):calls=(\d+)", own_redis.command("INFO commandstats").decode()))
+    # The first one finds the script missing and sends it. HMGET and the like are the script's own.
+    scripts_own = {"time", "hmget", "hset", "pexpire"}
+    assert calls.keys() - {"client", "hello", "command", "info", "ping"} == {"evalsha", "script", *scripts_own}
+    assert (int(calls["evalsha"]), int(calls["script"])) == (101, 1)
+
+
 @pytest.mark.parametrize(("items", "cost"), [(0, 1), (1, 1), (100, 1), (101, 2), (250, 3), (1000, 10)])
-def test_a_batch_costs_one_for_each_hundred_items_begun(items: int, cost: int) -> None:
-    async def run() -> int:
-        allowance = allowance_in(limiter(rate_limit_max=100))
+async def test_a_batch_costs_one_for_each_hundred_items_begun(items: int, cost: int) -> None:
+    allowance = allowance_in(limiter(rate_limit_max=100))
+
+    await allowance.charge()
+    await allowance.charge_items(items)
+
+    assert 100 - allowance.usage.remaining == cost
+
+
+async def test_a_batch_that_costs_more_than_the_limit_takes_all_of_it() -> None:
+    allowance = allowance_in(limiter(rate_limit_max=5))
+
+    await allowance.charge_items(1000)
+
+    with pytest.raises(RateLimited):
         await allowance.charge()
-        await allowance.charge_items(items)
-        return 100 - allowance.rest
-
-    assert asyncio.run(run()) == cost
 
 
-def test_a_batch_that_costs_more_than_the_limit_takes_all_of_it() -> None:
-    async def run() -> None:
-        allowance = allowance_in(limiter(rate_limit_max=5))
-        await allowance.charge_items(1000)
-        with pytest.raises(RateLimited):
-            await allowance.charge()
-
-    asyncio.run(run())
-
-
-def test_a_large_limit_is_taken_in_lots_and_never_exceeded(redis_url: str) -> None:
+async def test_a_large_limit_is_exact_over_all_replicas(redis_url: str) -> None:
     settings, metrics = Settings(rate_limit_max=2000, redis_url=redis_url), Metrics()
+    replicas = [Limiter(settings, metrics) for _ in range(3)]
+    granted = 0
+    for replica in replicas:
+        replica.budget_seconds = 30.0
 
-    async def run() -> int:
-        replicas = [allowance_in(Limiter(settings, metrics)) for _ in range(3)]
-        for allowance in replicas:
-            allowance.limiter.windows = RateWindows(settings, metrics, budget_seconds=30.0)
-        granted = 0
-        for number in range(2300):
-            allowance = replicas[number % 3]
-            try:
-                if not allowance.spend(1):
-                    await allowance.charge()
-                granted += 1
-            except RateLimited:
-                continue
-        for allowance in replicas:
-            await allowance.limiter.close()
-        return granted
+    for number in range(2300):
+        with suppress(RateLimited):
+            await allowance_in(replicas[number % 3]).charge()
+            granted += 1
+    for replica in replicas:
+        await replica.close()
 
-    # A replica may be left with less than one lot of two that the others can't use.
-    assert 2000 - 3 * 2 <= asyncio.run(run()) <= 2000
-
-
-def test_many_subjects_do_not_make_counting_slower_for_each() -> None:
-    async def run() -> LocalStorage:
-        storage = LocalStorage()
-        for number in range(2000):
-            await storage.incr(f"subject-{number}", 0.001)
-        storage.sweep_at = 0.0
-        await asyncio.sleep(0.01)
-        await storage.incr("last", 60)
-        return storage
-
-    storage = asyncio.run(run())
-
-    assert list(storage.storage) == ["last"]
-    assert list(storage.expirations) == ["last"]
+    assert granted == 2000
 
 
 def test_nothing_of_tokens_and_limits_is_imported_before_it_is_needed() -> None:
     code = (
         "import sys, user_service.app, user_service.bootstrap;"
-        "print(sorted({'jwt', 'limits', 'urllib.request', 'fastapi', 'sqlalchemy', 'pydantic'} & set(sys.modules)))"
+        "print(sorted({'jwt', 'redis', 'urllib.request', 'fastapi', 'sqlalchemy', 'pydantic'} & set(sys.modules)))"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -285,33 +368,21 @@ def test_nothing_of_tokens_and_limits_is_imported_before_it_is_needed() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_an_api_key_costs_no_imports_either(database_url: str, data_dir: Path) -> None:
-    with live(settings_for(database_url, data_dir)) as server, server.client() as client:
+def test_an_api_key_costs_no_imports_either(database_url: str, data_dir: Path, redis_url: str) -> None:
+    settings = settings_for(database_url, data_dir, redis_url=redis_url)
+
+    with live(settings) as server, server.client() as client:
         assert client.get(USERS, headers={"X-API-Key": API_KEY}).status_code == 200
-        assert server.application.resources.limiter.loading is None
-        assert server.application.authenticator.tokens.rules is None
+        shared = server.application.resources.limiter.shared
+        assert shared is not None
+        assert shared.task is None
+        assert server.application.authenticator.tokens.verifier.task is None
 
 
-async def test_the_first_lot_is_on_credit_and_is_paid_once_the_windows_are_there() -> None:
-    allowance = allowance_in(limiter(rate_limit_max=10_000))
-    counting = allowance.limiter
+async def test_a_limiter_that_was_not_asked_connects_to_nothing() -> None:
+    made = Limiter(Settings(redis_url="redis://localhost:1/0", rate_limit_max=10), Metrics())
 
-    await allowance.charge(1)
-    imported_at_once = counting.loading is not None
-    await counting.ready()
-    await allowance.charge(10)
-    await counting.close()
+    await made.close()
 
-    assert not imported_at_once
-    # The lot on credit and the one that the second charge drew.
-    assert allowance.rest == 10_000 - 2 * allowance.lot
-
-
-async def test_a_limiter_that_is_closed_on_credit_imports_nothing_any_more() -> None:
-    allowance = allowance_in(limiter(rate_limit_max=10_000))
-
-    await allowance.charge(1)
-    await allowance.limiter.close()
-
-    assert allowance.limiter.loading_later is not None
-    assert allowance.limiter.loading_later.cancelled()
+    assert made.shared is not None
+    assert made.shared.value is None
