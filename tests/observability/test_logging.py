@@ -13,9 +13,9 @@ import pytest
 from support.running import API_KEY, ENCRYPTION_KEY, USERS, serving, settings_of
 from support.servers import PostgresServer
 from user_service.bootstrap import Resources
+from user_service.cli.serve import greet
 from user_service.observability.access_log import AccessLog
 from user_service.observability.logging import JsonFormatter, TextFormatter
-from user_service.server.run import greet
 
 PRODUCTION = {"APP_ENV": "production"}
 # Every personal value that is sent holds one of these, and so do the keys.

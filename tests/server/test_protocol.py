@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 from support.live_server import read_until_closed
-from user_service.server.protocol import bounded
+from user_service.server.protocol import bounded_protocol
 from user_service.settings import Settings
 
 Send = Any
@@ -130,7 +130,7 @@ class Site:
         self.writes: list[bytes] = []
         writes = self.writes
 
-        class Recorded(bounded(Settings())):  # type: ignore[misc]
+        class Recorded(bounded_protocol(Settings())):  # type: ignore[misc]
             def connection_made(self, transport: asyncio.Transport) -> None:
                 super().connection_made(Recorder(transport, writes))
 

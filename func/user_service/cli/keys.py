@@ -1,32 +1,38 @@
-"""`user-service keys blind-index`: the key by which users are found, as BLIND_INDEX_KEY takes it."""
+"""`user-service keys`: makes an encryption key, or shows the key that users are found by (BLIND_INDEX_KEY)."""
 
 import asyncio
 import base64
 from collections.abc import Mapping
 
+from user_service.cli.database import open_database
 from user_service.encryption.key_registry import compare_keys
-from user_service.encryption.keyring import Keyring, load_keys
+from user_service.encryption.keyring import Keyring, load_keys, new_encryption_key
 from user_service.errors import CommandFailed, DatabaseUnavailable
 from user_service.observability.metrics import Metrics
 from user_service.postgres.pool import ReadPool
-from user_service.server.run import database_of
 from user_service.settings import Settings
 
 
-def blind_index_key(environ: Mapping[str, str]) -> str:
-    """The key that the database was written with, in base64. Raises ConfigurationError, CommandFailed."""
-    with database_of(environ) as settings:
-        keys = asyncio.run(settled_keys(settings))
-    return base64.b64encode(keys.blind_index).decode()
+def print_new_key() -> int:
+    print(new_encryption_key())
+    return 0
 
 
-async def settled_keys(settings: Settings) -> Keyring:
+def print_blind_index_key(environ: Mapping[str, str]) -> int:
+    """Prints the key that the database was written with, in base64. Raises ConfigurationError, CommandFailed."""
+    with open_database(environ) as settings:
+        keys = asyncio.run(load_checked_keys(settings))
+    print(base64.b64encode(keys.blind_index).decode())
+    return 0
+
+
+async def load_checked_keys(settings: Settings) -> Keyring:
     keys = load_keys(settings)
     pool = ReadPool(settings, Metrics(), size=1)
     try:
         await compare_keys(pool, keys)
     except DatabaseUnavailable as error:
-        raise CommandFailed(f"{error.detail} It knows which key it was written with.") from None
+        raise CommandFailed(f"{error.detail} The key is compared with the one that the database records.") from None
     finally:
         await pool.close()
     return keys

@@ -72,46 +72,41 @@ def add(
 
 
 def run_serve(options: argparse.Namespace) -> int:
-    # Until the API is loaded (app.py): a start makes no garbage worth looking for.
+    # Until the API is loaded (app.py): a start makes hardly any garbage.
     gc.disable()
-    from user_service.server.run import serve
+    from user_service.cli.serve import serve
 
     return serve(os.environ)
 
 
 def run_migrate(options: argparse.Namespace) -> int:
-    from user_service.postgres import migrations
-    from user_service.server.run import database_of
+    from user_service.cli.migrate import migrate
 
-    if options.down and options.to == "head":
-        raise ConfigurationError("migrate --down needs --to REVISION; `--to base` takes everything away.")
-    with database_of(os.environ) as settings:
-        assert settings.database_url is not None
-        (migrations.downgrade if options.down else migrations.upgrade)(settings.database_url, options.to)
-        print(f"The database is at revision {migrations.current(settings.database_url) or 'base'}.")
-    return 0
+    return migrate(os.environ, to=options.to, down=options.down)
 
 
 def run_relay(options: argparse.Namespace) -> int:
     from user_service.cli.relay import relay
-    from user_service.server.run import database_of
 
-    with database_of(os.environ) as settings:
-        return relay(settings, watch=options.watch)
+    return relay(os.environ, watch=options.watch)
 
 
 def run_prune(options: argparse.Namespace) -> int:
     from user_service.cli.prune import prune
-    from user_service.server.run import database_of
 
-    with database_of(os.environ) as settings:
-        return prune(settings)
+    return prune(os.environ)
 
 
 def run_doctor(options: argparse.Namespace) -> int:
     from user_service.cli.doctor import examine
 
     return examine(os.environ)
+
+
+def run_keys(options: argparse.Namespace) -> int:
+    from user_service.cli.keys import print_blind_index_key, print_new_key
+
+    return print_new_key() if options.action == "new" else print_blind_index_key(os.environ)
 
 
 def run_reencrypt(options: argparse.Namespace) -> int:
@@ -122,14 +117,6 @@ def run_reencrypt(options: argparse.Namespace) -> int:
     if options.dry_run:
         return count(os.environ, batch_size=options.batch_size)
     return reencrypt(os.environ, batch_size=options.batch_size, go_back=options.go_back)
-
-
-def run_keys(options: argparse.Namespace) -> int:
-    from user_service.cli.keys import blind_index_key
-    from user_service.encryption.keyring import new_encryption_key
-
-    print(new_encryption_key() if options.action == "new" else blind_index_key(os.environ))
-    return 0
 
 
 if __name__ == "__main__":

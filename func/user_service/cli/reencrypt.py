@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+from user_service.cli.database import open_database
 from user_service.cli.progress import Progress, progress_on
 from user_service.encryption.key_registry import Retirement, compare_keys
 from user_service.encryption.keyring import Keyring, load_keys
@@ -17,14 +18,13 @@ from user_service.encryption.reencryption import Reencryption, Round
 from user_service.errors import EXIT_FAILED, CommandFailed, DatabaseUnavailable
 from user_service.observability.metrics import Metrics
 from user_service.postgres.pool import ReadPool
-from user_service.server.run import database_of
 from user_service.settings import Settings
 from user_service.users.encrypted_columns import TABLES
 
 
 def count(environ: Mapping[str, str], *, batch_size: int) -> int:
     """Prints how many rows are under which key. Raises ConfigurationError, CommandFailed."""
-    with database_of(environ) as settings:
+    with open_database(environ) as settings:
         with progress_on(sys.stderr) as bar:
             rows, active = asyncio.run(count_rows(settings, bar, batch_size))
         for (table, key_id), number in sorted(rows.items()):
@@ -36,7 +36,7 @@ def count(environ: Mapping[str, str], *, batch_size: int) -> int:
 
 def reencrypt(environ: Mapping[str, str], *, batch_size: int, go_back: bool) -> int:
     """Raises ConfigurationError, CommandFailed."""
-    with database_of(environ) as settings:
+    with open_database(environ) as settings:
         keys = load_keys(settings)
         with progress_on(sys.stderr) as bar:
             number, last, free = asyncio.run(seal_again(settings, keys, bar, batch_size, go_back=go_back))

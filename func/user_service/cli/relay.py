@@ -1,36 +1,38 @@
-"""`user-service relay`: posts what waits in the outbox, once or for as long as it is left running."""
+"""`user-service relay`: posts the pending events of the outbox, once or until it is stopped."""
 
 import asyncio
 import signal
 import sys
+from collections.abc import Mapping
 
 from user_service.bootstrap import Resources
+from user_service.cli.database import open_database
 from user_service.errors import ConfigurationError, DatabaseUnavailable
 from user_service.observability.logging import set_up_logs
 from user_service.secret_rotation import SecretRotation
-from user_service.settings import Settings
 
 
-def relay(settings: Settings, *, watch: bool) -> int:
+def relay(environ: Mapping[str, str], *, watch: bool) -> int:
     """1 when events are left because the sink or the database failed. Raises ConfigurationError."""
-    if settings.sink_url is None:
-        raise ConfigurationError("K_SINK, EVENT_SINK_URL: there is nowhere to send events to; set one of them")
-    set_up_logs(level=settings.log_level, log_format=settings.log_format)
-    return asyncio.run(run(Resources(settings), watch=watch))
+    with open_database(environ) as settings:
+        if settings.sink_url is None:
+            raise ConfigurationError("K_SINK, EVENT_SINK_URL: no sink is set; set one of them")
+        set_up_logs(level=settings.log_level, log_format=settings.log_format)
+        return asyncio.run(run(Resources(settings), watch=watch))
 
 
 async def run(resources: Resources, *, watch: bool) -> int:
     try:
         return await (relay_until_stopped if watch else relay_once)(resources)
     except DatabaseUnavailable as error:
-        sys.stderr.write(f"{error.detail} Look with `user-service doctor`.\n")
+        sys.stderr.write(f"{error.detail} Run `user-service doctor` for the reason.\n")
         return 1
     finally:
         await resources.close()
 
 
 async def relay_once(resources: Resources) -> int:
-    """Tries every lane now, those too that are to be tried again later only."""
+    """Posts from every partition, also from those whose next attempt is due later."""
     await resources.verify()
     relay = await resources.open_relay()
     assert relay is not None

@@ -9,11 +9,11 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from user_service.bootstrap import Resources
+from user_service.cli.database import open_database
 from user_service.cli.transfer import Summary, TransferRefused
 from user_service.cli.transfer_chunks import dry_failures, readable_chunks
 from user_service.errors import ServiceError
 from user_service.observability.trace_context import choose_request_id, continue_trace
-from user_service.server.run import database_of
 from user_service.users.batch.bodies import CreateBatch
 from user_service.users.batch.runner import BatchRunner
 from user_service.users.change_log import Origin
@@ -57,7 +57,7 @@ class DirectTarget:
 
     def fetch(self, *, deleted: bool) -> Iterator[bytes]:
         """Runs the loop a step at a time, so that the caller writes while the cursor waits."""
-        with asyncio.Runner() as runner, database_of(os.environ) as settings:
+        with asyncio.Runner() as runner, open_database(os.environ) as settings:
             resources = Resources(settings)
             storage = open_storage(resources)
             try:
@@ -72,7 +72,7 @@ class DirectTarget:
 
 
 def run(work: Callable[[ImportRunner, Storage], Awaitable[T]]) -> T:
-    with database_of(os.environ) as settings:
+    with open_database(os.environ) as settings:
         return asyncio.run(with_parts(Resources(settings), work))
 
 

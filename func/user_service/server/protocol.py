@@ -1,35 +1,96 @@
-"""HTTP connections within bounds: uvicorn's own protocol waits for a slow sender for ever and takes heads of any size.
+"""HTTP/1.1 connections with bounds on time and size, and one write per response, on uvicorn's httptools protocol.
 
-A connection is closed when a head is not there in time, when a body makes no headway, or when a body still comes long
-after its answer. What is slow on this side, with reading paused, is not held against the sender.
+uvicorn itself waits for a slow client for ever, accepts request heads of any size, and writes the head and the body of
+a response separately: two system calls, each of which wakes the client.
+
+A connection is closed when a head is not complete in time, when a body arrives too slowly, or when a body still
+arrives long after its response. Time in which this side does not read is not counted.
+
+`begin_request` and `on_response_complete` copy private code of uvicorn; tests/server/test_uvicorn_copies.py fails when
+the originals change.
 """
 
 import asyncio
 import json
 import socket
 from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from httptools import parse_url
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from user_service.server.cycle import OneWriteCycle
 from user_service.settings import Settings
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
 MIN_BODY_BYTES_PER_SECOND: Final = 512
-# A peer that takes nothing in is given up by the kernel after this long (tcp(7), Linux).
+# The kernel gives up a peer that acknowledges nothing for this long (tcp(7), Linux).
 UNACKNOWLEDGED_MILLISECONDS: Final = 60_000
+CONTROL_CHARACTERS: Final = bytes({*range(0x20), 0x7F} - {0x09})
+STATUSES_WITHOUT_BODY: Final = frozenset({204, 304})
 
 
 class HeadTooLarge(Exception):
-    """A head over its bound; leaves the parser."""
+    """A request head over its bound; ends the parser."""
+
+
+class OneWriteCycle(RequestResponseCycle):
+    """One request and its response. Writes head and body together where the body is one message.
+
+    A response that is streamed, has no length or is malformed is left to uvicorn.
+    """
+
+    # The response's start, until the first message of its body.
+    start: dict[str, Any] | None = None
+
+    async def send(self, message: "ASGISendEvent") -> None:
+        if message["type"] == "http.response.start" and not self.response_started:
+            self.start = message  # type: ignore[assignment]
+            return
+        if self.start is not None:
+            start, self.start = self.start, None
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                response = self.encode(start, message.get("body", b""))
+                if response is not None and not self.flow.write_paused and not self.disconnected:
+                    self.finish(response)
+                    return
+            await super().send(start)  # type: ignore[arg-type]
+        await super().send(message)
+
+    def encode(self, start: dict[str, Any], body: bytes) -> bytes | None:
+        """The bytes of a response; None for one that uvicorn has to frame or refuse."""
+        status = start["status"]
+        headers = [*self.default_headers, *start.get("headers", ())]
+        by_name = dict(headers)
+        if b"connection" in by_name or b"transfer-encoding" in by_name:
+            return None
+        if self.scope["method"] == "HEAD":
+            body = b""
+        elif by_name.get(b"content-length") != (None if status in STATUSES_WITHOUT_BODY else b"%d" % len(body)):
+            return None
+        if not self.keep_alive:
+            headers.append((b"connection", b"close"))
+        lines = b"\r\n".join(map(b": ".join, headers))
+        # Only the line ends may be control characters; any other could add a header line of its own.
+        if len(lines.translate(None, CONTROL_CHARACTERS)) != len(lines) - 2 * (len(headers) - 1):
+            return None
+        return b"%b%b\r\n\r\n%b" % (STATUS_LINE[status], lines, body)
+
+    def finish(self, response: bytes) -> None:
+        self.response_started = self.response_complete = True
+        self.transport.write(response)
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. The class attributes are seconds and connections; `bounded` sets them."""
+    """One connection. `bounded_protocol` sets the class attributes, which are seconds and a number of connections."""
 
     head_timeout: float
     body_timeout: float
@@ -37,9 +98,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.watch: asyncio.TimerHandle | None = None
-        self.watched: object = None
-        # What came since the last head was complete: at least as much as the next head has.
+        # Ends the wait for a head or a body, which `awaited` (a scope or a cycle) tells apart.
+        self.timer: asyncio.TimerHandle | None = None
+        self.awaited: object = None
+        # The bytes since the last complete head: no fewer than the next head has.
         self.head_bytes = 0
         self.unfinished_bytes = 0
         self.body_bytes = 0
@@ -56,7 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.stop_watching()
+        self.stop_timer()
         if self.idle_timer is not None:
             self.idle_timer.cancel()
         super().connection_lost(exc)
@@ -69,36 +131,38 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or self.scope is not cycle.scope:
-            self.head_goes_on(len(data))
+            self.continue_head(len(data))
         elif cycle.more_body:
-            if self.watched is not cycle:
+            if self.awaited is not cycle:
                 self.wait_for_body()
         elif not cycle.response_complete:
-            self.stop_watching()
-        elif self.watch is None:
-            # Something came that begins no request, and ended the wait for the next one: go on waiting here.
+            self.stop_timer()
+        elif self.timer is None:
+            # Bytes that begin no request have ended uvicorn's wait for the next one; it goes on here.
             self.wait_for_head()
 
-    def head_goes_on(self, more: int) -> None:
-        if self.watched is not self.scope:
+    def continue_head(self, more_bytes: int) -> None:
+        if self.awaited is not self.scope:
             self.unfinished_bytes = 0
             self.wait_for_head()
             return
-        self.unfinished_bytes += more
+        self.unfinished_bytes += more_bytes
         if self.unfinished_bytes > MAX_HEAD_BYTES:
             self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        if len(self.headers) > MAX_HEADERS or (
-            self.head_bytes > MAX_HEAD_BYTES and self.size_of_head() > MAX_HEAD_BYTES
-        ):
+        if len(self.headers) > MAX_HEADERS or (self.head_bytes > MAX_HEAD_BYTES and self.head_size > MAX_HEAD_BYTES):
             self.refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             raise HeadTooLarge
         self.head_bytes = 0
         self.begin_request()
 
+    @property
+    def head_size(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
     def begin_request(self) -> None:
-        """As uvicorn does, but for an upgrade, which there is none to, and for its own bound on concurrency."""
+        """As uvicorn's `on_headers_complete`, without upgrades and without uvicorn's own bound on concurrency."""
         parser, scope, url = self.parser, self.scope, parse_url(self.url)
         version = parser.get_http_version()
         path = url.path.decode("ascii")
@@ -107,7 +171,7 @@ class BoundedProtocol(HttpToolsProtocol):
         scope["path"] = unquote(path) if "%" in path else path
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
-        former: RequestResponseCycle | None = self.cycle
+        previous: RequestResponseCycle | None = self.cycle
         self.cycle = OneWriteCycle(
             scope=scope,
             transport=self.transport,
@@ -121,14 +185,14 @@ class BoundedProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        if former is None or former.response_complete:
+        if previous is None or previous.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
     def on_response_complete(self) -> None:
-        """As uvicorn does, but with one timer for all the idle times of a connection."""
+        """As uvicorn's, with one timer for all idle times of a connection."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -138,75 +202,71 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self.idle_since = self.loop.time()
         if self.idle_timer is None:
-            self.idle_timer = self.loop.call_later(self.timeout_keep_alive, self.look_whether_idle)
+            self.idle_timer = self.loop.call_later(self.timeout_keep_alive, self.close_if_idle)
 
-    def look_whether_idle(self) -> None:
-        idle = self.cycle.response_complete and self.watch is None
-        rest = self.idle_since + self.timeout_keep_alive - self.loop.time() if idle else self.timeout_keep_alive
+    def close_if_idle(self) -> None:
+        is_idle = self.cycle.response_complete and self.timer is None
+        rest = self.idle_since + self.timeout_keep_alive - self.loop.time() if is_idle else self.timeout_keep_alive
         if rest > 0:
-            self.idle_timer = self.loop.call_later(rest, self.look_whether_idle)
+            self.idle_timer = self.loop.call_later(rest, self.close_if_idle)
         else:
             self.transport.close()
-
-    def size_of_head(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(self.refusal)
 
     def wait_for_head(self) -> None:
-        self.stop_watching()
-        self.watched = self.scope
-        self.watch = self.loop.call_later(self.head_timeout, self.head_is_late)
+        self.stop_timer()
+        self.awaited = self.scope
+        self.timer = self.loop.call_later(self.head_timeout, self.refuse_late_head)
 
-    def head_is_late(self) -> None:
+    def refuse_late_head(self) -> None:
         if self.flow.read_paused or self.pipeline:
             self.wait_for_head()
         else:
             self.refuse(HTTPStatus.REQUEST_TIMEOUT)
 
     def wait_for_body(self) -> None:
-        self.stop_watching()
-        self.watched, self.body_bytes = self.cycle, 0
-        self.watch = self.loop.call_later(self.body_timeout, self.look_at_body)
+        self.stop_timer()
+        self.awaited, self.body_bytes = self.cycle, 0
+        self.timer = self.loop.call_later(self.body_timeout, self.refuse_slow_body)
 
-    def look_at_body(self) -> None:
-        answered = self.cycle.response_complete
-        enough = self.body_bytes >= MIN_BODY_BYTES_PER_SECOND * self.body_timeout
-        if (enough or self.flow.read_paused) and not answered:
+    def refuse_slow_body(self) -> None:
+        is_fast_enough = self.body_bytes >= MIN_BODY_BYTES_PER_SECOND * self.body_timeout
+        if (is_fast_enough or self.flow.read_paused) and not self.cycle.response_complete:
             self.wait_for_body()
         else:
             self.refuse(HTTPStatus.REQUEST_TIMEOUT)
 
-    def stop_watching(self) -> None:
-        self.watched = None
-        if self.watch is not None:
-            self.watch.cancel()
-            self.watch = None
+    def stop_timer(self) -> None:
+        self.awaited = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
     def refuse(self, status: HTTPStatus) -> None:
-        """Says why, where that can't be taken for the answer to another request, and closes."""
-        self.stop_watching()
+        """Closes the connection, after a response where it can't be taken for the response to another request."""
+        self.stop_timer()
         if self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or (cycle.response_complete and cycle.scope is not self.scope):
-            self.transport.write(refusal_of(status))
+            self.transport.write(encode_refusal(status))
         elif cycle.scope is self.scope and not cycle.response_started:
-            self.transport.write(refusal_of(status))
+            self.transport.write(encode_refusal(status))
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.close()
 
 
-def bounded(settings: Settings) -> type[BoundedProtocol]:
+def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
     """The protocol with the bounds of these settings."""
     bounds = {name: getattr(settings, name) for name in ("head_timeout", "body_timeout", "max_connections")}
     return type("BoundedProtocol", (BoundedProtocol,), bounds)
 
 
-def refusal_of(status: HTTPStatus) -> bytes:
-    """A whole response with a problem document (RFC 9457), after which the connection is closed."""
+def encode_refusal(status: HTTPStatus) -> bytes:
+    """A whole response with a problem document (RFC 9457) that closes the connection."""
     code = {400: "malformed_request", 408: "request_too_slow", 431: "head_too_large", 503: "overloaded"}[status]
     problem = {
         "type": f"urn:user-service:problem:{code}",

@@ -1,58 +1,46 @@
-"""`user-service serve`: uvicorn in this process, one worker, over the embedded PostgreSQL where none is named."""
+"""Runs the application in uvicorn, in this process: its configuration and its stop."""
 
 import asyncio
-import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import replace
-from types import FrameType
-from typing import Final, NoReturn
+from contextlib import suppress
+from typing import Final
 
 import uvicorn
 
-from user_service.app import Application, create_app
-from user_service.encryption.keyring import load_api_keys
-from user_service.errors import EXIT_CONFIGURATION, EXIT_FAILED, ConfigurationError
-from user_service.postgres import migrations
-from user_service.server.protocol import bounded
+from user_service.app import Application
+from user_service.server.protocol import bounded_protocol
 from user_service.settings import Settings
 from user_service.web.health import Health
 
 BACKLOG: Final = 2048
 KEEP_ALIVE_SECONDS: Final = 75
-# Beside a cluster's 15 s of sleep, 8 for requests and 3 for the pools, this fits a grace period of 30 s.
+# With 15 s of sleep before SIGTERM in a cluster, 8 s for requests and 3 s for the pools, a stop fits a grace period of
+# 30 s.
 DRAIN_SECONDS: Final = 1.0
 DRAIN_STEP_SECONDS: Final = 0.02
 
 
-def serve(environ: Mapping[str, str]) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit status. Raises ConfigurationError."""
-    signal.signal(signal.SIGTERM, end)
-    with database_of(environ) as settings:
-        if sys.stderr.isatty() and "LOG_FORMAT" not in environ:
-            settings = replace(settings, log_format="text")
-        application = create_app(settings, environ=environ)
-        if not settings.is_production:
-            greet(settings)
-        server = DrainingServer(uvicorn_config(application, settings), application.health)
-        # uvicorn leaves so where it can't start, and has logged why.
-        with suppress(SystemExit):
-            server.run()
-        if application.refused:
-            return EXIT_CONFIGURATION
-        return 0 if server.started and not application.health.broken else EXIT_FAILED
+def run_server(application: Application, settings: Settings) -> bool:
+    """Serves until SIGTERM or SIGINT. False when the server did not start or the API could not be loaded.
+
+    uvicorn raises the signal again after its stop: SIGTERM needs a handler before this is called.
+    """
+    server = DrainingServer(uvicorn_config(application, settings), application.health)
+    # uvicorn raises SystemExit when it can't start, after it has logged the reason.
+    with suppress(SystemExit):
+        server.run()
+    return server.started and not application.health.broken
 
 
 class DrainingServer(uvicorn.Server):
-    """
-    Tells clients to leave before it closes their connections.
+    """Asks clients to close their connections before it closes them.
 
-    uvicorn closes an idle connection at once, and a request that is on its way into it is lost. Here every answer says
-    `Connection: close` for up to `DRAIN_SECONDS` first, so that a busy client's next request goes to another pod.
+    uvicorn closes an idle connection at once, which loses a request that is on its way. This server first sends
+    `Connection: close` with every response for up to `DRAIN_SECONDS`, so that a busy client's next request goes to
+    another pod.
 
-    It also stops by itself where the API turns out not to load: whatever supervises it has to see that.
+    It also stops when the API can't be loaded, so that the supervisor of the process restarts it.
     """
 
     def __init__(self, config: uvicorn.Config, health: Health) -> None:
@@ -71,18 +59,13 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def end(number: int, _: FrameType | None) -> NoReturn:
-    """uvicorn sends itself the signal again after its own stop: what is open around it has to be closed then."""
-    raise SystemExit(0)
-
-
 def uvicorn_config(application: Application, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         application,
         host=settings.host,
         port=settings.port,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http=bounded(settings),
+        http=bounded_protocol(settings),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -93,43 +76,3 @@ def uvicorn_config(application: Application, settings: Settings) -> uvicorn.Conf
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
-
-
-@contextmanager
-def database_of(environ: Mapping[str, str]) -> Iterator[Settings]:
-    """The settings with a database: the one that is named, or an embedded one, migrated, while the block runs."""
-    settings = Settings.load(environ)
-    if settings.database_url is not None:
-        yield settings
-        return
-    from user_service.postgres.embedded.server import EmbeddedPostgres, EmbeddedPostgresError
-
-    try:
-        embedded = EmbeddedPostgres.start(settings.data_dir.expanduser())
-    except EmbeddedPostgresError as error:
-        raise ConfigurationError(str(error)) from None
-    try:
-        if migrations.current(embedded.url) != migrations.head():
-            migrations.upgrade(embedded.url)
-        yield replace(settings, database_url=embedded.url)
-    finally:
-        embedded.stop()
-
-
-def greet(settings: Settings) -> None:
-    """Shows a developer the address, the key and a first request."""
-    address = f"http://localhost:{settings.port}"
-    # A key that somebody chose is theirs to show.
-    made = not settings.internal_api_key
-    key = load_api_keys(settings)[0] if made else "<a key of INTERNAL_API_KEY>"
-    lines = [
-        "",
-        f"  User Service on {address}   docs: {address}/docs",
-        f"  API key: {key}",
-        "",
-        "  Try it:",
-        f"    curl -s {address}/api/v1/users -H 'X-API-Key: {key}' \\",
-        '      -H \'Content-Type: application/json\' -d \'{"email": "ada@example.org", "given_name": "Ada"}\'',
-        "",
-    ]
-    sys.stderr.write("\n".join(lines) + "\n")

@@ -1,0 +1,33 @@
+"""The database of a command: the one of DATABASE_URL, or else an embedded one."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+
+from user_service.errors import ConfigurationError
+from user_service.postgres import migrations
+from user_service.settings import Settings
+
+
+@contextmanager
+def open_database(environ: Mapping[str, str]) -> Iterator[Settings]:
+    """The settings of an environment, with a database. An embedded one is migrated, and runs while the block runs.
+
+    Raises ConfigurationError.
+    """
+    settings = Settings.load(environ)
+    if settings.database_url is not None:
+        yield settings
+        return
+    from user_service.postgres.embedded.server import EmbeddedPostgres, EmbeddedPostgresError
+
+    try:
+        embedded = EmbeddedPostgres.start(settings.data_dir.expanduser())
+    except EmbeddedPostgresError as error:
+        raise ConfigurationError(str(error)) from None
+    try:
+        if migrations.current(embedded.url) != migrations.head():
+            migrations.upgrade(embedded.url)
+        yield replace(settings, database_url=embedded.url)
+    finally:
+        embedded.stop()
