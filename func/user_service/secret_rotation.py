@@ -169,7 +169,7 @@ class SecretRotation:
             replace(settings, encryption_key=current.encryption_key, blind_index_key=current.blind_index_key)
         )
         await check_keys(resources.pool, keys)
-        resources.keys.follow(keys)
+        resources.keys.replace(keys)
         resources.apply_settings(settings)
 
     def report(self, outcome: str, message: str, reason: str) -> None:

@@ -170,7 +170,7 @@ def test_doctor_says_which_key_is_wrong(run: Run, database_url: str, postgres: P
     status, text = run("doctor", DATABASE_URL=database_url, ENCRYPTION_KEY=OTHER_ENCRYPTION_KEY)
 
     assert status == 1
-    assert "Put the original back" in failures(text)["keys"]
+    assert "Restore the original key" in failures(text)["keys"]
     assert OTHER_ENCRYPTION_KEY.partition(":")[2] not in text
 
 

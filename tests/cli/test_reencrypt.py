@@ -24,7 +24,7 @@ from support.running import (
 from support.tokens_kept import binary_columns, key_ids, meta
 from user_service.encryption.keyring import load_keys
 from user_service.errors import ConfigurationError
-from user_service.users.encrypted_columns import TABLES
+from user_service.users.encrypted_columns import ENCRYPTED_COLUMNS
 
 K1, K2 = ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY
 # Replicas are not what these tests are about: what was retired a moment ago is retired.
@@ -212,7 +212,7 @@ async def test_a_retired_key_seals_nothing_wherever_it_stands(
     async with running(settings_of(database_url, tmp_path, encryption_key=f"{K1},{K2}")) as client:
         await client.make()
     again = await reencrypt(database_url, tmp_path, ring=f"{K1},{K2}")
-    with pytest.raises(ConfigurationError, match="no other is there to seal with"):
+    with pytest.raises(ConfigurationError, match="there is no other key to seal with"):
         async with running(settings_of(database_url, tmp_path, encryption_key=K1)):
             pass
 
@@ -258,4 +258,4 @@ async def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
 def test_every_binary_column_is_sealed_again_or_known_to_be_no_token() -> None:
     binary = {f"{table}.{name}" for table, names in binary_columns().items() for name in names}
 
-    assert binary == NOT_SEALED | {f"{sealed.table}.{sealed.column}" for sealed in TABLES}
+    assert binary == NOT_SEALED | {f"{each.table}.{each.column}" for each in ENCRYPTED_COLUMNS}

@@ -13,10 +13,10 @@ from support.app_fixtures import ENCRYPTION_KEY
 from user_service.cache.redis import HEAD_BYTES
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher, DecryptionError, parse_keys
-from user_service.encryption.keyring import derive
+from user_service.encryption.keyring import derive_key
 
 CIPHER = Cipher(parse_keys(ENCRYPTION_KEY))
-INDEX = BlindIndex(derive(base64.b64decode(ENCRYPTION_KEY.partition(":")[2]), b"blind-index"))
+INDEX = BlindIndex(derive_key(base64.b64decode(ENCRYPTION_KEY.partition(":")[2]), b"blind-index"))
 PURPOSES = (b"users.personal", b"idempotency_keys.answer", b"inbox.reply")
 PERSON: dict[str, Any] = {
     "external_id": "crm-wolpertinger",
@@ -60,7 +60,7 @@ def hashes_of_person() -> set[bytes]:
     """What the database knows the person by."""
     email_index = INDEX.email(PERSON["email"].lower())
     names = (PERSON["given_name"], PERSON["family_name"], PERSON["display_name"])
-    terms = INDEX.terms_of(names, PERSON["metadata"])
+    terms = INDEX.user_terms(names, PERSON["metadata"])
     return {email_index, INDEX.external_id(PERSON["external_id"]).bytes} | {str(term).encode() for term in terms}
 
 

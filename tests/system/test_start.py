@@ -91,19 +91,19 @@ async def start(url: str, folder: Path, *, encryption_key: str, blind_index_key:
         pytest.param(
             {"encryption_key": K1, "blind_index_key": BLIND},
             {"encryption_key": K2, "blind_index_key": BLIND},
-            "Put the original back",
+            "Restore the original key",
             id="missing key",
         ),
         pytest.param(
             {"encryption_key": K1, "blind_index_key": BLIND},
             {"encryption_key": K2.replace("k2:", "k1:"), "blind_index_key": BLIND},
-            "Put the original back",
+            "Restore the original key",
             id="another key of the same name",
         ),
         pytest.param(
             {"encryption_key": K1},
             {"encryption_key": K1, "blind_index_key": BLIND},
-            "Set BLIND_INDEX_KEY to the first one",
+            "Set BLIND_INDEX_KEY to the original key",
             id="another blind index key",
         ),
     ],

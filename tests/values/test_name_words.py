@@ -59,7 +59,7 @@ def test_terms_tell_words_and_pairs_apart(word: str, name: str, value: str) -> N
 
 
 def test_a_users_terms_are_those_of_all_names_and_all_metadata() -> None:
-    terms = index.terms_of(("Ada", None, "Ada King"), {"plan": "pro", "seats": 3})
+    terms = index.user_terms(("Ada", None, "Ada King"), {"plan": "pro", "seats": 3})
 
     expected = {index.word("ada"), index.word("king"), index.pair("plan", "pro"), index.pair("seats", "3")}
     assert terms == expected

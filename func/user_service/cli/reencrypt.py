@@ -19,7 +19,7 @@ from user_service.errors import EXIT_FAILED, CommandFailed, DatabaseUnavailable
 from user_service.observability.metrics import Metrics
 from user_service.postgres.pool import ReadPool
 from user_service.settings import Settings
-from user_service.users.encrypted_columns import TABLES
+from user_service.users.encrypted_columns import ENCRYPTED_COLUMNS
 
 
 def count(environ: Mapping[str, str], *, batch_size: int) -> int:
@@ -84,7 +84,7 @@ def work_on(pool: ReadPool, keys: Keyring, bar: Progress, batch_size: int) -> Re
     def show(seen: int, total: int | None) -> None:
         bar.show(seen, total, "rows")
 
-    return Reencryption(pool, keys.cipher, TABLES, batch_size=batch_size, show=show)
+    return Reencryption(pool, keys.cipher, ENCRYPTED_COLUMNS, batch_size=batch_size, show=show)
 
 
 def retirement_seconds(settings: Settings) -> float:

@@ -1,8 +1,8 @@
 """Blind indexes: HMAC-SHA-256 over normalised values, so that encrypted values can be looked up.
 
-An e-mail's index is 16 bytes, unique among the living. A term (a whole word of a name, or one metadata pair) is the
-first 8 bytes as a signed integer, the key of the inverted index `user_terms`. An external id's index stands only where
-an answer names one that led to nobody.
+An e-mail's index is 16 bytes, unique among users that are not deleted. A term (a whole word of a name, or one metadata
+pair) is the first 8 bytes as a signed integer, the key of the inverted index `user_terms`. The index of an external id
+is stored only with responses that name an external id without a user.
 """
 
 import hashlib
@@ -19,20 +19,20 @@ from user_service.values.name_words import split_words
 EMAIL_INDEX_BYTES: Final = 16
 PADDED_EXPONENT: Final = re.compile(r"e([+-])0")
 TERM: Final = Struct(">q")
-# Terms of each kind that are remembered, and the length up to which one is: 2 MB or so when full.
-KNOWN_TERMS: Final = 8192
-SHORT: Final = 64
-# Starts a digest that was hashed again, and makes it longer than any other.
-REHASHED: Final = b"\x01"
+# Cached terms of each kind, and the maximum length of a cached word or pair: about 2 MB when full.
+MAX_CACHED_TERMS: Final = 8192
+MAX_CACHED_LENGTH: Final = 64
+# First byte of a keyed digest, which makes it longer than an unkeyed one.
+KEYED: Final = b"\x01"
 DIGEST_BYTES: Final = 32
 
 Scalar = str | int | float | bool | None
 
 
 class PrefixedHmac:
-    """HMAC-SHA-256 (RFC 2104) of messages that start alike, with the hashing of key and prefix done once.
+    """HMAC-SHA-256 (RFC 2104) of messages with a common prefix; key and prefix are hashed once.
 
-    A third of the time of `hmac.digest`, which counts where a batch makes thousands.
+    It takes a third of the time of `hmac.digest`; a batch computes thousands.
     """
 
     def __init__(self, key: bytes, prefix: bytes) -> None:
@@ -48,15 +48,15 @@ class PrefixedHmac:
 
 
 class BlindIndex:
-    """Turns values into what the database may know of them. `key` has 32 bytes."""
+    """Computes the indexes and terms under one key of 32 bytes."""
 
     def __init__(self, key: bytes) -> None:
         self.emails = PrefixedHmac(key, b"email\0")
         self.words = PrefixedHmac(key, b"word\0")
         self.pairs = PrefixedHmac(key, b"meta\0")
-        # Words of names and pairs of metadata come again and again: a look instead of a hash.
-        self.known_word = lru_cache(KNOWN_TERMS)(self.hash_word)
-        self.known_pair = lru_cache(KNOWN_TERMS, typed=True)(self.hash_pair)
+        # Words of names and metadata pairs repeat: a look-up is faster than a hash.
+        self.cached_word = lru_cache(MAX_CACHED_TERMS)(self.hash_word)
+        self.cached_pair = lru_cache(MAX_CACHED_TERMS, typed=True)(self.hash_pair)
         self.external_ids = PrefixedHmac(key, b"external_id\0")
         self.digests = PrefixedHmac(key, b"digest\0")
 
@@ -69,53 +69,50 @@ class BlindIndex:
         return UUID(bytes=self.external_ids.digest(external_id.encode("utf-8", "surrogatepass"))[:16])
 
     def digest(self, digest: bytes) -> bytes:
-        """A digest that nobody without the key can try guesses on; one that is so already stays."""
-        return REHASHED + self.digests.digest(digest) if len(digest) == DIGEST_BYTES else digest
+        """A keyed digest of an unkeyed one, so that guesses can't be tested without the key. A keyed one stays."""
+        return KEYED + self.digests.digest(digest) if len(digest) == DIGEST_BYTES else digest
 
     def word(self, word: str) -> int:
-        """The term of a word, as `split_words` gives it."""
-        return self.known_word(word) if len(word) <= SHORT else self.hash_word(word)
+        """The term of a word that `split_words` returned."""
+        return self.cached_word(word) if len(word) <= MAX_CACHED_LENGTH else self.hash_word(word)
 
     def hash_word(self, word: str) -> int:
-        return term_of(self.words.digest(word.encode()))
+        return unpack_term(self.words.digest(word.encode()))
 
     def pair(self, name: str, value: Scalar) -> int:
-        """The term of a metadata pair; a value and the text that `scalar_text` makes of it have the same."""
+        """The term of a metadata pair. A value and its `scalar_text` have the same term."""
         return self.pair_terms({name: value})[0]
 
     def pair_terms(self, metadata: Mapping[str, Scalar]) -> list[int]:
         """The terms of metadata pairs, in their order."""
-        known, hashed = self.known_pair, self.hash_pair
-        return [
-            # 0.0 and -0.0 are equal, but not their texts.
-            (
-                hashed
-                if type(value) is float or len(name) + (len(value) if type(value) is str else 0) > SHORT
-                else known
-            )(name, value)
-            for name, value in metadata.items()
-        ]
+        terms = []
+        for name, value in metadata.items():
+            length = len(name) + (len(value) if type(value) is str else 0)
+            # 0.0 and -0.0 are equal, but their texts are not.
+            cacheable = type(value) is not float and length <= MAX_CACHED_LENGTH
+            terms.append((self.cached_pair if cacheable else self.hash_pair)(name, value))
+        return terms
 
     def hash_pair(self, name: str, value: Scalar) -> int:
-        return term_of(self.pairs.digest(f"{name}\0{scalar_text(value)}".encode()))
+        return unpack_term(self.pairs.digest(f"{name}\0{scalar_text(value)}".encode()))
 
-    def terms_of(self, names: Iterable[str | None], metadata: Mapping[str, Scalar]) -> set[int]:
-        """All terms of one user, of the names that are there and of each metadata pair."""
+    def user_terms(self, names: Iterable[str | None], metadata: Mapping[str, Scalar]) -> set[int]:
+        """The terms of one user: of each word of its names, and of each metadata pair."""
         text = " ".join(filter(None, names))
-        terms = set(map(self.known_word if len(text) <= SHORT else self.word, split_words(text)))
+        terms = set(map(self.cached_word if len(text) <= MAX_CACHED_LENGTH else self.word, split_words(text)))
         terms.update(self.pair_terms(metadata))
         return terms
 
 
-def term_of(digest: bytes) -> int:
+def unpack_term(digest: bytes) -> int:
     term: int = TERM.unpack_from(digest)[0]
     return term
 
 
 def scalar_text(value: Scalar) -> str:
-    """A metadata value as a query parameter spells it: a string as it is, anything else as JSON.
+    """A metadata value as a query parameter spells it: a string as it is, any other value as JSON.
 
-    These spellings are in the index, so they must stay; a library's own may change.
+    Terms are hashes of these spellings, so they must never change; a JSON library's may.
     """
     if isinstance(value, str):
         return value

@@ -1,8 +1,8 @@
 """Encryption of personal data at rest: AES-256-GCM (NIST SP 800-38D) under a ring of keys.
 
 Token: `0x01 | length of key id | key id | 12-byte nonce | ciphertext and 16-byte tag`. The associated data are the
-purpose (a column, or the cache) and the user's id, so that a token moved to another user or column does not open.
-Nonces are random: change the active key before it has sealed 2**32 tokens.
+purpose (a column, or the cache) and the user's id, so that a token copied to another user or column does not open.
+Nonces are random: replace the active key before it has sealed 2**32 tokens.
 """
 
 import base64
@@ -20,24 +20,27 @@ from user_service.errors import ConfigurationError, KeyNotLoaded, ServiceError
 FORMAT: Final = 1
 NONCE_BYTES: Final = 12
 KEY_BYTES: Final = 32
-# As much of a token as can be needed to tell its key: format, length, and an id of 32 characters.
+# The part of a token that contains its key id: format, length, and at most 32 characters.
 HEAD_BYTES: Final = 34
 KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
 
 
 class DecryptionError(Exception):
-    """A token that none of the keys opens: altered, moved, or sealed under a key that is gone."""
+    """A token that no key opens: altered, copied to another row, or sealed under a missing key."""
 
 
 class KeyMissing(DecryptionError, KeyNotLoaded):
-    """A token under a key that is not in the ring: a 503, since another replica may have it, or this one soon."""
+    """A token under a key that is not in the ring: 503, because another replica may have the key."""
 
     def __init__(self, key_id: str) -> None:
         ServiceError.__init__(self, f"The key {key_id!r} is not in ENCRYPTION_KEY of this replica.")
 
 
 def parse_keys(text: str, *, setting: str = "ENCRYPTION_KEY") -> dict[str, bytes]:
-    """Keys by id, in the order given, of `id:base64-of-32-bytes[,…]`. Raises ConfigurationError, without the key."""
+    """Keys by id, in the order of the text `id:base64-of-32-bytes[,…]`.
+
+    Raises ConfigurationError, whose message does not contain the key.
+    """
     keys: dict[str, bytes] = {}
     for position, part in enumerate(text.split(","), start=1):
         key_id, separator, encoded = part.strip().partition(":")
@@ -59,7 +62,7 @@ def parse_keys(text: str, *, setting: str = "ENCRYPTION_KEY") -> dict[str, bytes
 
 
 class Ring(NamedTuple):
-    """Keys as AES-GCM uses them: all of them open, one seals, and its tokens begin with `prefix`."""
+    """Keys as AES-GCM uses them: all of them open, the active one seals, and its tokens start with `prefix`."""
 
     openers: Mapping[bytes, AESGCM]
     active_id: str
@@ -67,18 +70,14 @@ class Ring(NamedTuple):
     prefix: bytes
 
 
-def ring_of(keys: Mapping[str, bytes], active_id: str) -> Ring:
+def make_ring(keys: Mapping[str, bytes], active_id: str) -> Ring:
     openers = {key_id.encode(): AESGCM(key) for key_id, key in keys.items()}
-    return Ring(openers, active_id, openers[active_id.encode()], prefix_of(active_id))
+    prefix = bytes((FORMAT, len(active_id))) + active_id.encode()
+    return Ring(openers, active_id, openers[active_id.encode()], prefix)
 
 
-def prefix_of(key_id: str) -> bytes:
-    """What every token that is sealed under a key begins with."""
-    return bytes((FORMAT, len(key_id))) + key_id.encode()
-
-
-def key_id_of(token: bytes) -> str:
-    """The id of the key that a token, or the first `HEAD_BYTES` of one, is sealed under. Raises DecryptionError."""
+def parse_key_id(token: bytes) -> str:
+    """The key id in a token, or in the first `HEAD_BYTES` of one. Raises DecryptionError."""
     if len(token) < 2 or token[0] != FORMAT:
         raise DecryptionError("not a token of this service")
     key_id = token[2 : 2 + token[1]].decode("ascii", "replace")
@@ -95,7 +94,7 @@ def find_none(key_id: str) -> Mapping[str, bytes]:
 
 
 class Cipher:
-    """Seals with one key of the ring, the first unless told otherwise, and opens with any of them.
+    """Seals with the active key of the ring, by default the first, and opens with any of them.
 
     `find_keys` is called with a key id that is not in the ring, and returns further keys. It must be quick, and may be
     called often. Its keys open tokens and never seal.
@@ -106,8 +105,8 @@ class Cipher:
         self.use(keys)
 
     def use(self, keys: Mapping[str, bytes], *, active_id: str | None = None) -> None:
-        """Goes on with another ring, from one token to the next."""
-        self.ring = ring_of(keys, active_id or next(iter(keys)))
+        """Replaces the ring."""
+        self.ring = make_ring(keys, active_id or next(iter(keys)))
 
     @property
     def active_id(self) -> str:
@@ -118,9 +117,9 @@ class Cipher:
         return self.seal_all((plaintext,), purpose=purpose, user_ids=(user_id,))[0]
 
     def seal_all(self, plaintexts: Sequence[bytes], *, purpose: bytes, user_ids: Iterable[bytes]) -> list[bytes]:
-        """A token of each plaintext, bound to a purpose and to the 16-byte user id at the same place."""
+        """A token of each plaintext, bound to a purpose and to the 16-byte user id at the same position."""
         prefix, encrypt, bound = self.ring.prefix, self.ring.sealer.encrypt, purpose + b"\0"
-        # From the operating system at once: to ask it costs as much as to encrypt.
+        # One system call for all nonces: each call costs as much as an encryption.
         randomness = os.urandom(NONCE_BYTES * len(plaintexts))
         nonces = [randomness[start : start + NONCE_BYTES] for start in range(0, len(randomness), NONCE_BYTES)]
         return [
@@ -134,15 +133,16 @@ class Cipher:
         if token.startswith(ring.prefix):
             opener, start = ring.sealer, len(ring.prefix)
         else:
-            opener, start = self.opener_of(token)
+            opener, start = self.find_opener(token)
         body = start + NONCE_BYTES
         try:
             return opener.decrypt(token[start:body], token[body:], purpose + b"\0" + user_id)
         except (InvalidTag, ValueError):
             raise DecryptionError(f"a token for {purpose.decode()} does not open under its key") from None
 
-    def opener_of(self, token: bytes) -> tuple[AESGCM, int]:
-        key_id = key_id_of(token)
+    def find_opener(self, token: bytes) -> tuple[AESGCM, int]:
+        """The key that opens a token, and the length of the token's head. Raises DecryptionError."""
+        key_id = parse_key_id(token)
         start = 2 + token[1]
         opener = self.ring.openers.get(token[2:start])
         if opener is None:

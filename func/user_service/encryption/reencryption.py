@@ -1,138 +1,192 @@
-"""Sealing again what is under a former key, while the service goes on reading and writing.
+"""Re-encrypts tokens of former keys under the active key, while the service continues to read and write.
 
-A batch is one statement and so one transaction. Where a row stands is told by its token alone: after an end at any
-moment, another run goes on with what is left.
+A batch is one statement and so one transaction. The token of a row tells whether it is done, so a run that ended at any
+moment is continued by the next one.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from user_service.encryption.cipher import Cipher, DecryptionError, key_id_of
+from user_service.encryption.cipher import HEAD_BYTES, Cipher, DecryptionError, parse_key_id
 from user_service.encryption.key_registry import Retirement
 from user_service.postgres.pool import ReadPool
-from user_service.users.encrypted_columns import Sealed
 
 UNKNOWN: Final = "?"
-SHOWN_UNREADABLE: Final = 10
-# Whoever is at work on a row that was left out will soon be done.
+MAX_EXAMPLES: Final = 10
+# Rows that another transaction had locked are tried again after this long.
 PAUSE_SECONDS: Final = 0.2
 ESTIMATE: Final = "SELECT sum(greatest(reltuples, 0))::bigint FROM pg_class WHERE oid = ANY($1::regclass[])"
 
 
+@dataclass(frozen=True, slots=True)
+class EncryptedColumn:
+    """A column of tokens. `key` has the columns of the table's primary key and their types; `binding` turns a row's
+    key into the 16 bytes that its token is bound to, besides `purpose`.
+    """
+
+    table: str
+    column: str
+    key: Mapping[str, str]
+    purpose: bytes
+    binding: Callable[[Sequence[Any]], bytes]
+
+    def select_page(self, selected: str, *, first: bool, parameters: int = 0) -> str:
+        """A page of rows in the order of the key: the key and `selected`.
+
+        Its parameters: the `parameters` of `selected`, the number of rows, and unless it is the `first` page the key of
+        the last row of the page before.
+        """
+        names = ", ".join(self.key)
+        last = ", ".join(f"${place}" for place in range(parameters + 2, parameters + 2 + len(self.key)))
+        condition = "" if first else f" WHERE ({names}) > ({last})"
+        return (
+            f"SELECT {names}, {selected} FROM {self.table}{condition}"  # noqa: S608
+            f" ORDER BY {names} LIMIT ${parameters + 1}"
+        )
+
+    def select_heads(self, *, first: bool) -> str:
+        """A page with the first bytes of each token, which contain the key id."""
+        return self.select_page(f"substring({self.column} FOR {HEAD_BYTES})", first=first)
+
+    def select_former(self, *, first: bool) -> str:
+        """A page with the tokens that do not start with $1, and NULL for the others."""
+        prefix = f"substring({self.column} FOR octet_length($1::bytea))"
+        return self.select_page(f"CASE WHEN {prefix} <> $1 THEN {self.column} END", first=first, parameters=1)
+
+    @property
+    def replace(self) -> str:
+        """Replaces old tokens that are still there by new ones; skips rows that another transaction has locked.
+
+        Parameters: an array for each column of the key, the old tokens, the new ones. It returns a row for each token
+        that it replaced, and changes no other column.
+        """
+        columns = [*self.key, "before", "after"]
+        types = [*self.key.values(), "bytea", "bytea"]
+        arrays = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(types, start=1))
+        same = " AND ".join(f"t.{name} = v.{name}" for name in self.key)
+        unchanged = f"{same} AND t.{self.column} = v.before"
+        return (
+            f"WITH given AS (SELECT * FROM unnest({arrays}) AS g({', '.join(columns)})),"  # noqa: S608
+            f" locked AS (SELECT v.* FROM {self.table} AS t, given AS v WHERE {unchanged}"
+            " FOR NO KEY UPDATE OF t SKIP LOCKED)"
+            f" UPDATE {self.table} AS t SET {self.column} = v.after FROM locked AS v WHERE {unchanged} RETURNING 1"
+        )
+
+
 @dataclass(slots=True)
 class Round:
-    """What one way through all rows came to. `left` were held or changed by others meanwhile; `unreadable` counts by
-    key id what does not open, `examples` are some of their tables and keys.
+    """The result of one pass over all rows. `skipped` rows were locked or changed by other transactions; `unreadable`
+    counts by key id the tokens that do not open, `examples` are some of their tables and keys.
     """
 
     seen: int = 0
     sealed: int = 0
-    left: int = 0
+    skipped: int = 0
     unreadable: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
 
 class Reencryption:
-    """Every sealed row of these tables, `batch_size` at a time. `show` is told how many rows of how many are seen."""
+    """Re-encrypts `columns`, `batch_size` rows at a time.
+
+    `show` is called with the number of rows seen so far and the estimated number of all rows.
+    """
 
     def __init__(
         self,
         pool: ReadPool,
         cipher: Cipher,
-        tables: Sequence[Sealed],
+        columns: Sequence[EncryptedColumn],
         *,
         batch_size: int,
         show: Callable[[int, int | None], None],
     ) -> None:
         self.pool = pool
         self.cipher = cipher
-        self.tables = tables
+        self.columns = columns
         self.batch_size = batch_size
         self.show = show
         self.total: int | None = None
 
     async def count(self) -> Counter[tuple[str, str]]:
-        """How many rows there are by table and key id. Raises DatabaseUnavailable."""
-        await self.estimate()
+        """The number of rows by table and key id. Raises DatabaseUnavailable."""
+        await self.estimate_total()
         counts: Counter[tuple[str, str]] = Counter()
-        for table in self.tables:
-            async for rows in self.pages(table, table.heads):
-                counts.update((table.table, key_id_or_none(row[-1])) for row in rows)
-                self.tell(counts.total())
+        for column in self.columns:
+            async for rows in self.pages(column.select_heads):
+                counts.update((column.table, key_id_or_unknown(row[-1])) for row in rows)
+                self.show_progress(counts.total())
         return counts
 
     async def run(self, retirement: Retirement) -> tuple[int, Round]:
-        """Goes through all rows until none is left under a former key and none can come; the number of tokens that
-        were sealed again, and the last round.
+        """Repeats rounds until no row is left under a former key and none can be added.
 
-        Whatever was being written when the former keys were retired is written once `retirement` is over, so the last
-        round begins after that. Raises DatabaseUnavailable.
+        Returns the number of tokens that were re-encrypted, and the last round. Replicas may write under a retired key
+        until `retirement` is over, so the last round starts after that. Raises DatabaseUnavailable.
         """
         sealed = 0
         while True:
-            await self.estimate()
+            await self.estimate_total()
             remaining = await retirement.remaining_seconds()
             done = await self.round()
             sealed += done.sealed
-            if remaining <= 0 and not done.left:
+            if remaining <= 0 and not done.skipped:
                 return sealed, done
             await asyncio.sleep(max(PAUSE_SECONDS, await retirement.remaining_seconds()))
 
     async def round(self) -> Round:
-        """Once through all rows."""
+        """One pass over all rows."""
         done = Round()
-        for table in self.tables:
-            async for rows in self.pages(table, table.strangers, self.cipher.ring.prefix):
+        for column in self.columns:
+            async for rows in self.pages(column.select_former, self.cipher.ring.prefix):
                 done.seen += len(rows)
-                if strangers := [row for row in rows if row[-1] is not None]:
-                    await self.seal(table, strangers, done)
-                self.tell(done.seen)
+                if former := [row for row in rows if row[-1] is not None]:
+                    await self.reseal(column, former, done)
+                self.show_progress(done.seen)
         return done
 
-    async def pages(
-        self, table: Sealed, statement: Callable[..., str], *parameters: object
-    ) -> AsyncIterator[Sequence[Any]]:
+    async def pages(self, statement: Callable[..., str], *parameters: object) -> AsyncIterator[Sequence[Any]]:
         rows = await self.pool.fetch(statement(first=True), *parameters, self.batch_size)
         while rows:
             yield rows
             last = tuple(rows[-1])[:-1]
             rows = await self.pool.fetch(statement(first=False), *parameters, self.batch_size, *last)
 
-    async def seal(self, table: Sealed, rows: Sequence[Any], done: Round) -> None:
+    async def reseal(self, column: EncryptedColumn, rows: Sequence[Any], done: Round) -> None:
         replaced = []
         for *key, before in map(tuple, rows):
-            binding = table.binding(key)
+            binding = column.binding(key)
             try:
-                plaintext = self.cipher.open(before, purpose=table.purpose, user_id=binding)
+                plaintext = self.cipher.open(before, purpose=column.purpose, user_id=binding)
             except DecryptionError:
-                done.unreadable[key_id_or_none(before)] += 1
-                if len(done.examples) < SHOWN_UNREADABLE:
-                    done.examples.append(f"{table.table} {' '.join(map(shown, key))}")
+                done.unreadable[key_id_or_unknown(before)] += 1
+                if len(done.examples) < MAX_EXAMPLES:
+                    done.examples.append(f"{column.table} {' '.join(map(format_key_part, key))}")
                 continue
-            after = self.cipher.seal(plaintext, purpose=table.purpose, user_id=binding)
+            after = self.cipher.seal(plaintext, purpose=column.purpose, user_id=binding)
             replaced.append((*key, before, after))
         if replaced:
-            written = len(await self.pool.fetch(table.replace, *map(list, zip(*replaced, strict=True))))
+            written = len(await self.pool.fetch(column.replace, *map(list, zip(*replaced, strict=True))))
             done.sealed += written
-            done.left += len(replaced) - written
+            done.skipped += len(replaced) - written
 
-    async def estimate(self) -> None:
-        rows = await self.pool.fetch(ESTIMATE, [table.table for table in self.tables])
+    async def estimate_total(self) -> None:
+        rows = await self.pool.fetch(ESTIMATE, [column.table for column in self.columns])
         self.total = rows[0][0] or None
 
-    def tell(self, seen: int) -> None:
+    def show_progress(self, seen: int) -> None:
         self.show(seen, max(seen, self.total) if self.total is not None else None)
 
 
-def shown(part: object) -> str:
+def format_key_part(part: object) -> str:
     return part.hex() if isinstance(part, bytes) else str(part)
 
 
-def key_id_or_none(token: bytes) -> str:
+def key_id_or_unknown(token: bytes) -> str:
     try:
-        return key_id_of(token)
+        return parse_key_id(token)
     except DecryptionError:
         return UNKNOWN

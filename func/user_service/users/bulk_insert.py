@@ -36,7 +36,7 @@ class InsertRows:
         self.email_indexes += [self.index.email(user.email) for user in users]
         self.tokens += seal_personal(users, self.cipher)
         self.documents += [orjson.dumps(user.metadata) for user in users]
-        self.postings += [(self.index.terms_of(user.names, user.metadata), user.id) for user in users]
+        self.postings += [(self.index.user_terms(user.names, user.metadata), user.id) for user in users]
 
     def to_copy(self) -> tuple[bytes, bytes]:
         """The data of a COPY of the users, and of one of their terms; made once."""

@@ -265,7 +265,7 @@ class UserRepository:
         )
 
     def terms_of(self, user: User) -> set[int]:
-        return self.index.terms_of(user.names, user.metadata)
+        return self.index.user_terms(user.names, user.metadata)
 
     async def update_terms(self, pairs: Iterable[tuple[User, User]]) -> None:
         gone, new = [], []
