@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from running import settings_of
+from support.running import settings_of
 from user_service.encryption.keyring import derive_key, fingerprint, load_keys
 
 KEY = bytes(range(32))
