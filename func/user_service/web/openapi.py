@@ -46,15 +46,15 @@ DESCRIPTIONS: Final = {
     400: "The request is malformed",
     401: "No valid credentials",
     403: "The credentials do not allow this",
-    404: "There is no such user, or import",
-    409: "The user's state, another user's keys, or a request under the same key does not allow this",
-    410: "The request came before under this key; its answer was erased with the user",
+    404: "No such user or import",
+    409: "In conflict with the user's status, another user, or a request with the same key",
+    410: "The response to the first request with this key was erased with its user",
     412: "`If-Match` names another version",
     413: "The body is too large",
     415: "The content type is not supported",
-    422: "The request does not fit its schema; `errors` lists the faults, up to 100",
-    429: "The rate limit is used up; try again after `Retry-After` seconds",
-    503: "The database does not answer, or too much is asked at once; try again after `Retry-After` seconds",
+    422: "The request does not fit its schema; `errors` lists up to 100 errors",
+    429: "The rate limit is exceeded; retry after `Retry-After` seconds",
+    503: "The database is unavailable, or the service is overloaded; retry after `Retry-After` seconds",
 }
 # app.py checks credentials before FastAPI gets the request.
 CREDENTIALS: Final[dict[str, Any]] = {

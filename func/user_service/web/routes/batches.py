@@ -22,7 +22,7 @@ PREFIX: Final = "/api/v1/users/batch"
 
 
 class FindRoute(StrictRoute):
-    """A find is over in milliseconds, and does not wait behind writes."""
+    """A find takes milliseconds, so it does not wait in the bulkhead behind writes."""
 
     max_body_bytes = LARGE_BODY_BYTES
 
@@ -36,14 +36,14 @@ class ItemError(BaseModel):
 
 
 class ItemOutcome(BaseModel):
-    """What became of one item; `id` and `version` are the user's."""
+    """The outcome of one item; `id` and `version` are those of the user."""
 
     index: int
     ref: str | None
     status: Literal["created", "updated", "deleted", "restored", "skipped", "failed"]
     id: UUID | None
     version: int | None
-    error: ItemError | SkipJsonSchema[None] = Field(default=None, description="There when the item failed")
+    error: ItemError | SkipJsonSchema[None] = Field(default=None, description="Present when the item failed")
 
 
 class Summary(BaseModel):
@@ -67,14 +67,14 @@ class MissingKeys(BaseModel):
 
 
 class FoundRead(BaseModel):
-    """The users who were found, once each, and the keys that lead to nobody."""
+    """The users found, once each, and the keys without a user."""
 
     found: list[UserRead]
     missing: MissingKeys
 
 
 class BatchRefused(BaseModel):
-    """Problem details of an atomic batch of which nothing was applied; `items` are the failing ones."""
+    """Problem details of an atomic batch that was not applied; `items` are those that failed."""
 
     type: str
     title: str
@@ -115,7 +115,7 @@ ANSWERS: Final[Responses] = {
     409: problems(409)[409]
     | {
         "model": BatchRefused,
-        "description": f"An atomic batch of which nothing was applied; or: {DESCRIPTIONS[409]}",
+        "description": f"An atomic batch was not applied; or: {DESCRIPTIONS[409]}",
     },
 }
 router = make_router("batches", prefix=PREFIX, route_class=LargeRoute, responses=COMMON_PROBLEMS)
@@ -140,13 +140,13 @@ async def update_users(body: UpdateBatch, run: Write) -> Response:
 
 @router.post("/delete", response_model=BatchRead, responses=ANSWERS, dependencies=scoped("delete"))
 async def delete_users(body: UserBatch, run: Write) -> Response:
-    """Delete up to 1,000 users, who can be restored."""
+    """Delete up to 1,000 users, which can be restored."""
     return await run("delete", body)
 
 
 @router.post("/restore", response_model=BatchRead, responses=ANSWERS, dependencies=scoped("restore"))
 async def restore_users(body: UserBatch, run: Write) -> Response:
-    """Bring up to 1,000 deleted users back."""
+    """Restore up to 1,000 deleted users."""
     return await run("restore", body)
 
 

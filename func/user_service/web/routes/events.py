@@ -1,6 +1,6 @@
 """`POST /events`, and `POST /` for kn func's own triggers: CloudEvents over HTTP.
 
-A broker tries again after 404, 408, 409, 429 and 5xx. A 2xx counts for it only when the body is an event, or empty.
+A broker retries after 404, 408, 409, 429 and 5xx. A 2xx counts for it only when the body is an event, or empty.
 """
 
 from dataclasses import replace
@@ -38,7 +38,7 @@ EVENT: Final[dict[str, Any]] = {
         "id": TEXT,
         "source": TEXT,
         "type": {"enum": [*BATCH_OPERATIONS, PING]},
-        "data": {"description": "The body of the batch; of a ping it is not looked at"},
+        "data": {"description": "The body of the batch; ignored for a ping"},
     },
     "additionalProperties": {"type": ["string", "integer", "boolean", "null"]},
 }

@@ -1,4 +1,4 @@
-"""`/api/v1/users/imports` and `/api/v1/users/export`: users by the million, as streams."""
+"""`/api/v1/users/imports` and `/api/v1/users/export`: any number of users, as streams."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -26,13 +26,13 @@ LATEST: Final = 50
 
 
 class StreamRoute(StrictRoute):
-    """A body of any length, which is never held as a whole."""
+    """A body of any length, which is streamed."""
 
     max_body_bytes = 2**63
 
 
 class ImportRead(BaseModel):
-    """An import. `position` is the number of records that are dealt with."""
+    """An import. `position` is the number of records processed."""
 
     id: UUID
     state: Literal["running", "interrupted", "failed", "completed"]
@@ -61,7 +61,7 @@ body: dict[str, Any] = {
 lines: Responses = {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}}
 
 
-async def takes_time(request: Request) -> None:
+async def lift_deadline(request: Request) -> None:
     """A stream takes as long as its sender and its reader need."""
     request_context(request).lift_deadline()
 
@@ -75,7 +75,7 @@ router = make_router(
     "imports",
     prefix="/api/v1/users",
     route_class=StreamRoute,
-    dependencies=[Depends(takes_time)],
+    dependencies=[Depends(lift_deadline)],
     responses=COMMON_PROBLEMS,
 )
 ImportStore = Annotated[ImportRunner, Depends(imports_of)]
@@ -85,7 +85,7 @@ ImportKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="The same file under this key goes on with the import where it was cut off",
+        description="The same file with this key continues the import where it was interrupted",
     ),
 ]
 
@@ -104,9 +104,9 @@ async def import_users(
     key: ImportKey = None,
     on_conflict: Annotated[Literal["fail", "skip", "update"], Query()] = "fail",
 ) -> Response:
-    """Create users from NDJSON or CSV of any length. The answer comes when all records are dealt with.
+    """Create users from NDJSON or CSV of any length. The response follows when all records are processed.
 
-    An import that was cut off goes on where it stopped when the same file is sent under the same `Idempotency-Key`.
+    An interrupted import continues when the same file is sent with the same `Idempotency-Key`.
     """
     file_format = format_of(request)
     origin = request_context(request).origin
@@ -129,7 +129,7 @@ async def list_imports(imports: ImportStore) -> ImportList:
     responses=problems(404),
 )
 async def read_import(import_id: UUID, imports: ImportStore) -> Response:
-    """How far an import is. One that nobody has moved for a minute is `interrupted`."""
+    """The state of an import. It is `interrupted` when it has not advanced for a minute."""
     return import_response(await imports.find(import_id))
 
 
@@ -140,7 +140,7 @@ async def read_import(import_id: UUID, imports: ImportStore) -> Response:
     dependencies=[Depends(requires("users:read"))],
 )
 async def read_import_failures(import_id: UUID, imports: ImportStore) -> Response:
-    """The records that failed, as NDJSON: their number from 1, and why."""
+    """The records that failed, as NDJSON: the number of each, from 1, and the error."""
     await imports.find(import_id)
     return StreamingResponse(imports.failures(import_id), media_type=NDJSON)
 
@@ -149,7 +149,7 @@ async def read_import_failures(import_id: UUID, imports: ImportStore) -> Respons
     "/export", response_class=StreamingResponse, responses=lines, dependencies=[Depends(requires("users:read"))]
 )
 async def export_users(request: Request, include: Annotated[Literal["deleted"] | None, Query()] = None) -> Response:
-    """Every user as NDJSON, in the order of creation, as of the moment of the request."""
+    """All users as NDJSON, in order of creation, as of the time of the request."""
     resources_of(request).require_database()
     return StreamingResponse(storage_of(request).export(deleted=include == "deleted"), media_type=NDJSON)
 

@@ -1,4 +1,4 @@
-"""`/api/v1/users/{user_id}/audit`, `/export` and `/erase`: what is known of one person, and its end."""
+"""`/api/v1/users/{user_id}/audit`, `/export` and `/erase`: access to personal data, and its erasure."""
 
 from collections.abc import AsyncIterator, Callable, Collection
 from datetime import datetime
@@ -33,28 +33,30 @@ class ChangeRead(BaseModel):
     type: Literal["created", "updated", "status_changed", "deleted", "restored", "erased", "purged"]
     status: Literal["pending", "active", "suspended", "deleted"] = Field(description="The status after the change")
     changed: list[str] = Field(description="Names of the fields that changed")
-    actor: str = Field(description="Who did it: the fingerprint of a key, a keyed hash of a subject, or an alias")
+    actor: str = Field(
+        description="The fingerprint of an API key, a keyed hash of a token's subject, or an alias of one"
+    )
     request_id: str | None = Field(description="Null once the user is erased")
     traceparent: str = Field(description="W3C trace context of the request")
     changed_at: datetime
 
 
 class ChangePage(BaseModel):
-    """A page of changes, the first one first; `next_cursor` is null on the last page."""
+    """A page of changes, the oldest first; `next_cursor` is null on the last page."""
 
     items: list[ChangeRead]
     next_cursor: str | None
 
 
 class StoredResponseRead(BaseModel):
-    """An answer to a request with an Idempotency-Key that speaks of the person."""
+    """A stored response, to a request with an Idempotency-Key, that contains data of the person."""
 
     created_at: datetime
     expires_at: datetime
 
 
 class EventReplyRead(BaseModel):
-    """A reply to an event that speaks of the person."""
+    """A stored reply to an event that contains data of the person."""
 
     source: str
     id: str
@@ -67,14 +69,14 @@ class ImportStarted(BaseModel):
 
 
 class BlindIndexesRead(BaseModel):
-    """Keyed hashes by which the person is found: whether one of the e-mail, and how many of words and pairs."""
+    """Keyed hashes of the person's data: whether there is one of the e-mail; the number of those of words and pairs."""
 
     email: bool
     search_terms: int
 
 
 class ActorRead(BaseModel):
-    """What the person did by tokens: the names in the audit trail, the number of changes, and imports."""
+    """What the person did with tokens: the names in the audit trail, the number of changes, and imports."""
 
     names: list[str]
     changes: int
@@ -82,9 +84,9 @@ class ActorRead(BaseModel):
 
 
 class StoredRead(BaseModel):
-    """What is stored besides the user and the changes."""
+    """Data stored besides the user and the changes."""
 
-    prior_status: str | None = Field(description="The status that a restore gives back")
+    prior_status: str | None = Field(description="The status after a restore")
     blind_indexes: BlindIndexesRead
     idempotency_answers: list[StoredResponseRead]
     event_replies: list[EventReplyRead]
@@ -92,7 +94,7 @@ class StoredRead(BaseModel):
 
 
 class PersonalExportRead(BaseModel):
-    """All that is stored of one person; `user` is null when it was purged."""
+    """All data stored about one person; `user` is null when it was purged."""
 
     exported_at: datetime
     user: UserRead | None
@@ -132,7 +134,7 @@ async def read_audit_trail(
     limit: Annotated[PageSize, Query()] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
-    """Who changed a user, and when, without values; of deleted, erased and purged users too."""
+    """Who changed a user, and when, without values. Includes deleted, erased and purged users."""
     of = {"audit": str(user_id)}
     after = cursor_codec(request).decode_version(cursor, query=of) if cursor is not None else 0
     changes, more_after = await trail.page(user_id, after=after, limit=limit)
@@ -148,10 +150,10 @@ async def read_audit_trail(
 
 @router.get("/{user_id:user}/export", response_model=PersonalExportRead, dependencies=reading, responses=problems(404))
 async def export_user(request: Request, user_id: UserId, names: Names) -> Response:
-    """All that is stored of one person, in clear: the user, deleted or not, the audit trail, and more."""
+    """All data stored about one person, in plain text: the user, deleted or not, the audit trail, and more."""
     resources_of(request).require_database()
     pieces = storage_of(request).export_person(user_id, names_of=names)
-    # With the first piece it is known that there is somebody.
+    # Raises UserNotFound before the response starts.
     first = await anext(pieces)
     request_context(request).rows = 1
 
@@ -171,6 +173,6 @@ async def export_user(request: Request, user_id: UserId, names: Names) -> Respon
     responses=problems(404, 409, 410, 412),
 )
 async def erase_user(user_id: UserId, users: Users, names: Names, if_match: IfMatch) -> Response:
-    """Erase a person for good: a tombstone stays, with the id and the version. Again, it is 204 as well."""
+    """Erase a person permanently. A tombstone with the id and the version remains. Repeating it returns 204 too."""
     await users.erase(user_id, if_version=if_match, names_of=names)
     return Response(status_code=204)

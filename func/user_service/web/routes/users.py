@@ -21,7 +21,7 @@ WRITE_PROBLEMS: Final = problems(404, 409, 410, 412)
 
 
 def patch_body(schema: str) -> dict[str, Any]:
-    """OpenAPI's word for a merge patch of a schema."""
+    """The OpenAPI request body of a merge patch."""
     return {"requestBody": {"content": {MERGE_PATCH: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}}}
 
 
@@ -47,7 +47,7 @@ async def list_users(request: Request, query: UserQuery, search: Search) -> Resp
 
 @router.get("/me", response_model=UserRead, responses=problems(404, 409, 410))
 async def read_own_user(request: Request, own: Own) -> Response:
-    """Read the user whom the token stands for; no scope is needed."""
+    """Read the user of the token. Needs no scope."""
     condition = request.headers.get("if-none-match", "").encode()
     response = user_response(own)
     if matches_etag(condition, own.version):
@@ -62,7 +62,7 @@ async def read_own_user(request: Request, own: Own) -> Response:
     openapi_extra=patch_body("OwnUpdate"),
 )
 async def update_own_user(body: OwnUpdate, own: Own, users: Users, if_match: IfMatch) -> Response:
-    """Change the user whom the token stands for, by a JSON merge patch (RFC 7396); no scope is needed."""
+    """Change the user of the token by a JSON merge patch (RFC 7396). Needs no scope."""
     return user_response(await users.update_own(own, body, if_version=if_match))
 
 
@@ -79,7 +79,7 @@ async def read_user(
     if_none_match: Annotated[str | None, Header(alias="If-None-Match")] = None,
     cache_control: Annotated[str | None, Header(alias="Cache-Control")] = None,
 ) -> Response:
-    """Read a user. `Cache-Control: no-cache` goes to the database."""
+    """Read a user. `Cache-Control: no-cache` reads from the database."""
     fast_path = get_parts(request).fast_path
     return to_response(
         await fast_path.read_user(user_id, request.scope["query_string"], request_context(request).headers)
@@ -103,12 +103,12 @@ async def update_user(user_id: UserId, body: UserUpdate, users: Users, if_match:
     "/by-external-id/{external_id:text}",
     response_model=UserRead,
     dependencies=writing,
-    responses={201: {"model": UserRead, "description": "The user was made"}, **problems(409, 410, 412)},
+    responses={201: {"model": UserRead, "description": "The user was created"}, **problems(409, 410, 412)},
 )
 async def upsert_user(
     external_id: Annotated[ExternalId, Path()], body: UserUpsert, users: Users, if_match: IfMatch
 ) -> Response:
-    """Create the user of an external id, or change the fields that the body gives."""
+    """Create the user with an external id, or change the fields in the body."""
     user, made = await users.upsert(external_id, body, if_version=if_match)
     return user_response(user, status=201 if made else 200)
 
@@ -117,7 +117,7 @@ async def upsert_user(
 async def delete_user(
     user_id: UserId, users: Users, if_match: IfMatch, purge: Annotated[Flag, Query()] = False
 ) -> Response:
-    """Delete a user, who can be restored. `purge=true` removes the row for good and needs `users:purge`."""
+    """Delete a user, which can be restored. `purge=true` removes it permanently and needs `users:purge`."""
     if purge:
         await users.purge(user_id, if_version=if_match)
     else:
@@ -128,7 +128,7 @@ async def delete_user(
 
 @router.post("/{user_id:user}/restore", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
 async def restore_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
-    """Bring a deleted user back, with the status of before."""
+    """Restore a deleted user with its previous status."""
     (outcome,) = await users.restore([(user_id, if_match)])
     return user_response(outcome.unwrap())
 
