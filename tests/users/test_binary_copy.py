@@ -7,8 +7,8 @@ import asyncpg
 import pytest
 
 from support.running import running, settings_of
+from user_service.users.bulk_insert import COPY_THRESHOLD
 from user_service.users.change_log import Origin
-from user_service.users.repository import COPIED_FROM
 from user_service.users.schemas import UserCreate
 
 pytestmark = pytest.mark.anyio
@@ -66,8 +66,8 @@ async def test_copied_users_terms_and_changes_are_those_of_an_insert(database_ur
         copied: list[Any] = []
         inserted: list[Any] = []
         async with storage.unit_of_work(ORIGIN) as service:
-            copied += await service.create(bodies(series="c", count=COPIED_FROM + 1))
-        for body in bodies(series="i", count=COPIED_FROM + 1):
+            copied += await service.create(bodies(series="c", count=COPY_THRESHOLD + 1))
+        for body in bodies(series="i", count=COPY_THRESHOLD + 1):
             async with storage.unit_of_work(ORIGIN) as service:
                 inserted += await service.create([body])
         connection = await asyncpg.connect(database_url)

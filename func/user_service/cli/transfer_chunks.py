@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from user_service.users.imports.parsers import BadRecord, Record, reader_of
-from user_service.users.imports.runner import CHUNK
+from user_service.users.imports.parsers import BadRecord, Record, make_parser
+from user_service.users.imports.runner import CHUNK_RECORDS
 
 Failures = list[dict[str, Any]]
 
@@ -16,15 +16,15 @@ def readable_chunks(
     start, held = 1, list[Record]()
     for record in records_of(pieces, file_format):
         held.append(record)
-        if len(held) == CHUNK:
+        if len(held) == CHUNK_RECORDS:
             yield divide(start, held)
-            start, held = start + CHUNK, []
+            start, held = start + CHUNK_RECORDS, []
     if held:
         yield divide(start, held)
 
 
 def records_of(pieces: Iterator[bytes], file_format: str) -> Iterator[Record]:
-    reader = reader_of(file_format)
+    reader = make_parser(file_format)
     for piece in pieces:
         yield from reader.feed(piece)
     yield from reader.end()

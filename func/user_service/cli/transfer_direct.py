@@ -17,7 +17,7 @@ from user_service.observability.trace_context import choose_request_id, continue
 from user_service.users.batch.bodies import CreateBatch
 from user_service.users.batch.runner import BatchRunner
 from user_service.users.change_log import Origin
-from user_service.users.imports.parsers import Record, reader_of
+from user_service.users.imports.parsers import Record, make_parser
 from user_service.users.imports.runner import ImportRunner
 from user_service.users.unit_of_work import Storage
 
@@ -33,7 +33,7 @@ class DirectTarget:
         async def work(imports: ImportRunner, storage: Storage) -> Summary:
             origin = cli_origin()
             begun = await imports.begin(origin, file_format=file_format, on_conflict=on_conflict, key=key)
-            await imports.take(begun, streamed(pieces, file_format), origin)
+            await imports.run(begun, streamed(pieces, file_format), origin)
             found = await imports.find(begun["id"])
             failures = await first_failures(imports, begun["id"]) if found["failed"] else []
             return Summary({name: found[name] for name in COUNTS}, failures)
@@ -103,7 +103,7 @@ async def following(stream: AsyncIterator[bytes]) -> bytes | None:
 
 
 async def streamed(pieces: Iterator[bytes], file_format: str) -> AsyncIterator[Sequence[Record]]:
-    reader = reader_of(file_format)
+    reader = make_parser(file_format)
     for piece in pieces:
         yield list(reader.feed(piece))
         await asyncio.sleep(0)

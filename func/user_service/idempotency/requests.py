@@ -1,11 +1,10 @@
-"""Writes that happen once although they are asked for again: the answer is kept in the transaction of the effect.
+"""Requests that take effect once although they are sent again: the response is stored in the transaction of the effect.
 
-A row knows its request by keyed hashes alone, and holds the answer sealed: it may contain personal data.
+A row identifies its request by keyed hashes only, and holds the response encrypted: it may contain personal data.
 """
 
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
@@ -17,20 +16,20 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.encryption.keyring import Keyring
 from user_service.errors import AnswerErased, IdempotencyInProgress, IdempotencyKeyReused, ServiceError
-from user_service.idempotency.stored_responses import ANSWERS, GONE, Links
-from user_service.postgres.retention import ANSWERS as KEPT_FOR
+from user_service.idempotency.stored_responses import GONE, IDEMPOTENCY_KEYS, Links, StoredResponse
+from user_service.postgres.retention import ANSWERS as RETENTION
 from user_service.postgres.retention import OLD_ANSWERS, interval, removal
 
 ID_BYTES: Final = 16
 
 TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:number)")
 FIND: Final = text("SELECT fingerprint, answer FROM idempotency_keys WHERE id = :id AND expires_at > now()")
-# Each new key removes a few that expired, so that the table stays as large as a day's requests.
+# Each new key removes a few expired ones, so that the table holds about one day's requests.
 REMOVE_OLD: Final = removal("idempotency_keys", ("id",), OLD_ANSWERS.format(" AND id <> :id"), limit=10)
-KEEP: Final = text(
+STORE: Final = text(
     f"{REMOVE_OLD} INSERT INTO idempotency_keys"  # noqa: S608
     " (id, fingerprint, answer, created_at, expires_at, traceparent, mentions)"
-    f" VALUES (:id, :fingerprint, :answer, now(), now() + {interval(KEPT_FOR)}, :traceparent,"
+    f" VALUES (:id, :fingerprint, :answer, now(), now() + {interval(RETENTION)}, :traceparent,"
     " CAST(:mentions AS uuid[]))"
     " ON CONFLICT (id) DO UPDATE SET (fingerprint, answer, created_at, expires_at, traceparent, mentions)"
     " = ROW(excluded.fingerprint, excluded.answer, excluded.created_at, excluded.expires_at, excluded.traceparent,"
@@ -38,36 +37,26 @@ KEEP: Final = text(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class StoredResponse:
-    """An answer as it was given the first time. `items` are a batch's outcomes, which are not kept."""
-
-    status: int
-    headers: Sequence[tuple[str, str]]
-    body: bytes
-    items: Sequence[dict[str, Any]] = field(default=(), repr=False)
-
-
 class TransactionHook(Protocol):
-    """What recognises a request that comes again. Works in the transaction of the effect, so both last or neither."""
+    """Recognises a request that comes again, in the transaction of its effect: both are committed, or neither."""
 
     @property
-    def keeps_all(self) -> bool:
-        """Whether answers without an effect are kept too: of a dry run, or of a batch refused for a wrong item."""
+    def stores_all(self) -> bool:
+        """Whether responses without an effect are stored too: of dry runs, and of batches with invalid items."""
 
-    async def claim(self, session: AsyncSession) -> StoredResponse | None:
-        """The answer of the first time; None for the first time itself. Raises what refuses the request."""
+    async def before(self, session: AsyncSession) -> StoredResponse | None:
+        """The response of the first time; None the first time. Raises what refuses the request."""
 
-    async def keep(self, session: AsyncSession, answer: StoredResponse, links: Links) -> None:
-        """Keeps the answer of the first time, and whom it speaks of."""
+    async def after(self, session: AsyncSession, response: StoredResponse, links: Links) -> None:
+        """Stores the response of the first time, with links to its users."""
 
 
 async def find_first(
     session: AsyncSession, name: bytes, find: TextClause, key: Mapping[str, object], *, busy: ServiceError
 ) -> Row[Any] | None:
-    """The row that the first time left; None for the first time itself, which then holds the name to its end.
+    """The row that the first time has stored; None the first time, which then holds a lock on `name` until it ends.
 
-    Raises `busy` at once while another transaction holds it.
+    Raises `busy` at once while another transaction holds the lock.
     """
     number = int.from_bytes(name[:8], "big", signed=True)
     if not (await session.execute(TRY_LOCK, {"number": number})).scalar_one():
@@ -77,49 +66,52 @@ async def find_first(
 
 
 class IdempotentRequest:
-    """One request under an Idempotency-Key: a `TransactionHook` over table idempotency_keys."""
+    """One request with an Idempotency-Key: a `TransactionHook` over table idempotency_keys."""
 
-    keeps_all = False
+    stores_all = False
 
     def __init__(
         self, keys: Keyring, index: BlindIndex, *, principal: str, key: str, request: Sequence[str], body: bytes
     ) -> None:
-        """`request` is all that makes it another request, besides the body: method, address, conditions."""
+        """`request` is what distinguishes requests besides the body: method, address, conditions."""
         self.cipher: Cipher = keys.cipher
         self.index = index
         secret = keys.idempotency
         self.id = hmac.digest(secret, orjson.dumps([principal, key]), "sha256")[:ID_BYTES]
-        asked = orjson.dumps([principal, *request, sha256(body).hexdigest()])
-        self.fingerprint = hmac.digest(secret, asked, "sha256")
+        content = orjson.dumps([principal, *request, sha256(body).hexdigest()])
+        self.fingerprint = hmac.digest(secret, content, "sha256")
 
-    async def claim(self, session: AsyncSession) -> StoredResponse | None:
+    async def before(self, session: AsyncSession) -> StoredResponse | None:
         """Raises IdempotencyInProgress at once while another transaction has the key, IdempotencyKeyReused, and
         AnswerErased.
         """
-        busy = IdempotencyInProgress("Try again in a moment: the answer will be that of the first request.")
+        busy = IdempotencyInProgress("Try again in a moment: the response will be that of the first request.")
         row = await find_first(session, self.id, FIND, {"id": self.id}, busy=busy)
         if row is None:
             return None
         if not is_same(row.fingerprint, self.fingerprint, self.index):
             raise IdempotencyKeyReused("Send a new Idempotency-Key with every new request.")
-        answer = self.opened(row.answer)
-        if answer.status == GONE:
-            raise AnswerErased("The request had its effect; its user was erased or purged since, and the answer too.")
-        return answer
+        response = self.open(row.answer)
+        if response.status == GONE:
+            raise AnswerErased(
+                "The request took effect; its user was erased or purged since, and the stored response with it."
+            )
+        return response
 
-    async def keep(self, session: AsyncSession, answer: StoredResponse, links: Links) -> None:
-        values = {"id": self.id, "fingerprint": self.fingerprint, "answer": self.sealed(answer)}
-        await session.execute(KEEP, values | links.columns)
+    async def after(self, session: AsyncSession, response: StoredResponse, links: Links) -> None:
+        values = {"id": self.id, "fingerprint": self.fingerprint, "answer": self.seal(response)}
+        await session.execute(STORE, values | links.columns)
 
-    def sealed(self, answer: StoredResponse) -> bytes:
-        return ANSWERS.seal(self.cipher, (self.id,), orjson.dumps([answer.status, answer.headers]), answer.body)
+    def seal(self, response: StoredResponse) -> bytes:
+        head = orjson.dumps([response.status, response.headers])
+        return IDEMPOTENCY_KEYS.seal(self.cipher, (self.id,), head, response.body)
 
-    def opened(self, token: bytes) -> StoredResponse:
-        head, body = ANSWERS.open(self.cipher, (self.id,), token)
+    def open(self, token: bytes) -> StoredResponse:
+        head, body = IDEMPOTENCY_KEYS.open(self.cipher, (self.id,), token)
         status, headers = orjson.loads(head)
         return StoredResponse(status, [(name, value) for name, value in headers], body)
 
 
-def is_same(known: bytes, digest: bytes, index: BlindIndex) -> bool:
-    """Whether a kept digest is this one, or this one hashed again."""
-    return hmac.compare_digest(known, digest) or hmac.compare_digest(known, index.digest(digest))
+def is_same(stored: bytes, digest: bytes, index: BlindIndex) -> bool:
+    """Whether a stored digest is this one, or the keyed hash of this one that an erasure has left."""
+    return hmac.compare_digest(stored, digest) or hmac.compare_digest(stored, index.digest(digest))

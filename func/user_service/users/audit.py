@@ -9,14 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.errors import UserNotFound
 
-COLUMNS: Final = "version, type, status, changed, actor, request_id, traceparent, changed_at"
-ROWS_AT_ONCE: Final = 1000
+TRAIL_COLUMNS: Final = "version, type, status, changed, actor, request_id, traceparent, changed_at"
+TRAIL_ROWS: Final = 1000
 
 PAGE: Final = text(
-    f"SELECT {COLUMNS} FROM user_changes WHERE user_id = :user_id AND version > :after"  # noqa: S608
+    f"SELECT {TRAIL_COLUMNS} FROM user_changes WHERE user_id = :user_id AND version > :after"  # noqa: S608
     " ORDER BY version LIMIT :limit"
 )
-ALL: Final = text(f"SELECT {COLUMNS} FROM user_changes WHERE user_id = :user_id ORDER BY version")  # noqa: S608
+ALL: Final = text(f"SELECT {TRAIL_COLUMNS} FROM user_changes WHERE user_id = :user_id ORDER BY version")  # noqa: S608
 IS_KNOWN: Final = text(
     "SELECT EXISTS (SELECT FROM users WHERE id = :user_id)"
     " OR EXISTS (SELECT FROM user_changes WHERE user_id = :user_id)"
@@ -26,13 +26,13 @@ ChangeDocument = dict[str, Any]
 
 
 class AuditTrail:
-    """What became of users, deleted, erased and purged ones too, for as long as the change log is kept."""
+    """The changes of users, deleted, erased and purged ones too, for as long as the change log is kept."""
 
     def __init__(self, session: AsyncSession) -> None:
         self.session = session
 
     async def page(self, user_id: UUID, *, after: int = 0, limit: int) -> tuple[list[ChangeDocument], int | None]:
-        """Changes after a version, and the version after which there are more. Raises UserNotFound."""
+        """Changes after a version, and the version after which the next page starts. Raises UserNotFound."""
         values = {"user_id": user_id, "after": after, "limit": limit + 1}
         rows = (await self.session.execute(PAGE, values)).mappings().all()
         if not rows:
@@ -42,7 +42,7 @@ class AuditTrail:
 
     async def whole(self, user_id: UUID) -> AsyncIterator[list[ChangeDocument]]:
         """All changes, a thousand at a time, by a server-side cursor."""
-        rows = await self.session.stream(ALL, {"user_id": user_id}, execution_options={"yield_per": ROWS_AT_ONCE})
+        rows = await self.session.stream(ALL, {"user_id": user_id}, execution_options={"yield_per": TRAIL_ROWS})
         async for some in rows.mappings().partitions():
             yield [change_document(user_id, row) for row in some]
 
@@ -53,5 +53,5 @@ class AuditTrail:
 
 
 def change_document(user_id: UUID, row: Mapping[Any, Any]) -> ChangeDocument:
-    """A change as it is shown; `id` is that of its event. An erasure takes ids of requests, which callers choose."""
+    """A change in a response; `id` is that of its event. An erasure has cleared `request_id`, which callers choose."""
     return {"id": f"{user_id}-{row['version']}", **row, "request_id": row["request_id"] or None}

@@ -1,4 +1,4 @@
-"""The change log's rows: what changed, by whom, in which request. Names of fields, never values."""
+"""The rows of the change log: names of the changed fields, never values, with the actor and the request."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from user_service.users.model import User
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a change comes from: the principal's name, the request's id and its W3C trace context."""
+    """The origin of a change: the principal's name, the request's id and its W3C trace context."""
 
     actor: str
     request_id: str
@@ -16,7 +16,7 @@ class Origin:
 
 
 class Change(NamedTuple):
-    """A new version of a user, who is as it leaves them. `type` ends the event's name: created, updated and so on."""
+    """A new version of a user. `type` is the last part of the event's type: created, updated and so on."""
 
     user: User
     type: str

@@ -1,4 +1,4 @@
-"""The columns of `users` as statements take them: an array of each, one value a user."""
+"""The columns of table `users` as parameters of a statement: an array for each column, with a value for each user."""
 
 from collections.abc import Sequence
 from operator import attrgetter
@@ -8,10 +8,11 @@ import orjson
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
-from user_service.users.model import User, seal_personal
+from user_service.users.encrypted_columns import seal_personal
+from user_service.users.model import User
 
-# Every column that is written, with the type of its array; `metadata` travels as text.
-WRITTEN: Final = {
+# Every column that is written, with the type of its array; `metadata` is sent as text.
+COLUMN_TYPES: Final = {
     "id": "uuid",
     "external_id": "text",
     "email_index": "bytea",
@@ -29,32 +30,32 @@ WRITTEN: Final = {
     "deleted_at": "timestamptz",
 }
 AS_JSON: Final = {"metadata": "v.metadata::jsonb"}
-# Columns that are no attributes.
-MADE: Final = frozenset({"email_index", "personal", "metadata"})
-# What a new user does not have yet, or has like every other; see rules.new_user.
-BORN_WITH: Final = {
+# Columns that are not attributes of User.
+COMPUTED: Final = frozenset({"email_index", "personal", "metadata"})
+# The values of a new user that need no parameter; see rules.new_user.
+INITIAL_VALUES: Final = {
     "prior_status": "NULL",
     "version": "1",
     "updated_at": "v.created_at",
     "last_login_at": "NULL",
     "deleted_at": "NULL",
 }
-NEW: Final = tuple(name for name in WRITTEN if name not in BORN_WITH)
+INSERTED: Final = tuple(name for name in COLUMN_TYPES if name not in INITIAL_VALUES)
 
 
-def columns_of(
+def column_arrays(
     users: Sequence[User], names: Sequence[str], cipher: Cipher, index: BlindIndex
 ) -> dict[str, Sequence[Any]]:
-    """The arrays of these columns, of which the made ones are always some."""
+    """The arrays of these columns, which include the computed ones."""
     return {
-        **plain_columns(users, names),
+        **attribute_arrays(users, names),
         "email_index": [index.email(user.email) for user in users],
         "personal": seal_personal(users, cipher),
         "metadata": [orjson.dumps(user.metadata).decode() for user in users],
     }
 
 
-def plain_columns(users: Sequence[User], names: Sequence[str]) -> dict[str, Sequence[Any]]:
-    """Those of them that are attributes."""
-    plain = [name for name in names if name not in MADE]
+def attribute_arrays(users: Sequence[User], names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    """The arrays of those columns that are attributes."""
+    plain = [name for name in names if name not in COMPUTED]
     return dict(zip(plain, zip(*map(attrgetter(*plain), users), strict=True), strict=True))

@@ -1,4 +1,4 @@
-"""Users of one set that ask for the same unique key. The first of them keeps it."""
+"""Duplicates: users of one set that ask for the same unique key. The first of them gets it."""
 
 from collections.abc import Iterable
 
@@ -6,14 +6,14 @@ from user_service.users.model import User
 from user_service.values.emails import email_key
 
 
-def find_twins(users: Iterable[tuple[int, User]]) -> dict[int, int]:
-    """The positions of the users whose e-mail, in any spelling, or external id an earlier one has; with that one's.
+def find_duplicates(users: Iterable[tuple[int, User]]) -> dict[int, int]:
+    """The positions of users whose e-mail, in any spelling, or external id an earlier user has, with its position.
 
-    Deleted users hold no key, and neither does a user who is a twin.
+    Deleted users and duplicates hold no key.
     """
     emails: dict[str, int] = {}
     external_ids: dict[str, int] = {}
-    twins: dict[int, int] = {}
+    duplicates: dict[int, int] = {}
     for position, user in users:
         if user.deleted_at is not None:
             continue
@@ -22,9 +22,9 @@ def find_twins(users: Iterable[tuple[int, User]]) -> dict[int, int]:
         if first is None and external_id is not None:
             first = external_ids.get(external_id)
         if first is not None:
-            twins[position] = first
+            duplicates[position] = first
             continue
         emails[key] = position
         if external_id is not None:
             external_ids[external_id] = position
-    return twins
+    return duplicates

@@ -1,7 +1,7 @@
-"""The read of one user by id: the hot path. It imports neither FastAPI nor SQLAlchemy nor pydantic.
+"""Reads of users by id, the hot path. This module imports neither FastAPI nor SQLAlchemy nor pydantic.
 
-Cache in this process, then Redis, then PostgreSQL; the last two through coalescers, so that concurrent reads share
-their round trips.
+A read asks the cache in this process, then Redis, then PostgreSQL; the last two through data loaders, so that
+concurrent reads share round trips.
 """
 
 from asyncio import timeout
@@ -18,14 +18,14 @@ from user_service.errors import DatabaseUnavailable
 from user_service.observability.metrics import Metrics
 from user_service.postgres.clock import DatabaseClock
 from user_service.postgres.pool import ReadPool
-from user_service.users.model import SELECTED, user_of_row
+from user_service.users.encrypted_columns import SELECT_LIST, decode_row
 
 SELECT_BY_IDS: Final = (
-    f"SELECT {SELECTED}, extract(epoch FROM statement_timestamp())::float8 FROM users WHERE id = ANY($1::uuid[])"  # noqa: S608
+    f"SELECT {SELECT_LIST}, extract(epoch FROM statement_timestamp())::float8 FROM users WHERE id = ANY($1::uuid[])"  # noqa: S608
 )
-# By id, deleted ones too; by the keys of the living. The e-mail's index comes last, behind what makes a user.
+# By id, deleted users too; by key, living users. The e-mail index is the last column, after those of `decode_row`.
 SELECT_BY_KEYS: Final = " UNION ALL ".join(
-    f"SELECT {SELECTED}, email_index FROM users WHERE {condition}"  # noqa: S608
+    f"SELECT {SELECT_LIST}, email_index FROM users WHERE {condition}"  # noqa: S608
     for condition in (
         "id = ANY($1::uuid[])",
         "email_index = ANY($2::bytea[]) AND deleted_at IS NULL",
@@ -34,13 +34,13 @@ SELECT_BY_KEYS: Final = " UNION ALL ".join(
 )
 
 
-# Few enough for Redis to take them well within its budget.
+# Redis stores this number of entries well within its time limit.
 WARMED_AT_ONCE: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a set of keys leads to: users as they are answered, by id, and the ids that the other keys stand for."""
+    """The users of a set of keys: cache entries by id, and the ids by the other keys."""
 
     entries: Mapping[UUID, Entry | Exception]
     by_email_index: Mapping[bytes, UUID]
@@ -48,7 +48,7 @@ class Found:
 
 
 class UserReader:
-    """Users by id, as they are answered."""
+    """Reads users as cache entries, which hold the JSON of the response."""
 
     def __init__(
         self, pool: ReadPool, cache: Cache, cipher: Cipher, metrics: Metrics, *, clock: DatabaseClock | None = None
@@ -64,17 +64,17 @@ class UserReader:
         self.cached: DataLoader[Entry] = DataLoader(cache.get)
         self.stored: DataLoader[Entry] = DataLoader(self.fetch)
 
-    def get_local(self, written: str) -> Entry | None:
-        """A user that is at hand in this process, deleted ones too, by the id as `str` writes it."""
-        entry = self.cache.get_local(written)
+    def get_local(self, user_id: str) -> Entry | None:
+        """A user in the cache of this process, deleted or not, by the id as `str` writes it."""
+        entry = self.cache.get_local(user_id)
         if entry is not None:
             self.hits[self.local_tier] += 1
         return entry
 
     async def read(self, user_id: UUID, *, fresh: bool = False) -> Entry | None:
-        """A user, deleted ones too; None where there is none. `fresh` goes to the database.
+        """A user, deleted or not; None when there is none. `fresh` reads from the database.
 
-        Raises DatabaseUnavailable when the answer needs the database and it is away.
+        Raises DatabaseUnavailable when the database is needed and unavailable.
         """
         if not fresh:
             if (entry := self.get_local(str(user_id))) is not None:
@@ -94,27 +94,27 @@ class UserReader:
         rows = await self.pool.fetch(SELECT_BY_IDS, ids)
         if rows:
             self.clock.observe(sent, rows[0][-1])
-        answers = {row[0]: self.entry_of(row[:-1], sent) for row in rows}
-        await self.cache.put({user_id: entry for user_id, entry in answers.items() if isinstance(entry, Entry)})
-        return answers
+        entries = {row[0]: self.make_entry(row[:-1], sent) for row in rows}
+        await self.cache.put({user_id: entry for user_id, entry in entries.items() if isinstance(entry, Entry)})
+        return entries
 
     async def warm(self, ids: Sequence[UUID]) -> int:
-        """Reads users into the cache, a few at a time, so that others work in between; returns how many.
+        """Reads users into the cache, in small batches so that other tasks run in between; returns their number.
 
         Raises DatabaseUnavailable.
         """
         warmed = 0
         for begin in range(0, len(ids), WARMED_AT_ONCE):
-            answers = await self.fetch(list(ids[begin : begin + WARMED_AT_ONCE]))
-            warmed += sum(isinstance(answer, Entry) for answer in answers.values())
+            entries = await self.fetch(list(ids[begin : begin + WARMED_AT_ONCE]))
+            warmed += sum(isinstance(entry, Entry) for entry in entries.values())
         return warmed
 
     async def find(
         self, ids: Collection[UUID], email_indexes: Collection[bytes], external_ids: Collection[str], *, fresh: bool
     ) -> Found:
-        """Users by any of their keys: one look into the cache, and one into the database for what it lacks.
+        """Users by their keys: one read from the cache, and one from the database for what the cache lacks.
 
-        `fresh` goes to the database. Raises DatabaseUnavailable.
+        `fresh` reads from the database. Raises DatabaseUnavailable.
         """
         entries: dict[UUID, Entry | Exception] = {}
         if ids and not fresh:
@@ -128,7 +128,7 @@ class UserReader:
             sent = monotonic()
             rows = await self.pool.fetch(SELECT_BY_KEYS, missing, list(email_indexes), list(external_ids))
             read = {row["id"]: row for row in rows}
-            fetched = {user_id: self.entry_of(row[:-1], sent) for user_id, row in read.items()}
+            fetched = {user_id: self.make_entry(row[:-1], sent) for user_id, row in read.items()}
             await self.cache.put({user_id: entry for user_id, entry in fetched.items() if isinstance(entry, Entry)})
             entries |= fetched
             living = [row for row in read.values() if row["deleted_at"] is None]
@@ -136,13 +136,13 @@ class UserReader:
             by_external_id = {row["external_id"]: row["id"] for row in living if row["external_id"] is not None}
         return Found(entries, by_email, by_external_id)
 
-    def entry_of(self, row: Any, as_of: float) -> Entry | Exception:
-        """The entry of a row that was asked for at `as_of`, or the error of one that its key does not open.
+    def make_entry(self, row: Any, as_of: float) -> Entry | Exception:
+        """The entry of a row that was requested at `as_of`, or the error of one that can't be decrypted.
 
-        Its neighbours are read all the same.
+        An error does not keep the other rows from being read.
         """
         try:
-            user = user_of_row(row, self.cipher)
+            user = decode_row(row, self.cipher)
         except DecryptionError as error:
             return error
         return Entry(user.version, user.is_deleted, user.to_json(), as_of)

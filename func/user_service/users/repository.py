@@ -1,4 +1,4 @@
-"""All SQL that writes users, and the reads that writing needs. A statement takes a set; one user is a set of one."""
+"""All SQL that writes users, and the reads that writes need. A statement takes a set; one user is a set of one."""
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -14,57 +14,60 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.errors import EmailTaken, ExternalIdTaken, ServiceError
 from user_service.postgres.tables import OUTBOX_LANES, users
-from user_service.users.binary_copy import CHANGE_COLUMNS, TERM_COLUMNS, USER_COLUMNS, copied_changes
-from user_service.users.bulk_insert import InsertRows
+from user_service.users.binary_copy import (
+    COPIED_CHANGE_COLUMNS,
+    COPIED_TERM_COLUMNS,
+    COPIED_USER_COLUMNS,
+    encode_changes,
+)
+from user_service.users.bulk_insert import COPY_THRESHOLD, InsertRows
 from user_service.users.change_log import Change, Origin
-from user_service.users.column_arrays import AS_JSON, BORN_WITH, NEW, WRITTEN, columns_of
-from user_service.users.model import SELECTED, User, seal_personal, user_of_row
+from user_service.users.column_arrays import AS_JSON, COLUMN_TYPES, INITIAL_VALUES, INSERTED, column_arrays
+from user_service.users.encrypted_columns import SELECT_LIST, decode_row, seal_personal
+from user_service.users.model import User
 
 UNIQUE_VIOLATION: Final = "23505"
 UPDATE_ATTEMPTS: Final = 3
 
-# COPY costs PostgreSQL half of what INSERT does, and more round trips. It knows neither expressions nor ON CONFLICT.
-COPIED_FROM: Final = 50
 
-
-def rows_of(names: Collection[str]) -> str:
+def parameter_rows(names: Collection[str]) -> str:
     """The parameters of these columns as rows `v`."""
-    arrays = ", ".join(f"CAST(:{name} AS {WRITTEN[name]}[])" for name in names)
+    arrays = ", ".join(f"CAST(:{name} AS {COLUMN_TYPES[name]}[])" for name in names)
     return f"unnest({arrays}) AS v({', '.join(names)})"
 
 
-def values_of(constants: Mapping[str, str]) -> str:
-    """What is written into each column, from rows `v` where it is no constant."""
-    return ", ".join(constants.get(name) or f"v.{name}" for name in WRITTEN)
+def column_values(expressions: Mapping[str, str]) -> str:
+    """The value of each column: the given expression, else the column of rows `v`."""
+    return ", ".join(expressions.get(name) or f"v.{name}" for name in COLUMN_TYPES)
 
 
 # Sorted by the unique key, as the rows of a COPY are, so that two batches with the same addresses wait for each other
 # instead of deadlocking.
 INSERT: Final = text(
-    f"INSERT INTO users ({', '.join(WRITTEN)}) SELECT {values_of({**BORN_WITH, **AS_JSON})}"  # noqa: S608
-    f" FROM {rows_of(NEW)} ORDER BY v.email_index, v.id"
+    f"INSERT INTO users ({', '.join(COLUMN_TYPES)}) SELECT {column_values({**INITIAL_VALUES, **AS_JSON})}"  # noqa: S608
+    f" FROM {parameter_rows(INSERTED)} ORDER BY v.email_index, v.id"
     " ON CONFLICT DO NOTHING RETURNING id"
 )
 UPDATE: Final = text(
-    f"UPDATE users SET ({', '.join(WRITTEN)}) = ROW({values_of(AS_JSON)})"  # noqa: S608
-    f" FROM {rows_of(WRITTEN)} WHERE users.id = v.id"
+    f"UPDATE users SET ({', '.join(COLUMN_TYPES)}) = ROW({column_values(AS_JSON)})"  # noqa: S608
+    f" FROM {parameter_rows(COLUMN_TYPES)} WHERE users.id = v.id"
 )
-# Each user's id travels once, and its terms name its place.
+# Each user's id is sent once; terms refer to its place in the array.
 NEW_TERMS: Final = (
     "INSERT INTO user_terms (term, user_id) SELECT v.term, (CAST(:ids AS uuid[]))[v.place]"
     " FROM unnest(CAST(:terms AS bigint[]), CAST(:places AS integer[])) AS v(term, place)"
     " ORDER BY v.term, v.place"
 )
-# New users have none, and not looking for them saves PostgreSQL two fifths of the time.
+# New users have no terms; without ON CONFLICT, PostgreSQL takes two fifths less time.
 INSERT_FIRST_TERMS: Final = text(NEW_TERMS)
 INSERT_TERMS: Final = text(f"{NEW_TERMS} ON CONFLICT DO NOTHING")
 DELETE_TERMS: Final = text(
     "DELETE FROM user_terms USING unnest(CAST(:terms AS bigint[]), CAST(:places AS integer[])) AS v(term, place)"
     " WHERE user_terms.term = v.term AND user_terms.user_id = (CAST(:ids AS uuid[]))[v.place]"
 )
-# A transaction may have its number before it waits for a user's lock, and then write a version after one of a later
-# number. A change takes over the number of the change before it where that is higher, so that the relay's order, by
-# number, is the order of versions; readers wait for both transactions either way.
+# A transaction may get its id before it waits for a user's lock, and so write a version after one of a transaction with
+# a higher id. A change takes the id of the change before it where that is higher, so that the relay's order, by id, is
+# the order of versions; readers wait for both transactions either way.
 INSERT_CHANGES: Final = text(
     "INSERT INTO user_changes"
     " (user_id, version, type, status, changed, changed_at, lane, actor, request_id, traceparent, txid)"
@@ -81,7 +84,7 @@ INSERT_CHANGES: Final = text(
 
 def select_by(condition: str, *, lock: bool = False) -> TextClause:
     ending = " ORDER BY id FOR UPDATE" if lock else ""
-    return text(f"SELECT {SELECTED} FROM users WHERE {condition}{ending}")  # noqa: S608
+    return text(f"SELECT {SELECT_LIST} FROM users WHERE {condition}{ending}")  # noqa: S608
 
 
 ERASE: Final = text(
@@ -89,7 +92,7 @@ ERASE: Final = text(
     " locale = NULL, timezone = NULL, status = :status, prior_status = NULL, metadata = '{}', version = :version,"
     " updated_at = :updated_at, last_login_at = NULL, deleted_at = :deleted_at, erased_at = :updated_at WHERE id = :id"
 )
-HOLD: Final = text(
+LOCK_AGAINST_ERASURE: Final = text(
     "SELECT id FROM users WHERE id = ANY(CAST(:ids AS uuid[])) AND erased_at IS NULL ORDER BY id FOR KEY SHARE"
 )
 
@@ -133,7 +136,7 @@ class UserRepository:
         return {user.external_id: user for user in found if user.external_id is not None}
 
     async def find_by_emails(self, emails: Collection[str]) -> dict[str, User]:
-        """The living users of these normalised addresses, by the address asked for."""
+        """The living users of these normalised addresses, by the given address."""
         indexes = {self.index.email(email): email for email in emails}
         found = await self.select(BY_EMAIL_INDEXES, list(indexes))
         return {indexes[self.index.email(user.email)]: user for user in found}
@@ -142,38 +145,38 @@ class UserRepository:
         if not keys:
             return []
         rows = await self.session.execute(statement, {"keys": keys})
-        return [user_of_row(row, self.cipher) for row in rows]
+        return [decode_row(row, self.cipher) for row in rows]
 
     async def insert(self, new: Sequence[User], rows: InsertRows | None = None) -> set[UUID]:
-        """Inserts users and their terms. Returns the ids that are in; the others met a unique key.
+        """Inserts users and their terms. Returns the ids that were inserted; the others asked for a taken key.
 
-        `rows` are those of these users, where they were made before.
+        `rows` are those of these users, where they were prepared.
         """
         if not new:
             return set()
-        if rows is None or not rows.fit(self.cipher, self.index):
+        if rows is None or not rows.is_current(self.cipher, self.index):
             rows = InsertRows(self.cipher, self.index)
             rows.add(new)
-        if len(new) >= COPIED_FROM and await self.copy_unless_taken(rows):
+        if len(new) >= COPY_THRESHOLD and await self.copy_unless_taken(rows):
             return {user.id for user in new}
-        inserted = set((await self.session.execute(INSERT, rows.to_insert())).scalars())
+        inserted = set((await self.session.execute(INSERT, rows.insert_arrays())).scalars())
         await self.change_terms(INSERT_FIRST_TERMS, [posting for posting in rows.postings if posting[1] in inserted])
         return inserted
 
     async def copy_unless_taken(self, rows: InsertRows) -> bool:
-        """Whether the new users and their terms are in, by COPY: all, or none when one meets a unique key."""
-        users, terms = rows.to_copy()
+        """Inserts users and their terms by COPY: all, or none when a key is taken. Returns whether it did."""
+        users, terms = rows.copy_data()
         try:
             async with self.session.begin_nested():
-                connection = await driver_of(self.session)
-                await copy(connection, "users", USER_COLUMNS, users)
-                await copy(connection, "user_terms", TERM_COLUMNS, terms)
+                connection = await driver_connection(self.session)
+                await copy(connection, "users", COPIED_USER_COLUMNS, users)
+                await copy(connection, "user_terms", COPIED_TERM_COLUMNS, terms)
         except UniqueViolationError:
             return False
         return True
 
     async def update(self, pairs: Sequence[tuple[User, User]]) -> dict[UUID, ServiceError]:
-        """Writes (before, after) pairs of locked users. Returns the errors of those that met a unique key."""
+        """Writes (before, after) pairs of locked users. Returns the errors of those that ask for a taken key."""
         refused: dict[UUID, ServiceError] = {}
         misses = 0
         while kept := [pair for pair in pairs if pair[1].id not in refused]:
@@ -183,16 +186,16 @@ class UserRepository:
             found = await self.conflicts([after for _, after in kept])
             misses += not found
             if misses == UPDATE_ATTEMPTS:
-                # Whoever holds the key lets go of it and takes it again: leave all alone that ask for another one.
+                # Another transaction releases and takes the key repeatedly: refuse all that ask for a new key.
                 found = {after.id: EmailTaken() for before, after in kept if claims_key(before, after)}
             refused |= found
         return refused
 
     async def update_unless_taken(self, rows: Sequence[User]) -> bool:
-        """Whether the rows are written: all of them, or none when one meets a unique key."""
+        """Writes the rows: all, or none when a key is taken. Returns whether it did."""
         try:
             async with self.session.begin_nested():
-                await self.session.execute(UPDATE, columns_of(rows, tuple(WRITTEN), self.cipher, self.index))
+                await self.session.execute(UPDATE, column_arrays(rows, tuple(COLUMN_TYPES), self.cipher, self.index))
         except IntegrityError as error:
             if getattr(error.orig, "sqlstate", None) != UNIQUE_VIOLATION:
                 raise
@@ -200,7 +203,7 @@ class UserRepository:
         return True
 
     async def conflicts(self, rows: Sequence[User]) -> dict[UUID, ServiceError]:
-        """Which of these users can't be written because another living one has the e-mail or the external id."""
+        """The errors of the users whose e-mail or external id another living user has."""
         emails = {user.id: self.index.email(user.email) for user in rows}
         external_ids = [user.external_id for user in rows if user.external_id is not None]
         found = await self.session.execute(HOLDERS, {"emails": list(emails.values()), "external_ids": external_ids})
@@ -216,32 +219,32 @@ class UserRepository:
                 errors[user.id] = ExternalIdTaken()
         return errors
 
-    async def purge(self, gone: Sequence[User]) -> None:
+    async def purge(self, purged: Sequence[User]) -> None:
         """Removes rows and their terms. The change log stays."""
-        if not gone:
+        if not purged:
             return
-        await self.session.execute(delete(users).where(users.c.id.in_([user.id for user in gone])))
-        await self.change_terms(DELETE_TERMS, [(self.terms_of(user), user.id) for user in gone])
+        await self.session.execute(delete(users).where(users.c.id.in_([user.id for user in purged])))
+        await self.change_terms(DELETE_TERMS, [(self.terms_of(user), user.id) for user in purged])
 
     async def erase(self, before: User, after: User) -> None:
-        """Makes a locked user a tombstone, and removes the terms. The change log stays."""
+        """Turns a locked user into a tombstone, and removes the terms. The change log stays."""
         values = {name: getattr(after, name) for name in ("id", "status", "version", "updated_at", "deleted_at")}
         (personal,) = seal_personal([after], self.cipher)
         await self.session.execute(ERASE, values | {"personal": personal})
         await self.change_terms(DELETE_TERMS, [(self.terms_of(before), before.id)])
 
-    async def hold(self, ids: Sequence[UUID]) -> bool:
-        """Whether all of these are there and not erased; they are not erased or purged until the transaction ends."""
-        return len((await self.session.execute(HOLD, {"ids": ids})).all()) == len(set(ids))
+    async def lock_against_erasure(self, ids: Sequence[UUID]) -> bool:
+        """Whether all of these exist and are not erased; none is erased or purged until the transaction ends."""
+        return len((await self.session.execute(LOCK_AGAINST_ERASURE, {"ids": ids})).all()) == len(set(ids))
 
     async def append_changes(self, changes: Sequence[Change], origin: Origin, at: datetime) -> None:
         if not changes:
             return
-        if len(changes) >= COPIED_FROM and all(change.user.version == 1 for change in changes):
-            data = copied_changes(changes, origin, at, lanes=OUTBOX_LANES)
-            await copy(await driver_of(self.session), "user_changes", CHANGE_COLUMNS, data)
+        if len(changes) >= COPY_THRESHOLD and all(change.user.version == 1 for change in changes):
+            data = encode_changes(changes, origin, at, partitions=OUTBOX_LANES)
+            await copy(await driver_connection(self.session), "user_changes", COPIED_CHANGE_COLUMNS, data)
             return
-        # Many users change alike: what is common travels once.
+        # What changes of many users have in common is sent once.
         kinds: dict[tuple[str, str, tuple[str, ...]], int] = {}
         places = [
             kinds.setdefault((change.type, change.user.status, change.changed), len(kinds) + 1) for change in changes
@@ -268,35 +271,35 @@ class UserRepository:
         return self.index.user_terms(user.names, user.metadata)
 
     async def update_terms(self, pairs: Iterable[tuple[User, User]]) -> None:
-        gone, new = [], []
+        removed, added = [], []
         for before, after in pairs:
             old_terms, new_terms = self.terms_of(before), self.terms_of(after)
-            gone.append((old_terms - new_terms, after.id))
-            new.append((new_terms - old_terms, after.id))
-        await self.change_terms(DELETE_TERMS, gone)
-        await self.change_terms(INSERT_TERMS, new)
+            removed.append((old_terms - new_terms, after.id))
+            added.append((new_terms - old_terms, after.id))
+        await self.change_terms(DELETE_TERMS, removed)
+        await self.change_terms(INSERT_TERMS, added)
 
     async def change_terms(self, statement: TextClause, postings: Iterable[tuple[Collection[int], UUID]]) -> None:
         terms: list[int] = []
         places: list[int] = []
         ids: list[UUID] = []
-        for own, user_id in postings:
-            if own:
+        for user_terms, user_id in postings:
+            if user_terms:
                 ids.append(user_id)
-                terms += own
-                places += [len(ids)] * len(own)
+                terms += user_terms
+                places += [len(ids)] * len(user_terms)
         if terms:
             await self.session.execute(statement, {"terms": terms, "places": places, "ids": ids})
 
 
-async def driver_of(session: AsyncSession) -> Any:
-    """asyncpg's own connection, in the transaction of the session."""
+async def driver_connection(session: AsyncSession) -> Any:
+    """The asyncpg connection of the session's transaction."""
     connection = await session.connection()
     return (await connection.get_raw_connection()).driver_connection
 
 
 async def copy(connection: Any, table: str, columns: Sequence[str], data: bytes) -> None:
-    """Writes rows in the binary format. Raises what asyncpg raises, UniqueViolationError among it."""
+    """Writes rows in the binary format. Raises UniqueViolationError and other errors of asyncpg."""
 
     async def source() -> AsyncIterator[bytes]:
         yield data
@@ -305,6 +308,6 @@ async def copy(connection: Any, table: str, columns: Sequence[str], data: bytes)
 
 
 def claims_key(before: User, after: User) -> bool:
-    """Whether a change asks for a unique key that the user did not hold."""
-    revived = before.is_deleted and not after.is_deleted
-    return revived or (before.email, before.external_id) != (after.email, after.external_id)
+    """Whether a change asks for a unique key that the user does not hold."""
+    restored = before.is_deleted and not after.is_deleted
+    return restored or (before.email, before.external_id) != (after.email, after.external_id)

@@ -1,4 +1,4 @@
-"""What may become of a user: pure functions from one user to the next. Nothing here touches the database."""
+"""The rules of changes: pure functions from a user to the changed user, without the database."""
 
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -11,12 +11,13 @@ from pydantic_core import PydanticCustomError
 
 from user_service.errors import FieldError, InvalidTransition, ValidationFailed
 from user_service.users.model import DELETED, User
-from user_service.users.schemas import UserCreate, UserUpdate, check_metadata, check_preferences
+from user_service.users.schemas import UserCreate, UserUpdate
+from user_service.users.validation import check_metadata, check_preferences
 from user_service.values.ids import new_id, time_of
 
 Rule = Callable[[User, datetime], User]
 
-STATUS_MOVES: Final = frozenset(
+STATUS_TRANSITIONS: Final = frozenset(
     {("pending", "active"), ("pending", "suspended"), ("active", "suspended"), ("suspended", "active")}
 )
 MERGED: Final = {"preferences": check_preferences, "metadata": check_metadata}
@@ -29,14 +30,14 @@ compared_values: Final = attrgetter(*COMPARED)
 
 
 def new_user(body: UserCreate) -> User:
-    """A user of a valid body, with a fresh id."""
+    """A user from a valid body, with a new id."""
     user_id = new_id()
-    made = time_of(user_id)
-    return User(id=user_id, created_at=made, updated_at=made, **vars(body))
+    created_at = time_of(user_id)
+    return User(id=user_id, created_at=created_at, updated_at=created_at, **vars(body))
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """RFC 7396: the target with the patch applied; neither is changed."""
+    """The target with a JSON merge patch (RFC 7396) applied; neither argument is changed."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -49,7 +50,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def patched(patch: UserUpdate) -> Rule:
-    """The rule of a merge patch. An e-mail that changes is no longer verified unless the patch says so."""
+    """The rule of a merge patch. A changed e-mail is not verified unless the patch says so."""
 
     def apply(user: User, now: datetime) -> User:
         after = copy(user)
@@ -57,7 +58,7 @@ def patched(patch: UserUpdate) -> Rule:
             value = getattr(patch, name)
             setattr(after, name, merge_object(name, getattr(user, name), value) if name in MERGED else value)
         if after.status != user.status:
-            check_move(user.status, after.status)
+            check_transition(user.status, after.status)
         if after.email != user.email and "email_verified" not in patch.model_fields_set:
             after.email_verified = False
         return after
@@ -74,11 +75,11 @@ def merge_object(name: str, target: Mapping[str, Any], patch: Mapping[str, Any] 
         raise ValidationFailed(errors=[fault]) from None
 
 
-def moved_to(status: str) -> Rule:
-    """The rule of a lifecycle transition. A move to where the user is already is refused."""
+def set_status(status: str) -> Rule:
+    """The rule of suspend and activate. A transition to the status that the user already has is refused."""
 
     def apply(user: User, now: datetime) -> User:
-        check_move(user.status, status)
+        check_transition(user.status, status)
         after = copy(user)
         after.status = status
         return after
@@ -86,8 +87,8 @@ def moved_to(status: str) -> Rule:
     return apply
 
 
-def check_move(before: str, after: str) -> None:
-    if (before, after) not in STATUS_MOVES:
+def check_transition(before: str, after: str) -> None:
+    if (before, after) not in STATUS_TRANSITIONS:
         raise InvalidTransition(f"A user who is {before} can't become {after}.")
 
 
@@ -98,7 +99,7 @@ def deleted(user: User, now: datetime) -> User:
 
 
 def erased(user: User, now: datetime) -> User:
-    """A tombstone: the id, and when it was made, deleted and erased."""
+    """A tombstone: the id, and the times of its creation, deletion and erasure."""
     return User(
         id=user.id,
         email="",
@@ -112,7 +113,7 @@ def erased(user: User, now: datetime) -> User:
 
 def restored(user: User, now: datetime) -> User:
     if user.is_erased:
-        raise InvalidTransition("A user who was erased can't be restored: nothing is left to restore.")
+        raise InvalidTransition("An erased user can't be restored: nothing is left to restore.")
     if not user.is_deleted:
         raise InvalidTransition(f"A user who is {user.status} is not deleted and can't be restored.")
     after = copy(user)
@@ -127,13 +128,13 @@ def logged_in(user: User, now: datetime) -> User:
 
 
 def changed_fields(before: User, after: User) -> list[str]:
-    """The names of the API's fields in which two states of a user differ; those that always change are left out."""
+    """The names of the fields in which two versions of a user differ, without those that change with every version."""
     pairs = zip(COMPARED, compared_values(before), compared_values(after), strict=True)
     return [name for name, value, other in pairs if value is not other and differ(value, other)]
 
 
 def differ(before: Any, after: Any) -> bool:
-    """Whether two values differ in JSON: for Python, 1, 1.0 and true are one value."""
+    """Whether two values differ as JSON: in Python, 1, 1.0 and True are equal."""
     if not isinstance(before, dict) or not isinstance(after, dict):
         return bool(before != after)
     return canonical_json(before) != canonical_json(after)
@@ -144,5 +145,5 @@ def canonical_json(value: Any) -> bytes:
 
 
 def filled_fields(body: UserCreate) -> tuple[str, ...]:
-    """The names of the fields that a new user comes with or gets by default, empty ones left out."""
+    """The names of a new user's fields that are not empty, defaults included."""
     return tuple([name for name, value in vars(body).items() if value or (value is not None and value != {})])

@@ -1,6 +1,6 @@
-"""The list of users: filters, two orders, keyset pages. `created_at` is the order of ids (see ids.py).
+"""The list of users: filters, two orders, keyset pages. The order of `created_at` is that of ids, see values/ids.py.
 
-Every query walks an index: the primary key, `(updated_at, id)`, `(status, id)`, a unique key, or a term's postings.
+Every query uses an index: the primary key, `(updated_at, id)`, `(status, id)`, a unique key, or the postings of a term.
 """
 
 from collections.abc import AsyncIterator
@@ -16,17 +16,20 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.postgres.tables import user_terms, users
 from user_service.users.cursors import Cursor
-from user_service.users.model import DELETED, USER_COLUMNS, User, user_of_row
+from user_service.users.encrypted_columns import USER_COLUMNS, decode_row
+from user_service.users.model import DELETED, User
 from user_service.values.ids import first_id_after, first_id_at
 from user_service.values.name_words import split_words
 
 EXPORT_ROWS: Final = 1000
-COLUMNS: Final = tuple(cast(users.c.metadata, Text) if name == "metadata" else users.c[name] for name in USER_COLUMNS)
+SELECTED_COLUMNS: Final = tuple(
+    cast(users.c.metadata, Text) if name == "metadata" else users.c[name] for name in USER_COLUMNS
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What a page of the list is asked for."""
+    """The parameters of a page of the list."""
 
     email: str | None = None
     external_id: str | None = None
@@ -56,14 +59,14 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Users in the order asked for, and where the next page starts; None on the last one."""
+    """Users in the requested order, and the cursor of the next page; None on the last page."""
 
     users: list[User]
     next: Cursor | None
 
 
 class UserSearch:
-    """Pages of users. In id order, a user who is there for the whole of a walk is seen exactly once."""
+    """Pages of users. In id order, a user that exists from the first page to the last is on exactly one."""
 
     def __init__(self, session: AsyncSession, cipher: Cipher, index: BlindIndex) -> None:
         self.session = session
@@ -72,34 +75,34 @@ class UserSearch:
 
     async def page(self, query: Query) -> Page:
         rows = (await self.session.execute(self.statement(query))).all()
-        found = [user_of_row(row, self.cipher) for row in rows[: query.limit]]
+        found = [decode_row(row, self.cipher) for row in rows[: query.limit]]
         more = len(rows) > query.limit
         return Page(found, Cursor(found[-1].updated_at, found[-1].id) if more else None)
 
-    async def everyone(self, *, deleted: bool) -> AsyncIterator[list[User]]:
-        """All users in the order of their ids, a thousand at a time, by a server-side cursor."""
-        statement = select(*COLUMNS).order_by(users.c.id)
-        if not deleted:
+    async def all_users(self, *, include_deleted: bool) -> AsyncIterator[list[User]]:
+        """All users in the order of ids, a thousand at a time, by a server-side cursor."""
+        statement = select(*SELECTED_COLUMNS).order_by(users.c.id)
+        if not include_deleted:
             statement = statement.where(users.c.deleted_at.is_(None))
         rows = await self.session.stream(statement, execution_options={"yield_per": EXPORT_ROWS})
         async for some in rows.partitions():
-            yield [user_of_row(row, self.cipher) for row in some]
+            yield [decode_row(row, self.cipher) for row in some]
 
     async def last_changed(self, limit: int) -> list[UUID]:
-        """The ids of the living users that changed last, the newest change first."""
+        """The ids of the last changed living users, the newest change first."""
         newest = select(users.c.id).where(users.c.deleted_at.is_(None)).order_by(users.c.updated_at.desc()).limit(limit)
         return list((await self.session.execute(newest)).scalars())
 
     def statement(self, query: Query) -> Select[Any]:
-        """One more row than the page holds, so that the last page knows that it is the last."""
+        """Selects one more row than the page holds, which tells whether there is a next page."""
         postings = [(user_terms.alias(), term) for term in self.terms(query)]
-        # The ids of user and postings are one to the planner, which walks whichever it expects least of, in order.
-        ids: list[ColumnElement[UUID]] = [users.c.id, *(own.c.user_id for own, _ in postings)]
-        conditions = [own.c.term == term for own, term in postings]
-        conditions += [users.c.id == own.c.user_id for own, _ in postings]
+        # The ids of user and postings are equal: the planner scans the index in which it expects the fewest rows.
+        ids: list[ColumnElement[UUID]] = [users.c.id, *(posting.c.user_id for posting, _ in postings)]
+        conditions = [posting.c.term == term for posting, term in postings]
+        conditions += [users.c.id == posting.c.user_id for posting, _ in postings]
         if query.q is not None and not postings:
             conditions.append(false())
-        statement = select(*COLUMNS).where(
+        statement = select(*SELECTED_COLUMNS).where(
             *conditions, *self.column_conditions(query), *self.range_conditions(query, ids)
         )
         keys = (users.c.updated_at, users.c.id) if query.by_update else (users.c.id,)
@@ -119,20 +122,20 @@ class UserSearch:
         if query.updated_after is not None:
             conditions.append(users.c.updated_at > query.updated_after)
         if query.email is not None:
-            conditions.append(holds(users.c.email_index, self.index.email(query.email), query))
+            conditions.append(key_condition(users.c.email_index, self.index.email(query.email), query))
         if query.external_id is not None:
-            conditions.append(holds(users.c.external_id, query.external_id, query))
+            conditions.append(key_condition(users.c.external_id, query.external_id, query))
         return conditions
 
     def range_conditions(self, query: Query, ids: list[ColumnElement[UUID]]) -> list[ColumnElement[bool]]:
-        """Said of each of the columns that have the id: of an inequality, the planner does not conclude that."""
+        """Repeated for each column that holds the id: the planner does not derive inequalities for equal columns."""
         conditions: list[ColumnElement[bool]] = []
         if query.created_after is not None:
             first = first_id_after(query.created_after)
             conditions += [key >= first for key in ids]
         if query.created_before is not None:
-            behind = first_id_at(query.created_before)
-            conditions += [key < behind for key in ids]
+            end = first_id_at(query.created_before)
+            conditions += [key < end for key in ids]
         if query.cursor is None:
             return conditions
         if query.by_update:
@@ -147,8 +150,8 @@ class UserSearch:
         return conditions
 
 
-def holds(column: ColumnElement[Any], value: Any, query: Query) -> ColumnElement[bool]:
-    """Equality on a unique key of the living; for deleted users too, through the two partial indexes."""
+def key_condition(column: ColumnElement[Any], value: Any, query: Query) -> ColumnElement[bool]:
+    """Equality on a unique key of living users; where deleted users are listed too, by both partial indexes."""
     if not query.sees_deleted:
         return and_(column == value)
     living = select(users.c.id).where(column == value, users.c.deleted_at.is_(None))

@@ -1,7 +1,7 @@
-"""What can be done with users: the rules' application service, in somebody else's transaction.
+"""Operations on users: create, update, suspend, activate, delete, restore, erase, purge; in the caller's transaction.
 
-Every operation takes a set and gives an outcome for each item in its order; an operation on one user is a set of one.
-The unit of work around it commits, then forgets `touched` in the cache.
+Most take a set and return an outcome for each item, in order; an operation on one user is a set of one. The unit of
+work around them commits, then invalidates `changed_versions` in the cache.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,26 +24,26 @@ from user_service.errors import (
     VersionMismatch,
 )
 from user_service.users import rules
+from user_service.users.bulk_insert import PreparedUsers
 from user_service.users.change_log import Change, Origin
-from user_service.users.duplicates import find_twins
+from user_service.users.duplicates import find_duplicates
 from user_service.users.model import User
-from user_service.users.prepared_users import PreparedUsers
-from user_service.users.privacy.subject_data import SubjectData
+from user_service.users.privacy.erasure import Erasure
 from user_service.users.repository import UserRepository, claims_key
 from user_service.users.rules import Rule
 from user_service.users.schemas import OwnUpdate, UserCreate, UserUpdate, UserUpsert
 from user_service.values.ids import parse_id
 
 UPSERT_ATTEMPTS = 5
-# Conditions that name no version: that the user is there at all, and one that no user can meet.
+# Conditions without a version number: one that every user meets, and one that no user meets.
 ANY_VERSION = 0
 NO_VERSION = -1
-HOLDER_GONE = "Another user had this e-mail address or external_id a moment ago; try again."
+HOLDER_CHANGED = "Another user had this e-mail address or external_id a moment ago; try again."
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one item: a user as it is now, or the error that kept it from changing."""
+    """The result of one item: the user as it is now, or the error that prevented the change."""
 
     status: str
     user: User | None = None
@@ -59,7 +59,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A user to change: the version that the caller has seen, if it says so, and the rule to apply."""
+    """A user to change, the rule to apply, and the version that the user must have, if any."""
 
     id: UUID
     rule: Rule
@@ -67,7 +67,7 @@ class Target:
 
 
 class UserService:
-    """The rules of users, over one repository and for one origin."""
+    """Applies the rules of users, over one repository and for one origin."""
 
     def __init__(self, repository: UserRepository, origin: Origin, clock: Callable[[], datetime] | None = None) -> None:
         self.repository = repository
@@ -75,37 +75,37 @@ class UserService:
         self.now = (clock or utc_now)()
         self.changed_versions: dict[UUID, int] = {}
         self.logged: set[UUID] = set()
-        self.mark: Any = None
+        self.nested: Any = None
 
     @property
-    def traces(self) -> SubjectData:
-        return SubjectData(self.repository.session, self.repository.cipher, self.repository.index)
+    def erasure(self) -> Erasure:
+        return Erasure(self.repository.session, self.repository.cipher, self.repository.index)
 
     async def savepoint(self) -> None:
-        """From here on, what is done can be undone."""
-        self.mark = await self.repository.session.begin_nested()
+        """Begins changes that `rollback_to_savepoint` undoes."""
+        self.nested = await self.repository.session.begin_nested()
 
     async def rollback_to_savepoint(self) -> None:
-        """Takes back what was done since `savepoint`."""
-        await self.mark.rollback()
+        """Undoes all changes since `savepoint`."""
+        await self.nested.rollback()
         self.changed_versions.clear()
         self.logged.clear()
 
     def unlogged(self) -> list[UUID]:
-        """Whom an operation was about without a change to log: one that changed nothing."""
+        """The ids of users that an operation was about without changing them."""
         return [user_id for user_id in self.changed_versions if user_id not in self.logged]
 
     async def create(
-        self, bodies: Sequence[UserCreate], *, on_conflict: str = "fail", newcomers: PreparedUsers | None = None
+        self, bodies: Sequence[UserCreate], *, on_conflict: str = "fail", prepared: PreparedUsers | None = None
     ) -> list[Outcome]:
-        """New users. Where a key is taken: `fail`, `skip` (the holder stays), or `update` (see `merge`).
+        """Creates users. Where a key is taken: `fail`, `skip` (the holder stays), or `update` (see `merge`).
 
-        `newcomers` are those of these bodies, where they were made before. Errors: EmailTaken, ExternalIdTaken,
+        `prepared` are the users of these bodies, where they were prepared. Errors: EmailTaken, ExternalIdTaken,
         DuplicateInBatch, and those of an update.
         """
-        newcomers = newcomers or PreparedUsers([rules.new_user(body) for body in bodies])
-        new, twins = newcomers.users, newcomers.twins
-        inserted = await self.repository.insert(newcomers.first, newcomers.rows)
+        prepared = prepared or PreparedUsers([rules.new_user(body) for body in bodies])
+        new, duplicates = prepared.users, prepared.duplicates
+        inserted = await self.repository.insert(prepared.unique, prepared.rows)
         await self.log(
             [
                 Change(user, "created", rules.filled_fields(body))
@@ -113,20 +113,20 @@ class UserService:
                 if user.id in inserted
             ]
         )
-        outcomes = {place: duplicate(first) for place, first in twins.items()}
-        refused = [place for place, user in enumerate(new) if user.id not in inserted and place not in twins]
+        outcomes = {place: fail_duplicate(first) for place, first in duplicates.items()}
+        refused = [place for place, user in enumerate(new) if user.id not in inserted and place not in duplicates]
         if refused:
-            settled = await self.settle([(new[place], bodies[place]) for place in refused], on_conflict)
-            outcomes |= {place: moved(outcome, refused) for place, outcome in zip(refused, settled, strict=True)}
+            resolved = await self.resolve_conflicts([(new[place], bodies[place]) for place in refused], on_conflict)
+            outcomes |= {place: relocate(outcome, refused) for place, outcome in zip(refused, resolved, strict=True)}
         return [outcomes.get(place) or Outcome("created", user) for place, user in enumerate(new)]
 
-    async def settle(self, refused: Sequence[tuple[User, UserCreate]], on_conflict: str) -> list[Outcome]:
-        """What becomes of users whose key another one holds."""
+    async def resolve_conflicts(self, refused: Sequence[tuple[User, UserCreate]], on_conflict: str) -> list[Outcome]:
+        """The outcomes of new users whose key another user holds."""
         if on_conflict == "update":
             return await self.merge(refused)
         users = [user for user, _ in refused]
-        holders = await self.holders_of(users) if on_conflict == "skip" else {}
-        errors = await self.conflicts_of([user for user in users if user.id not in holders])
+        holders = await self.find_holders(users) if on_conflict == "skip" else {}
+        errors = await self.find_conflicts([user for user in users if user.id not in holders])
         return [
             Outcome("skipped", holders[user.id]) if user.id in holders else Outcome("failed", error=errors[user.id])
             for user in users
@@ -135,10 +135,10 @@ class UserService:
     async def merge(self, refused: Sequence[tuple[User, UserCreate]]) -> list[Outcome]:
         """Changes the holders in the fields that the bodies give, as an upsert does.
 
-        The holder of the external id is meant; else that of the e-mail, unless it is known by another external id.
+        The holder of the external id is changed; else that of the e-mail, unless it has another external id.
         """
-        holders = await self.holders_of([user for user, _ in refused])
-        errors = await self.conflicts_of([user for user, _ in refused if user.id not in holders])
+        holders = await self.find_holders([user for user, _ in refused])
+        errors = await self.find_conflicts([user for user, _ in refused if user.id not in holders])
         outcomes: list[Outcome] = [Outcome("failed")] * len(refused)
         targets, places = [], []
         for place, (user, body) in enumerate(refused):
@@ -153,10 +153,10 @@ class UserService:
                 places.append(place)
         for place, outcome in zip(places, await self.change(targets, "updated"), strict=True):
             gone = isinstance(outcome.error, UserNotFound)
-            outcomes[place] = Outcome("failed", error=EmailTaken(HOLDER_GONE)) if gone else moved(outcome, places)
+            outcomes[place] = Outcome("failed", error=EmailTaken(HOLDER_CHANGED)) if gone else relocate(outcome, places)
         return outcomes
 
-    async def holders_of(self, users: Sequence[User]) -> dict[UUID, User]:
+    async def find_holders(self, users: Sequence[User]) -> dict[UUID, User]:
         """By the ids of `users`: the living user who has the external id, else the one who has the e-mail."""
         external_ids = [user.external_id for user in users if user.external_id is not None]
         by_external_id = await self.repository.find_by_external_ids(external_ids)
@@ -164,26 +164,26 @@ class UserService:
         found = {user.id: by_external_id.get(user.external_id or "") or by_email.get(user.email) for user in users}
         return {user_id: holder for user_id, holder in found.items() if holder is not None}
 
-    async def conflicts_of(self, refused: Sequence[User]) -> dict[UUID, ServiceError]:
+    async def find_conflicts(self, refused: Sequence[User]) -> dict[UUID, ServiceError]:
         if not refused:
             return {}
         errors = await self.repository.conflicts(refused)
-        # The holder of the key may be gone by the time that it is looked for; the caller can try again.
-        return {user.id: errors.get(user.id) or EmailTaken(HOLDER_GONE) for user in refused}
+        # The holder may have given up the key before it is read; the caller can try again.
+        return {user.id: errors.get(user.id) or EmailTaken(HOLDER_CHANGED) for user in refused}
 
     async def update(self, patches: Sequence[tuple[UUID, int | None, UserUpdate]]) -> list[Outcome]:
-        """Merge patches of living users. Errors: UserNotFound, VersionMismatch, and what the patch breaks."""
+        """Applies merge patches to living users. Errors: UserNotFound, VersionMismatch, those of `rules.patched`."""
         targets = [Target(user_id, rules.patched(patch), if_version) for user_id, if_version, patch in patches]
         return await self.change(targets, "updated")
 
-    async def own(self, subject: str, *, known_as: str) -> User:
-        """The living user whom a token's subject means: by `external_id`, by `id`, or by `either`.
+    async def get_by_subject(self, subject: str, *, subject_type: str) -> User:
+        """The living user that a token's subject identifies: by `external_id`, by `id`, or by `either`.
 
-        A subject that is one user's external_id and another's id could be used to pass for that other, and means
-        nobody. Raises UserNotFound, Forbidden.
+        A subject that is the external_id of one user and the id of another is refused: it could be used to impersonate
+        the other. Raises UserNotFound, Forbidden.
         """
-        by_external_id = known_as != "id" and (await self.repository.find_by_external_ids([subject])).get(subject)
-        user_id = id_of(subject) if known_as != "external_id" else None
+        by_external_id = subject_type != "id" and (await self.repository.find_by_external_ids([subject])).get(subject)
+        user_id = parse_canonical_id(subject) if subject_type != "external_id" else None
         by_id = user_id is not None and (await self.repository.find_by_ids([user_id])).get(user_id)
         if by_external_id and by_id and by_external_id.id != by_id.id:
             raise Forbidden("The token's subject is the external_id of one user and the id of another.")
@@ -193,35 +193,31 @@ class UserService:
         return user
 
     async def update_own(self, user: User, patch: OwnUpdate, *, if_version: int | None = None) -> User:
-        """A merge patch by the user. Raises Forbidden while the user is suspended, and what `update` raises."""
+        """Applies a merge patch by the user itself. Raises Forbidden for a suspended user, and what `update` raises."""
         if user.status == "suspended":
             raise Forbidden("A suspended user can't be changed by its own token.")
-        (outcome,) = await self.update(
-            [(user.id, if_version, UserUpdate.model_construct(patch.model_fields_set, **vars(patch)))]
-        )
-        return outcome.unwrap()
+        update = UserUpdate.model_construct(patch.model_fields_set, **vars(patch))
+        return single_user(await self.update([(user.id, if_version, update)]))
 
     async def delete(self, users: Sequence[tuple[UUID, int | None]]) -> list[Outcome]:
-        """Soft deletes of living users. Errors: UserNotFound, VersionMismatch."""
+        """Deletes living users, who can be restored. Errors: UserNotFound, VersionMismatch."""
         return await self.change([Target(user_id, rules.deleted, seen) for user_id, seen in users], "deleted")
 
     async def restore(self, users: Sequence[tuple[UUID, int | None]]) -> list[Outcome]:
-        """Deleted users live again. Errors: UserNotFound, InvalidTransition, EmailTaken, ExternalIdTaken."""
+        """Restores deleted users. Errors: UserNotFound, InvalidTransition, EmailTaken, ExternalIdTaken."""
         targets = [Target(user_id, rules.restored, seen) for user_id, seen in users]
         return await self.change(targets, "restored", among_deleted=True)
 
-    async def move(self, user_id: UUID, status: str, *, if_version: int | None = None) -> User:
-        """A lifecycle transition. Raises UserNotFound, VersionMismatch, InvalidTransition."""
-        (outcome,) = await self.change([Target(user_id, rules.moved_to(status), if_version)], "updated")
-        return outcome.unwrap()
+    async def set_status(self, user_id: UUID, status: str, *, if_version: int | None = None) -> User:
+        """Suspends or activates a user. Raises UserNotFound, VersionMismatch, InvalidTransition."""
+        return single_user(await self.change([Target(user_id, rules.set_status(status), if_version)], "updated"))
 
     async def record_login(self, user_id: UUID) -> User:
         """Sets `last_login_at`. Raises UserNotFound."""
-        (outcome,) = await self.change([Target(user_id, rules.logged_in)], "updated")
-        return outcome.unwrap()
+        return single_user(await self.change([Target(user_id, rules.logged_in)], "updated"))
 
     async def upsert(self, external_id: str, body: UserUpsert, *, if_version: int | None = None) -> tuple[User, bool]:
-        """The user of an external id, changed or made, and whether it was made."""
+        """Changes or creates the user of an external id. Returns the user, and whether it was created."""
         if "external_id" in body.model_fields_set and body.external_id != external_id:
             fault = FieldError("/external_id", "external_id", "must be absent or equal to the one in the path")
             raise ValidationFailed(errors=[fault])
@@ -231,65 +227,63 @@ class UserService:
             if found:
                 (outcome,) = await self.update([(found[external_id].id, if_version, patch)])
             elif if_version is not None:
-                raise VersionMismatch("There is no user with this external_id, so that no version can match.")
+                raise VersionMismatch("There is no user with this external_id, so no version can match.")
             else:
-                (outcome,) = await self.create([self.creation_of(external_id, body)])
+                (outcome,) = await self.create([creation_body(external_id, body)])
             if not await self.is_overtaken(outcome, external_id, was_there=bool(found)):
                 return outcome.unwrap(), not found
-        raise Unavailable("This user is being changed by too many at once.")
+        raise Unavailable("Too many requests are changing this user at once.")
 
     async def is_overtaken(self, outcome: Outcome, external_id: str, *, was_there: bool) -> bool:
-        """Whether somebody else made or deleted the user of an external id between the look and the write."""
+        """Whether another transaction created or deleted the user of an external id between the read and the write."""
         if isinstance(outcome.error, EmailTaken) and not was_there:
-            # By another user, or by this very one, who is there now.
+            # The holder may be this user, which another transaction has just created.
             return bool(await self.repository.find_by_external_ids([external_id]))
         return isinstance(outcome.error, UserNotFound if was_there else ExternalIdTaken)
 
-    def creation_of(self, external_id: str, body: UserUpsert) -> UserCreate:
-        given = {name: value for name in body.model_fields_set if (value := getattr(body, name)) is not None}
-        return UserCreate(**{**given, "external_id": external_id})
-
     async def erase(
-        self, user_id: UUID, *, if_version: int | None = None, names_of: Callable[[User], Collection[str]]
+        self, user_id: UUID, *, if_version: int | None = None, actor_names: Callable[[User], Collection[str]]
     ) -> None:
-        """Takes away all that is known of a person, for good; a tombstone stays, and an erased user stays as is.
+        """Erases all personal data of a user for good and leaves a tombstone, which can be erased again without effect.
 
-        `names_of` gives the names that the person has in the audit trail. Raises UserNotFound, VersionMismatch.
+        `actor_names` returns the names that the user has in the audit trail. Raises UserNotFound, VersionMismatch.
         """
-        user = (await self.repository.lock([user_id])).get(user_id)
-        if user is None:
-            raise UserNotFound
-        check_version(user, if_version)
+        user = await self.lock_one(user_id, if_version)
         self.changed_versions[user.id] = user.version
         if not user.is_erased:
             after = rules.erased(user, self.now)
             after.version, after.updated_at = user.version + 1, max(self.now, user.updated_at)
             await self.repository.erase(user, after)
             await self.log([Change(after, "erased", tuple(rules.changed_fields(user, after)))])
-        await self.traces.erase(user, names_of(user))
+        await self.erasure.erase(user, actor_names(user))
 
     async def purge(self, user_id: UUID, *, if_version: int | None = None) -> None:
         """Removes a user's row, deleted or not. Raises UserNotFound, VersionMismatch."""
+        user = await self.lock_one(user_id, if_version)
+        await self.repository.purge([user])
+        user.version += 1
+        await self.log([Change(user, "purged", ())])
+        await self.erasure.redact_responses(user)
+
+    async def lock_one(self, user_id: UUID, if_version: int | None) -> User:
+        """The user, deleted or not. Raises UserNotFound, VersionMismatch."""
         user = (await self.repository.lock([user_id])).get(user_id)
         if user is None:
             raise UserNotFound
         check_version(user, if_version)
-        await self.repository.purge([user])
-        user.version += 1
-        await self.log([Change(user, "purged", ())])
-        await self.traces.take_out(user)
+        return user
 
     async def change(self, targets: Sequence[Target], kind: str, *, among_deleted: bool = False) -> list[Outcome]:
-        """Applies each target's rule to its user, under a lock, and writes what has changed."""
+        """Applies each target's rule to its user, under a lock, and writes the users that it has changed."""
         locked = await self.repository.lock(target.id for target in targets)
         outcomes: list[Outcome] = []
         first_places: dict[UUID, int] = {}
         for place, target in enumerate(targets):
             first = first_places.setdefault(target.id, place)
-            known = locked.get(target.id)
-            outcomes.append(self.apply(target, known, kind, among_deleted) if first == place else duplicate(first))
-        self.refuse_twins(outcomes, locked)
-        # What stays as it is counts as touched: the write that made it so may have been cut off before the cache knew.
+            user = locked.get(target.id)
+            outcomes.append(self.apply(target, user, kind, among_deleted) if first == place else fail_duplicate(first))
+        self.refuse_duplicates(outcomes, locked)
+        # An unchanged user is invalidated too: an earlier write may have been committed without reaching the cache.
         self.changed_versions |= {
             user.id: user.version for outcome in outcomes if (user := outcome.user) and user is locked[user.id]
         }
@@ -301,7 +295,7 @@ class UserService:
         refused = await self.repository.update(pairs)
         await self.log(
             [
-                Change(after, kind_of(kind, changed), changed)
+                Change(after, change_type(kind, changed), changed)
                 for before, after in pairs
                 if after.id not in refused and (changed := tuple(rules.changed_fields(before, after)))
             ]
@@ -313,17 +307,17 @@ class UserService:
             for outcome in outcomes
         ]
 
-    def refuse_twins(self, outcomes: list[Outcome], locked: Mapping[UUID, User]) -> None:
-        """Fails whoever asks for a key that another user of the set keeps or asked for earlier."""
+    def refuse_duplicates(self, outcomes: list[Outcome], locked: Mapping[UUID, User]) -> None:
+        """Fails the users that ask for a key which another user of the set keeps or asked for earlier."""
         changed = [(place, outcome.user) for place, outcome in enumerate(outcomes) if outcome.user is not None]
         if len(changed) > 1:
-            # Stable: those who keep their keys come first.
+            # The sort is stable; users that keep their keys come first.
             changed.sort(key=lambda item: claims_key(locked[item[1].id], item[1]))
-            for place, first in find_twins(changed).items():
-                outcomes[place] = duplicate(first)
+            for place, first in find_duplicates(changed).items():
+                outcomes[place] = fail_duplicate(first)
 
     def apply(self, target: Target, user: User | None, kind: str, among_deleted: bool) -> Outcome:
-        """The user as the rule leaves it: the same object when nothing changes."""
+        """The outcome with the changed user, or with the same object when nothing changes."""
         try:
             if user is None or (user.is_deleted and not among_deleted):
                 raise UserNotFound
@@ -344,31 +338,42 @@ class UserService:
         self.logged |= versions.keys()
 
 
+def single_user(outcomes: Sequence[Outcome]) -> User:
+    """The user of a set of one. Raises the error of its outcome."""
+    (outcome,) = outcomes
+    return outcome.unwrap()
+
+
+def creation_body(external_id: str, body: UserUpsert) -> UserCreate:
+    given = {name: value for name in body.model_fields_set if (value := getattr(body, name)) is not None}
+    return UserCreate(**{**given, "external_id": external_id})
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def id_of(text: str) -> UUID | None:
-    """The id that a text is, in the form that this service writes."""
+def parse_canonical_id(text: str) -> UUID | None:
+    """The id in a text, where the text has the form that this service writes."""
     user_id = parse_id(text)
     return user_id if str(user_id) == text else None
 
 
-def duplicate(first: int) -> Outcome:
+def fail_duplicate(first: int) -> Outcome:
     return Outcome("failed", error=DuplicateInBatch(first=first))
 
 
-def moved(outcome: Outcome, places: Sequence[int]) -> Outcome:
-    """The outcome of an item of a subset; `places` are the places of the subset's items in the whole set."""
+def relocate(outcome: Outcome, places: Sequence[int]) -> Outcome:
+    """The outcome of an item of a subset, for the whole set, in which the subset's items have these places."""
     if isinstance(outcome.error, DuplicateInBatch):
-        return duplicate(places[outcome.error.first])
+        return fail_duplicate(places[outcome.error.first])
     return outcome
 
 
-def kind_of(kind: str, changed: Sequence[str]) -> str:
+def change_type(kind: str, changed: Sequence[str]) -> str:
     return "status_changed" if kind == "updated" and "status" in changed else kind
 
 
 def check_version(user: User, if_version: int | None) -> None:
     if if_version not in (None, ANY_VERSION, user.version):
-        raise VersionMismatch(f"The user is at version {user.version}, not at the one asked for; read it again.")
+        raise VersionMismatch(f"The user is at version {user.version}, not at the requested one; read it again.")

@@ -1,4 +1,4 @@
-"""PostgreSQL through SQLAlchemy: the engine, and the units of work that commit."""
+"""Units of work: PostgreSQL transactions through SQLAlchemy, and the cache invalidation that follows a commit."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -28,11 +28,11 @@ from user_service.users.service import UserService
 
 POOL_RECYCLE_SECONDS: Final = 1800
 # Deadlocks and serialization failures: class 40 of the SQL standard.
-GIVEN_UP: Final = (asyncpg.TransactionRollbackError,)
+ROLLED_BACK: Final = (asyncpg.TransactionRollbackError,)
 
 
-class WatchedPool(AsyncAdaptedQueuePool):
-    """A pool that knows how many callers ask for a connection at this moment."""
+class CountingPool(AsyncAdaptedQueuePool):
+    """A pool that counts the callers that wait for a connection."""
 
     waiting = 0
 
@@ -45,12 +45,12 @@ class WatchedPool(AsyncAdaptedQueuePool):
 
     @property
     def use(self) -> PoolStats:
-        """How much of the pool is in use now."""
+        """How much of the pool is in use."""
         return PoolStats(self.size(), self.checkedin() + self.checkedout(), self.checkedout(), self.waiting)
 
 
 def open_engine(options: Callable[[], Mapping[str, Any]], *, size: int) -> AsyncEngine:
-    """An engine whose pool opens connections as they are needed, `size` at most, each with the options of that time."""
+    """An engine whose pool opens up to `size` connections on demand, each with the options of that moment."""
 
     async def connect() -> Any:
         return await asyncpg.connect(**options())
@@ -58,7 +58,7 @@ def open_engine(options: Callable[[], Mapping[str, Any]], *, size: int) -> Async
     return create_async_engine(
         "postgresql+asyncpg://",
         async_creator=connect,
-        poolclass=WatchedPool,
+        poolclass=CountingPool,
         pool_size=size,
         max_overflow=0,
         pool_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -103,17 +103,17 @@ class Storage:
 
     @property
     def index(self) -> BlindIndex:
-        """The blind index under the key that the database was written with, which is known once it has been asked."""
-        # Equal, not the same: the database is asked again and again.
+        """The blind index under the key that the database was written with, which is read from the database."""
+        # Compared by value: each check of the database sets an equal key again.
         if self.indexed[0] != self.keys.blind_index:
             self.indexed = self.keys.blind_index, BlindIndex(self.keys.blind_index)
         return self.indexed[1]
 
     @asynccontextmanager
     async def unit_of_work(self, origin: Origin) -> AsyncIterator[UserService]:
-        """One transaction: commits when the block ends, then forgets what it changed and wakes the relay.
+        """One transaction: commits when the block ends, then invalidates the changed users and wakes the relay.
 
-        Raises DatabaseUnavailable, and Contended when PostgreSQL gave it up in favour of another one: run it again.
+        Raises DatabaseUnavailable, and Contended when PostgreSQL rolled it back in favour of another one: run it again.
         """
         service: UserService | None = None
         done = False
@@ -123,7 +123,7 @@ class Storage:
                 yield service
                 done = True
         finally:
-            # A commit whose answer got lost may have happened.
+            # A commit may have succeeded although its response was lost.
             if service is not None and done:
                 await self.cache.invalidate(service.changed_versions)
                 if service.changed_versions and self.after_change is not None:
@@ -137,31 +137,31 @@ class Storage:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[UserSearch]:
-        """Lists, from the replica where there is one. Raises DatabaseUnavailable."""
+        """A search of users, on the read replica where there is one. Raises DatabaseUnavailable."""
         async with translated(self.metrics), self.read_sessions() as session:
             yield UserSearch(session, self.cipher, self.index)
 
     async def export(self, *, deleted: bool) -> AsyncIterator[bytes]:
-        """Every user as NDJSON by a server-side cursor, a piece at a time, all as of one moment."""
+        """All users as NDJSON, a piece at a time, in one snapshot."""
         async with self.reading() as search:
-            async for some in search.everyone(deleted=deleted):
+            async for some in search.all_users(include_deleted=deleted):
                 yield b"".join(user.to_json() + b"\n" for user in some)
 
-    async def export_person(
-        self, user_id: UUID, *, names_of: Callable[[User], Collection[str]]
+    async def export_user(
+        self, user_id: UUID, *, actor_names: Callable[[User], Collection[str]]
     ) -> AsyncIterator[bytes]:
-        """All that is stored of one person as JSON, a piece at a time, all as of one moment. Raises UserNotFound."""
+        """All that is stored about one user as JSON, a piece at a time, in one snapshot. Raises UserNotFound."""
         async with self.transaction() as session:
             await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             export = PersonalExport(UserRepository(session, self.cipher, self.index))
-            async for piece in export.pieces(user_id, names_of=names_of):
+            async for piece in export.pieces(user_id, actor_names=actor_names):
                 yield piece
 
     @property
     def pool_uses(self) -> list[PoolStats]:
         """How much of each pool is in use now."""
         pools = {id(engine): engine.pool for engine in (self.engine, self.read_engine)}
-        return [pool.use for pool in pools.values() if isinstance(pool, WatchedPool)]
+        return [pool.use for pool in pools.values() if isinstance(pool, CountingPool)]
 
     async def close(self) -> None:
         await self.engine.dispose()
@@ -178,7 +178,7 @@ async def translated(metrics: Metrics) -> AsyncIterator[None]:
         raise DatabaseUnavailable("All database connections are in use.") from error
     except DBAPIError as error:
         cause = getattr(error.orig, "__cause__", None)
-        if isinstance(cause, GIVEN_UP):
+        if isinstance(cause, ROLLED_BACK):
             metrics.database_errors.add(type(cause).__name__)
             raise Contended from error
         if not error.connection_invalidated and (not isinstance(cause, TRANSIENT) or is_lasting(cause)):
@@ -189,4 +189,4 @@ async def translated(metrics: Metrics) -> AsyncIterator[None]:
         if is_lasting(error):
             raise
         metrics.database_errors.add(type(error).__name__)
-        raise (Contended if isinstance(error, GIVEN_UP) else DatabaseUnavailable) from error
+        raise (Contended if isinstance(error, ROLLED_BACK) else DatabaseUnavailable) from error

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, as faults that name their place in the document and never quote a value."""
+"""Errors of pydantic as field errors, which point at a place in the document and never quote a value."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -7,21 +7,21 @@ from user_service.errors import FieldError
 
 
 def field_error(fault: Any) -> FieldError:
-    """One of FastAPI's errors, whose place starts with the part of the request."""
-    part, *place = fault["loc"]
+    """An error of FastAPI, whose location starts with the part of the request."""
+    part, *location = fault["loc"]
     if part == "body":
-        return fault_at(pointer_of(place), fault)
-    sign = {"query": "?", "path": "path:", "header": "header:"}[part]
-    return fault_at(sign + ".".join(map(str, place)), fault)
+        return make_field_error(json_pointer(location), fault)
+    prefix = {"query": "?", "path": "path:", "header": "header:"}[part]
+    return make_field_error(prefix + ".".join(map(str, location)), fault)
 
 
 def document_error(fault: Any, *, prefix: str = "") -> FieldError:
-    """One of pydantic's errors about a document that stands at `prefix` of a larger one."""
-    return fault_at(prefix + pointer_of(fault["loc"]), fault)
+    """An error of pydantic about a document that is at `prefix` of a larger one."""
+    return make_field_error(prefix + json_pointer(fault["loc"]), fault)
 
 
-def fault_at(pointer: str, fault: Any) -> FieldError:
-    """The message stands, since none of ours or pydantic's quotes the input here."""
+def make_field_error(pointer: str, fault: Any) -> FieldError:
+    """The message is kept: no message of this project, or of pydantic for these schemas, quotes the input."""
     return FieldError(pointer, fault["type"], MESSAGES.get(fault["type"], fault["msg"]))
 
 
@@ -32,6 +32,6 @@ MESSAGES: Final = {
 }
 
 
-def pointer_of(place: Sequence[str | int]) -> str:
-    """A JSON pointer (RFC 6901). No schema has unions, whose members pydantic would name in it."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in place)
+def json_pointer(location: Sequence[str | int]) -> str:
+    """A JSON pointer (RFC 6901). No schema has unions, whose members would be part of a location."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in location)

@@ -14,10 +14,10 @@ from user_service.errors import Forbidden, InvalidHeader, Unauthenticated
 from user_service.idempotency.requests import IdempotentRequest
 from user_service.security.authentication import Principal
 from user_service.users.model import User
-from user_service.users.schemas import check_id
 from user_service.users.search import UserSearch
 from user_service.users.service import ANY_VERSION, NO_VERSION, UserService
 from user_service.users.unit_of_work import Storage
+from user_service.users.validation import check_id
 from user_service.values.deferred import Deferred
 from user_service.web.bulkhead import Bulkhead
 from user_service.web.fast_path import FastPath
@@ -77,7 +77,7 @@ def requires(scope: str) -> Callable[[Request], Awaitable[None]]:
     return check
 
 
-async def asked_once(
+async def idempotent_request(
     request: Request,
     key: Annotated[
         str | None,
@@ -85,19 +85,19 @@ async def asked_once(
             alias="Idempotency-Key",
             min_length=1,
             max_length=255,
-            description="For 24 hours, the same request under this key gets the first answer and has no other effect",
+            description="For 24 hours, the same request with this key gets the first response and has no other effect",
         ),
     ] = None,
 ) -> IdempotentRequest | None:
     if key is None:
         return None
     url = request.url
-    asked = [request.method, url.path, url.query, request.headers.get("if-match", "")]
+    parts = [request.method, url.path, url.query, request.headers.get("if-match", "")]
     keys, index, principal = resources_of(request).keys, storage_of(request).index, principal_of(request).name
-    return IdempotentRequest(keys, index, principal=principal, key=key, request=asked, body=await request.body())
+    return IdempotentRequest(keys, index, principal=principal, key=key, request=parts, body=await request.body())
 
 
-AskedOnce = Annotated[IdempotentRequest | None, Depends(asked_once)]
+IdempotencyKey = Annotated[IdempotentRequest | None, Depends(idempotent_request)]
 
 
 async def may_delete(request: Request, purge: Annotated[Flag, Query()] = False) -> None:
@@ -105,14 +105,14 @@ async def may_delete(request: Request, purge: Annotated[Flag, Query()] = False) 
     principal_of(request).require("users:purge" if purge else "users:delete")
 
 
-async def user_service(request: Request, once: AskedOnce) -> AsyncIterator[UserService]:
+async def user_service(request: Request, hook: IdempotencyKey) -> AsyncIterator[UserService]:
     resources_of(request).require_database()
     context = request_context(request)
     async with storage_of(request).unit_of_work(context.origin) as service:
-        if once is not None:
-            effect = IdempotentTransaction(service, once)
-            await effect.begin()
-            request.state.effect = effect
+        if hook is not None:
+            transaction = IdempotentTransaction(service, hook)
+            await transaction.begin()
+            request.state.idempotent_transaction = transaction
         yield service
     context.rows = len(service.changed_versions)
 
@@ -125,7 +125,7 @@ async def own_user(request: Request, users: Users) -> User:
     subject = principal_of(request).subject
     if subject is None:
         raise Forbidden("This is for tokens: an API key is nobody's own.")
-    return await users.own(subject, known_as=resources_of(request).settings.jwt_subject)
+    return await users.get_by_subject(subject, subject_type=resources_of(request).settings.jwt_subject)
 
 
 async def user_search(request: Request) -> AsyncIterator[UserSearch]:

@@ -1,7 +1,7 @@
-"""`Idempotency-Key` around the endpoints of one user: the route keeps the answer before the transaction ends.
+"""`Idempotency-Key` on the endpoints of one user: the response is stored before the transaction ends.
 
-FastAPI closes a dependency of scope `function` after the route's handler has returned. So what runs around the handler
-here still runs inside the unit of work that the dependency `Users` has opened.
+FastAPI closes a dependency of scope `function` after the route's handler has returned. So code that runs around the
+handler here still runs inside the unit of work that the dependency `Users` has opened.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,68 +11,69 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from user_service.errors import ServiceError
-from user_service.idempotency.requests import StoredResponse, TransactionHook
-from user_service.idempotency.stored_responses import Links
+from user_service.idempotency.requests import TransactionHook
+from user_service.idempotency.stored_responses import Links, StoredResponse
 from user_service.users.service import UserService
 from user_service.web.problems import problem_response
 
-# Errors that the database has decided: they stay true for this request. All others may be mended and sent again.
-KEPT_ERRORS: Final = frozenset({404, 409, 412})
+# Errors that are stored: the database has decided them, so they stay true for this request. The caller fixes other
+# requests and retries.
+STORED_ERRORS: Final = frozenset({404, 409, 412})
 DROPPED_HEADERS: Final = frozenset({"content-length"})
 
-replayed: Final = {"Idempotency-Replayed": "true"}
+REPLAYED_HEADER: Final = {"Idempotency-Replayed": "true"}
 
 
 class Replay(Exception):
-    """The request came before: this is its answer."""
+    """The request came before; `stored` is its response."""
 
-    def __init__(self, kept: StoredResponse) -> None:
+    def __init__(self, stored: StoredResponse) -> None:
         super().__init__("replay")
-        self.kept = kept
+        self.stored = stored
 
 
 class IdempotentTransaction:
-    """What a request with an Idempotency-Key does, in its transaction."""
+    """The unit of work of a request with an Idempotency-Key."""
 
-    def __init__(self, users: UserService, once: TransactionHook) -> None:
+    def __init__(self, users: UserService, hook: TransactionHook) -> None:
         self.users = users
-        self.once = once
+        self.hook = hook
 
     async def begin(self) -> None:
         """Raises Replay, and what refuses the key."""
-        kept = await self.once.claim(self.users.repository.session)
-        if kept is not None:
-            raise Replay(kept)
+        stored = await self.hook.before(self.users.repository.session)
+        if stored is not None:
+            raise Replay(stored)
         await self.users.savepoint()
 
-    async def keep(self, response: Response) -> None:
+    async def store(self, response: Response) -> None:
         headers = [(name, value) for name, value in response.headers.items() if name not in DROPPED_HEADERS]
-        kept = StoredResponse(response.status_code, headers, bytes(response.body))
-        # An answer without a body says nothing of anybody.
-        mentions = self.users.unlogged if kept.body else tuple
-        await self.once.keep(self.users.repository.session, kept, Links(self.users.origin.traceparent, mentions))
+        stored = StoredResponse(response.status_code, headers, bytes(response.body))
+        # A response without a body is about no user.
+        mentions = self.users.unlogged if stored.body else tuple
+        await self.hook.after(self.users.repository.session, stored, Links(self.users.origin.traceparent, mentions))
 
 
-async def answer_once(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
-    """The endpoint's answer; kept with its effect, or given again, where the request has an Idempotency-Key."""
+async def respond_once(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
+    """The endpoint's response. With an Idempotency-Key, it is stored in the same transaction, or sent again."""
     try:
         response = await handle(request)
     except Replay as replay:
-        kept = replay.kept
-        return Response(kept.body, kept.status, {**dict(kept.headers), **replayed})
+        stored = replay.stored
+        return Response(stored.body, stored.status, {**dict(stored.headers), **REPLAYED_HEADER})
     except ServiceError as error:
-        effect = effect_of(request)
-        if effect is None or error.status not in KEPT_ERRORS:
+        transaction = find_transaction(request)
+        if transaction is None or error.status not in STORED_ERRORS:
             raise
-        await effect.users.rollback_to_savepoint()
+        await transaction.users.rollback_to_savepoint()
         response = problem_response(request, error)
-        await effect.keep(response)
+        await transaction.store(response)
         return response
-    if (effect := effect_of(request)) is not None:
-        await effect.keep(response)
+    if (transaction := find_transaction(request)) is not None:
+        await transaction.store(response)
     return response
 
 
-def effect_of(request: Request) -> IdempotentTransaction | None:
-    effect: IdempotentTransaction | None = getattr(request.state, "effect", None)
-    return effect
+def find_transaction(request: Request) -> IdempotentTransaction | None:
+    transaction: IdempotentTransaction | None = getattr(request.state, "idempotent_transaction", None)
+    return transaction

@@ -13,7 +13,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import Message, Receive
 
 from user_service.errors import PayloadTooLarge, UnsupportedMediaType
-from user_service.web.idempotency import answer_once
+from user_service.web.idempotency import respond_once
 from user_service.web.openapi import JSON, Responses, problems
 from user_service.web.request_checks import check_encoding, check_names
 
@@ -82,8 +82,8 @@ class StrictRoute(APIRoute):
             body = await request.body() if takes_json or uses_bulkhead else b""
             if uses_bulkhead and len(body) > SMALL_BODY_BYTES:
                 async with request.app.state.parts.bulkhead.entered():
-                    return await answer_once(request, handle)
-            return await answer_once(request, handle)
+                    return await respond_once(request, handle)
+            return await respond_once(request, handle)
 
         return strict
 

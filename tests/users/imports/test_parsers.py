@@ -8,15 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from user_service.errors import ValidationFailed
-from user_service.users.imports.parsers import MAX_RECORD_BYTES, BadRecord, CsvReader, NdjsonReader, Record, reader_of
+from user_service.users.imports.parsers import MAX_RECORD_BYTES, BadRecord, CsvParser, NdjsonParser, Record, make_parser
 
 
 def read(file_format: str, content: bytes, size: int = 7) -> list[Record]:
-    reader = reader_of(file_format)
+    parser = make_parser(file_format)
     records = [
-        record for start in range(0, len(content), size) for record in reader.feed(content[start : start + size])
+        record for start in range(0, len(content), size) for record in parser.feed(content[start : start + size])
     ]
-    return records + list(reader.end())
+    return records + list(parser.end())
 
 
 def codes(records: list[Record]) -> Iterator[str | None]:
@@ -54,11 +54,11 @@ def test_a_line_that_is_no_object_fails_alone() -> None:
 
 
 def test_a_line_without_end_is_not_held_in_memory() -> None:
-    reader = NdjsonReader()
+    parser = NdjsonParser()
     for _ in range(100):
-        assert not list(reader.feed(b"x" * MAX_RECORD_BYTES))
-        assert len(reader.held) <= 2 * MAX_RECORD_BYTES
-    assert list(codes(list(reader.feed(b'\n{"a": 1}\n')))) == ["record_too_long", None]
+        assert not list(parser.feed(b"x" * MAX_RECORD_BYTES))
+        assert len(parser.rest) <= 2 * MAX_RECORD_BYTES
+    assert list(codes(list(parser.feed(b'\n{"a": 1}\n')))) == ["record_too_long", None]
 
 
 def test_csv_cells_become_the_types_of_their_fields() -> None:
@@ -114,10 +114,10 @@ def test_a_cell_of_many_lines_is_read_in_small_pieces() -> None:
 
 
 def test_an_open_quote_is_refused_before_it_fills_the_memory() -> None:
-    reader = CsvReader(frozenset({"email"}))
-    assert not list(reader.feed(b'email\n"'))
+    parser = CsvParser(frozenset({"email"}))
+    assert not list(parser.feed(b'email\n"'))
     with pytest.raises(ValidationFailed):
-        list(reader.feed(b"x" * (MAX_RECORD_BYTES + 1)))
+        list(parser.feed(b"x" * (MAX_RECORD_BYTES + 1)))
 
 
 def test_a_file_in_another_encoding_is_refused() -> None:

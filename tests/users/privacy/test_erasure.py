@@ -12,7 +12,7 @@ import pytest
 from support.answers import USERS, expect_problem, make_user, url_of
 from support.leftovers import PERSON, words_in
 from user_service.encryption.cipher import Cipher
-from user_service.idempotency.stored_responses import ANSWERS
+from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS
 
 
 async def erase(client: httpx.AsyncClient, user: dict[str, Any], **headers: str) -> httpx.Response:
@@ -135,19 +135,6 @@ async def test_a_purge_takes_the_person_out_of_kept_answers_too(client: httpx.As
     expect_problem(await client.post(USERS, json=PERSON, headers=headers), 410, "answer_erased")
 
 
-async def test_answers_from_before_there_were_links_are_found(client: httpx.AsyncClient, database_url: str) -> None:
-    """As the release before leaves them, also while it runs beside this one."""
-    headers = {"Idempotency-Key": "k"}
-    user = (await client.post(USERS, json=PERSON, headers=headers)).json()
-    connection = await asyncpg.connect(database_url)
-    await connection.execute("UPDATE idempotency_keys SET traceparent = NULL, mentions = NULL")
-    await connection.close()
-
-    await erase(client, user)
-
-    expect_problem(await client.post(USERS, json=PERSON, headers=headers), 410, "answer_erased")
-
-
 async def test_an_answer_under_a_key_that_is_not_here_is_not_passed_by(
     client: httpx.AsyncClient, database_url: str
 ) -> None:
@@ -155,7 +142,7 @@ async def test_an_answer_under_a_key_that_is_not_here_is_not_passed_by(
     await client.post(url_of(user, "/suspend"), headers={"Idempotency-Key": "suspend"})
     connection = await asyncpg.connect(database_url)
     (key,) = await connection.fetchrow("SELECT id FROM idempotency_keys")
-    token = ANSWERS.seal(Cipher({"other": bytes(range(32))}), (key,), b"[200, []]", b"{}")
+    token = IDEMPOTENCY_KEYS.seal(Cipher({"other": bytes(range(32))}), (key,), b"[200, []]", b"{}")
     await connection.execute("UPDATE idempotency_keys SET answer = $1", token)
     await connection.close()
 

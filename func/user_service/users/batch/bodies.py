@@ -1,17 +1,18 @@
-"""The bodies of the batches. Their items are checked one by one, in batch.py, so that a wrong one fails alone."""
+"""The bodies of batches. The items are validated one by one, by `BatchRunner`, so that an invalid one fails alone."""
 
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import BeforeValidator, Field, SkipValidation
 
-from user_service.users.schemas import Body, UserCreate, UserUpdate, check_id
+from user_service.users.schemas import Body, UserCreate, UserUpdate
+from user_service.users.validation import check_id
 
 MAX_ITEMS: Final = 1000
 LIMIT: Final = f"Up to {MAX_ITEMS:,}; more are refused with 413"
 
 Id = Annotated[UUID, BeforeValidator(check_id)]
-Ref = Annotated[str, Field(max_length=255, description="The caller's name for the item; comes back in the answer")]
+Ref = Annotated[str, Field(max_length=255, description="The caller's name for the item; returned in its result")]
 Version = Annotated[int, Field(ge=1, le=2**31 - 1, description="Fails when the user is at another version")]
 
 
@@ -40,7 +41,7 @@ class UserItem(Body):
 
 
 class Batch(Body):
-    """`partial` applies what it can, `atomic` all or nothing; a dry run answers as if, and changes nothing."""
+    """`partial` applies the valid items, `atomic` all or none; a dry run returns the results and changes nothing."""
 
     mode: Literal["partial", "atomic"] = "partial"
     dry_run: bool = False
@@ -51,7 +52,7 @@ class CreateBatch(Batch):
     """Users to create. Where the e-mail or the external_id is taken: `fail`, `skip`, or `update` the holder."""
 
     on_conflict: Literal["fail", "skip", "update"] = "fail"
-    # Anything is an item: what is none of the documented kind fails alone in the answer.
+    # Anything is accepted as an item here: one that does not fit the schema fails alone.
     items: Annotated[list[SkipValidation[CreateItem | Any]], Field(description=LIMIT)]
 
 
@@ -68,8 +69,12 @@ class UserBatch(Batch):
 
 
 class FindBatch(Body):
-    """The keys of users: 1,000 of all kinds together. What can't be a key of a user is answered as missing."""
+    """The keys of users: up to 1,000 of all kinds together. A key that no user can have is reported as missing."""
 
     ids: list[str] = Field(default_factory=list)
     emails: list[str] = Field(default_factory=list)
     external_ids: list[str] = Field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        return len(self.ids) + len(self.emails) + len(self.external_ids)

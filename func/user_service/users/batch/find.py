@@ -1,6 +1,7 @@
-"""Many users by their keys: what is cached is answered as it is, the rest by one statement."""
+"""Find: many users by their keys. What is cached is sent as it is; one statement reads the rest."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.errors import PayloadTooLarge
 from user_service.users.batch.bodies import MAX_ITEMS, FindBatch
 from user_service.users.batch.results import BatchResponse
+from user_service.users.privacy.mentions import mention_keys
 from user_service.users.reader import UserReader
 from user_service.values.emails import normalise_email
 from user_service.values.ids import parse_id
@@ -17,16 +19,30 @@ from user_service.values.ids import parse_id
 NUL: Final = "\0"
 
 
-async def find(body: FindBatch, reader: UserReader, index: BlindIndex, *, fresh: bool) -> tuple[BatchResponse, int]:
-    """The answer and the number of keys. Found users come once, in the order of the keys: ids, e-mails, external ids.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindResponse(BatchResponse):
+    """The response, the ids of the users in it, and the keys that matched no user."""
+
+    found_ids: Sequence[UUID]
+    missing_emails: Sequence[str]
+    missing_external_ids: Sequence[str]
+
+    def mentions(self, index: BlindIndex) -> list[UUID]:
+        """The users and keys that the response names."""
+        return [*self.found_ids, *mention_keys((), self.missing_emails, self.missing_external_ids, index)]
+
+
+async def find(body: FindBatch, reader: UserReader, index: BlindIndex, *, fresh: bool) -> FindResponse:
+    """The users of the keys, each once, in the order of the keys: ids, e-mails, external ids.
 
     Raises PayloadTooLarge, DatabaseUnavailable, and DecryptionError for a user whose encryption key is gone.
     """
-    size = len(body.ids) + len(body.emails) + len(body.external_ids)
-    if size > MAX_ITEMS:
-        raise PayloadTooLarge(f"A batch has {MAX_ITEMS:,} keys at most; this one has {size:,}. Send several batches.")
+    if body.size > MAX_ITEMS:
+        raise PayloadTooLarge(
+            f"A batch has {MAX_ITEMS:,} keys at most; this one has {body.size:,}. Send several batches."
+        )
     ids = [parse_id(text) for text in body.ids]
-    email_indexes = [index_of(text, index) for text in body.emails]
+    email_indexes = [index_email(text, index) for text in body.emails]
     external_ids = [None if NUL in text else text for text in body.external_ids]
     found = await reader.find(
         dict.fromkeys(key for key in ids if key is not None),
@@ -34,30 +50,36 @@ async def find(body: FindBatch, reader: UserReader, index: BlindIndex, *, fresh:
         {key for key in external_ids if key is not None},
         fresh=fresh,
     )
-    sought: list[tuple[Sequence[str], Sequence[UUID | None]]] = [
+    user_ids: list[tuple[Sequence[str], Sequence[UUID | None]]] = [
         (body.ids, ids),
         (body.emails, [found.by_email_index.get(key or b"") for key in email_indexes]),
         (body.external_ids, [found.by_external_id.get(key or "") for key in external_ids]),
     ]
-    bodies: dict[UUID, bytes] = {}
+    documents: dict[UUID, bytes] = {}
     missing: list[list[str]] = []
-    for texts, keys in sought:
-        lost = []
-        for text, key in zip(texts, keys, strict=True):
-            entry = found.entries.get(key) if key is not None else None
+    for keys, matches in user_ids:
+        unmatched = []
+        for key, user_id in zip(keys, matches, strict=True):
+            entry = found.entries.get(user_id) if user_id is not None else None
             if isinstance(entry, Exception):
                 raise entry
-            if entry is None or key is None or entry.deleted:
-                lost.append(text)
+            if entry is None or user_id is None or entry.deleted:
+                unmatched.append(key)
             else:
-                bodies[key] = entry.body
-        missing.append(lost)
-    lost_ids, lost_emails, lost_external_ids = missing
-    rest = orjson.dumps({"ids": lost_ids, "emails": lost_emails, "external_ids": lost_external_ids})
-    return BatchResponse(200, b'{"found":[' + b",".join(bodies.values()) + b'],"missing":' + rest + b"}"), size
+                documents[user_id] = entry.body
+        missing.append(unmatched)
+    missing_ids, missing_emails, missing_external_ids = missing
+    rest = orjson.dumps({"ids": missing_ids, "emails": missing_emails, "external_ids": missing_external_ids})
+    return FindResponse(
+        200,
+        b'{"found":[' + b",".join(documents.values()) + b'],"missing":' + rest + b"}",
+        found_ids=list(documents),
+        missing_emails=missing_emails,
+        missing_external_ids=missing_external_ids,
+    )
 
 
-def index_of(text: str, index: BlindIndex) -> bytes | None:
+def index_email(text: str, index: BlindIndex) -> bytes | None:
     try:
         return index.email(normalise_email(text))
     except ValueError:

@@ -1,21 +1,21 @@
-"""What a batch answers: a summary, and each item's outcome in the order of the request."""
+"""The response to a batch: a summary, and the result of each item in the order of the request."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import orjson
 
 from user_service.errors import FieldError, ServiceError
-from user_service.idempotency.requests import StoredResponse
+from user_service.idempotency.stored_responses import StoredResponse
 
 ItemResult = dict[str, Any]
 JSON_TYPE: Final = "application/json"
 PROBLEM_TYPE: Final = "application/problem+json"
 
-# Which part of an item an error is about, where the error itself does not say.
-PLACES: Final = {
+# The part of an item that an error is about, by the error's code, where the error names no field.
+POINTERS: Final = {
     "email_taken": "/data/email",
     "external_id_taken": "/data/external_id",
     "user_not_found": "/id",
@@ -25,7 +25,7 @@ PLACES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class BatchResponse:
-    """`status` is HTTP's. `items` are empty on a replay, whose `body` is the first answer's."""
+    """`status` is the HTTP status. `items` are empty on a replay, whose `body` is that of the first response."""
 
     status: int
     body: bytes
@@ -33,23 +33,23 @@ class BatchResponse:
     items: Sequence[ItemResult] = field(default=(), repr=False)
     replayed: bool = False
 
-    @classmethod
-    def replay(cls, kept: StoredResponse) -> Self:
-        return cls(kept.status, kept.body, dict(kept.headers)["content-type"], replayed=True)
+    @staticmethod
+    def replay(stored: StoredResponse) -> "BatchResponse":
+        return BatchResponse(stored.status, stored.body, dict(stored.headers)["content-type"], replayed=True)
 
-    def to_keep(self) -> StoredResponse:
+    def to_stored(self) -> StoredResponse:
         return StoredResponse(self.status, [("content-type", self.media_type)], self.body, self.items)
 
 
 def applied(items: Sequence[ItemResult]) -> BatchResponse:
-    """The answer of a batch whose good items were applied: 200, or 207 when some failed."""
-    summary = summary_of(items)
+    """The response to a batch whose valid items were applied: 200, or 207 when some failed."""
+    summary = summarise(items)
     body = orjson.dumps({"summary": summary, "items": items})
     return BatchResponse(207 if summary["failed"] else 200, body, items=items)
 
 
 def refused(items: Sequence[ItemResult], request_id: str) -> BatchResponse:
-    """The answer of an atomic batch of which nothing was applied: a problem that lists every failing item."""
+    """The response to an atomic batch of which nothing was applied: a problem that lists every failing item."""
     failing = [item for item in items if item["status"] == "failed"]
     summary = {"total": len(items), "succeeded": 0, "failed": len(failing), "skipped": len(items) - len(failing)}
     document = {
@@ -66,28 +66,28 @@ def refused(items: Sequence[ItemResult], request_id: str) -> BatchResponse:
     return BatchResponse(409, orjson.dumps(document), PROBLEM_TYPE, items)
 
 
-def summary_of(items: Sequence[ItemResult]) -> dict[str, int]:
+def summarise(items: Sequence[ItemResult]) -> dict[str, int]:
     counts = Counter(item["status"] for item in items)
     failed, skipped = counts["failed"], counts["skipped"]
     return {"total": len(items), "succeeded": len(items) - failed - skipped, "failed": failed, "skipped": skipped}
 
 
-def failure(index: int, ref: str | None, error: ServiceError) -> ItemResult:
-    """The result of an item that an error kept from being applied."""
+def fail_item(index: int, ref: str | None, error: ServiceError) -> ItemResult:
+    """The result of an item that was not applied because of an error."""
     shown: dict[str, str] = {"code": error.code, "detail": error.detail}
     if error.errors:
         first, *more = error.errors
-        shown["detail"] = described(first) + (f"; and {len(more)} more" if more else "")
+        shown["detail"] = describe(first) + (f"; and {len(more)} more" if more else "")
         shown["pointer"] = first.pointer
-    elif error.code in PLACES:
-        shown["pointer"] = f"/items/{index}{PLACES[error.code]}"
+    elif error.code in POINTERS:
+        shown["pointer"] = f"/items/{index}{POINTERS[error.code]}"
     return {"index": index, "ref": ref, "status": "failed", "id": None, "version": None, "error": shown}
 
 
-def described(fault: FieldError) -> str:
+def describe(fault: FieldError) -> str:
     return f"{fault.detail} ({fault.code})"
 
 
-def is_wrong(result: ItemResult) -> bool:
-    """Whether an item did not fit its schema."""
+def is_invalid(result: ItemResult) -> bool:
+    """Whether an item failed because it does not fit its schema."""
     return bool(result["status"] == "failed" and result["error"]["code"] == "validation_failed")

@@ -1,9 +1,9 @@
-"""Batches: many users at once, by the rules and the code of one. HTTP, events and imports all come through here."""
+"""Runs batches: many users at once, by the rules of one user. HTTP, events and imports all use this."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from random import uniform
 from time import perf_counter
@@ -12,87 +12,48 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from user_service.errors import Contended, DuplicateInBatch, FieldError, PayloadTooLarge, ServiceError, ValidationFailed
+from user_service.errors import Contended, DuplicateInBatch, PayloadTooLarge, ServiceError, ValidationFailed
 from user_service.idempotency.requests import TransactionHook
-from user_service.idempotency.stored_responses import Links, mentions_of_item
+from user_service.idempotency.stored_responses import Links
 from user_service.observability.jobs import JobLog
-from user_service.users.batch.bodies import (
-    MAX_ITEMS,
-    Batch,
-    CreateBatch,
-    CreateItem,
-    FindBatch,
-    UpdateBatch,
-    UpdateItem,
-    UserBatch,
-    UserItem,
+from user_service.users.batch.bodies import MAX_ITEMS, Batch, CreateBatch, FindBatch
+from user_service.users.batch.find import FindResponse, find
+from user_service.users.batch.operations import WRITE_OPERATIONS, ValidItems, WriteOperation, document_errors
+from user_service.users.batch.results import (
+    BatchResponse,
+    ItemResult,
+    applied,
+    fail_item,
+    is_invalid,
+    refused,
 )
-from user_service.users.batch.find import find
-from user_service.users.batch.results import BatchResponse, ItemResult, applied, failure, is_wrong, refused
+from user_service.users.bulk_insert import SLICE_SIZE, PreparedUsers, in_slices
 from user_service.users.change_log import Origin
-from user_service.users.prepared_users import AT_ONCE, PreparedUsers, in_slices
+from user_service.users.privacy.mentions import mention_item
 from user_service.users.reader import UserReader
 from user_service.users.schemas import Body
 from user_service.users.service import Outcome, UserService
 from user_service.users.unit_of_work import Storage
-from user_service.users.validation_errors import document_error
 
 ATTEMPTS: Final = 6
 FIRST_PAUSE_SECONDS: Final = 0.02
+MAX_REF_LENGTH: Final = 255
+UNCHANGED: Final = frozenset({"failed", "skipped"})
+# How a batch ended, for metrics and the list of jobs, by the status of its response.
+ENDINGS: Final = {207: "partial", 409: "failed"}
 
-Apply = Callable[[UserService, Any, Sequence[Any]], Awaitable[list[Outcome]]]
-B = TypeVar("B", bound=Body)
-
-
-async def create(
-    service: UserService, batch: CreateBatch, items: Sequence[CreateItem], newcomers: PreparedUsers | None = None
-) -> list[Outcome]:
-    bodies = [item.data for item in items]
-    return await service.create(bodies, on_conflict=batch.on_conflict, newcomers=newcomers)
-
-
-async def update(service: UserService, batch: UpdateBatch, items: Sequence[UpdateItem]) -> list[Outcome]:
-    return await service.update([(item.id, item.if_version, item.data) for item in items])
-
-
-async def delete(service: UserService, batch: UserBatch, items: Sequence[UserItem]) -> list[Outcome]:
-    return await service.delete([(item.id, item.if_version) for item in items])
-
-
-async def restore(service: UserService, batch: UserBatch, items: Sequence[UserItem]) -> list[Outcome]:
-    return await service.restore([(item.id, item.if_version) for item in items])
+Item = TypeVar("Item", bound=Body)
+Response = TypeVar("Response", bound=BatchResponse)
 
 
 @dataclass(frozen=True, slots=True)
-class BatchOperation:
-    """What one kind of batch takes, and whom it asks for which scope."""
+class ParsedBatch:
+    """A batch whose items are validated. `results` has the failures of the invalid ones, by index."""
 
-    scope: str
-    body: type[Body]
-    item: type[Body] | None = None
-    apply: Apply | None = None
-
-
-OPERATIONS: Final[Mapping[str, BatchOperation]] = {
-    "create": BatchOperation("users:write", CreateBatch, CreateItem, create),
-    "update": BatchOperation("users:write", UpdateBatch, UpdateItem, update),
-    "delete": BatchOperation("users:delete", UserBatch, UserItem, delete),
-    "restore": BatchOperation("users:write", UserBatch, UserItem, restore),
-    "find": BatchOperation("users:read", FindBatch),
-}
-
-
-def parse_batch(operation: str, document: object) -> Body:
-    """The body of a batch. Raises ValidationFailed for what is no batch; its items may still be wrong."""
-    try:
-        return OPERATIONS[operation].body.model_validate(document)
-    except ValidationError as error:
-        raise ValidationFailed(errors=faults_of(error)) from None
-
-
-def faults_of(error: ValidationError, *, prefix: str = "") -> list[FieldError]:
-    faults = error.errors(include_url=False, include_input=False, include_context=False)
-    return [document_error(fault, prefix=prefix) for fault in faults]
+    operation: WriteOperation
+    valid: ValidItems
+    indexes: Sequence[int]
+    results: dict[int, ItemResult]
 
 
 class BatchRunner:
@@ -103,128 +64,128 @@ class BatchRunner:
         self.jobs = jobs
         self.reader = reader
         self.metrics = storage.metrics
-        self.making = asyncio.Lock()
+        self.parsing = asyncio.Lock()
 
     async def run(
-        self, operation: str, body: Body, origin: Origin, *, once: TransactionHook | None = None, fresh: bool = False
+        self, operation: str, batch: Batch, origin: Origin, *, hook: TransactionHook | None = None
     ) -> BatchResponse:
-        """The answer of a batch that `parse_batch` gave; the caller has checked the operation's scope.
+        """The response to a batch of `parse_batch` that changes users; the caller has checked the operation's scope.
 
-        `once` makes it idempotent (not a find, which changes nothing); `fresh` lets a find pass by the cache.
-        Raises PayloadTooLarge, DatabaseUnavailable, Contended, and what `once` raises.
+        `hook` makes it idempotent. Raises PayloadTooLarge, DatabaseUnavailable, Contended, and what `hook` raises.
         """
+        size = len(batch.items)
+        writing = self.write(WRITE_OPERATIONS[operation], batch, origin, hook)
+        return await self.record(operation, size, writing, total=size)
+
+    async def find(self, body: FindBatch, *, fresh: bool = False) -> FindResponse:
+        """The response to a find; `fresh` reads from the database, not from the cache.
+
+        Raises PayloadTooLarge, DatabaseUnavailable.
+        """
+        return await self.record("find", body.size, find(body, self.reader, self.storage.index, fresh=fresh))
+
+    async def record(
+        self, operation: str, size: int, running: Awaitable[Response], *, total: int | None = None
+    ) -> Response:
+        """The response of what is running, once it is counted in the metrics and listed as a job."""
         started = perf_counter()
         ended = "error"
-        job = self.jobs.begin("batch", operation, total=len(body.items) if isinstance(body, Batch) else None)
+        job = self.jobs.begin("batch", operation, total=total)
         try:
-            if isinstance(body, FindBatch):
-                answer, size = await find(body, self.reader, self.storage.index, fresh=fresh)
-            else:
-                assert isinstance(body, Batch)
-                check_size(size := len(body.items))
-                answer = await self.write(OPERATIONS[operation], body, origin, once)
-            ended = ENDINGS.get(answer.status, "succeeded")
-            job.advance(done=size, failed=sum(item["status"] == "failed" for item in answer.items))
+            response = await running
+            ended = ENDINGS.get(response.status, "succeeded")
+            job.advance(done=size, failed=sum(item["status"] == "failed" for item in response.items))
         except ServiceError as error:
-            # What the sender can mend, a key in use among it, is no error of the service.
+            # What the caller can fix, such as a key in use, is no error of the service.
             ended = "refused" if error.status < 500 else "error"
             raise
         finally:
             job.end(ended)
             self.metrics.batches.add(operation, ended)
-        if not answer.replayed:
+        if not response.replayed:
             self.metrics.batch_seconds.observe((operation,), perf_counter() - started)
             self.metrics.batch_size.observe((operation,), size)
-        return answer
+        return response
 
     async def write(
-        self, operation: BatchOperation, batch: Batch, origin: Origin, once: TransactionHook | None
+        self, operation: WriteOperation, batch: Batch, origin: Origin, hook: TransactionHook | None
     ) -> BatchResponse:
-        """Tries again when PostgreSQL gave the transaction up in favour of another one."""
-        assert operation.item is not None
-        # Large ones one after the other: together they would end no sooner, and take more memory at once.
-        async with self.making if len(batch.items) > AT_ONCE else nullcontext():
-            items = await parse_items(operation.item, batch.items)
-            if isinstance(batch, CreateBatch):
-                bodies = [item.data for item in items if isinstance(item, CreateItem)]
-                newcomers = await PreparedUsers.ready(bodies, self.storage.cipher, self.storage.index)
-                operation = replace(operation, apply=partial(create, newcomers=newcomers))
+        """Tries again when PostgreSQL has rolled the transaction back in favour of another one."""
+        check_size(len(batch.items))
+        parsed = await self.parse(operation, batch)
         for attempt in range(1, ATTEMPTS):
             try:
-                return await self.attempt(operation, batch, items, origin, once)
+                return await self.attempt(parsed, origin, hook)
             except Contended:
-                # Not all at once again.
+                # A random pause, so that batches which met do not meet again.
                 await asyncio.sleep(uniform(0, FIRST_PAUSE_SECONDS * 2**attempt))  # noqa: S311
-        return await self.attempt(operation, batch, items, origin, once)
+        return await self.attempt(parsed, origin, hook)
 
-    async def attempt(
-        self,
-        operation: BatchOperation,
-        batch: Batch,
-        items: Sequence[Any],
-        origin: Origin,
-        once: TransactionHook | None,
-    ) -> BatchResponse:
+    async def parse(self, operation: WriteOperation, batch: Batch) -> ParsedBatch:
+        # Large batches one after the other: parsing them together would take more memory and end no sooner.
+        async with self.parsing if len(batch.items) > SLICE_SIZE else nullcontext():
+            parsed = await parse_items(operation.item, batch.items)
+            indexes = [index for index, item in enumerate(parsed) if not isinstance(item, dict)]
+            items: list[Any] = [parsed[index] for index in indexes]
+            prepared = None
+            if isinstance(batch, CreateBatch):
+                bodies = [item.data for item in items]
+                prepared = await PreparedUsers.prepare(bodies, self.storage.cipher, self.storage.index)
+        results = {index: item for index, item in enumerate(parsed) if isinstance(item, dict)}
+        return ParsedBatch(operation, ValidItems(batch, items, prepared), indexes, results)
+
+    async def attempt(self, parsed: ParsedBatch, origin: Origin, hook: TransactionHook | None) -> BatchResponse:
+        batch = parsed.valid.batch
         async with self.storage.unit_of_work(origin) as service:
             session = service.repository.session
-            if once is not None and (kept := await once.claim(session)) is not None:
-                return BatchResponse.replay(kept)
+            if hook is not None and (stored := await hook.before(session)) is not None:
+                return BatchResponse.replay(stored)
             if batch.dry_run or batch.mode == "atomic":
                 await service.savepoint()
-            results = await self.results(operation, batch, items, service)
+            results = await apply(parsed, service)
             failed = batch.mode == "atomic" and any(result["status"] == "failed" for result in results)
             if failed or batch.dry_run:
                 await service.rollback_to_savepoint()
-            answer = refused(results, origin.request_id) if failed else applied(results)
-            # Nobody needs the answer again that says what to mend.
-            mended = batch.dry_run or (failed and any(map(is_wrong, results)))
-            if once is not None and (once.keeps_all or not mended):
+            response = refused(results, origin.request_id) if failed else applied(results)
+            # Client errors are not stored: the caller fixes the request and retries.
+            is_client_error = failed and any(map(is_invalid, results))
+            if hook is not None and (hook.stores_all or not (batch.dry_run or is_client_error)):
                 mentions = partial(self.mentions, batch.items, results, service.logged)
-                await once.keep(session, answer.to_keep(), Links(origin.traceparent, mentions))
-        return answer
-
-    async def results(
-        self, operation: BatchOperation, batch: Batch, items: Sequence[Any], service: UserService
-    ) -> list[ItemResult]:
-        """Each item's result, in the order of the request."""
-        assert operation.apply is not None
-        good = [index for index, item in enumerate(items) if not isinstance(item, dict)]
-        outcomes = await operation.apply(service, batch, [items[index] for index in good])
-        results = list(items)
-        for index, outcome in zip(good, outcomes, strict=True):
-            ref = items[index].ref
-            user = outcome.user
-            if outcome.error is not None or user is None:
-                results[index] = failure(index, ref, located(outcome.error or ServiceError(), index, good))
-                continue
-            # The id of a user who will not be created means nothing.
-            shown = None if batch.dry_run and outcome.status == "created" else str(user.id)
-            results[index] = {
-                "index": index,
-                "ref": ref,
-                "status": outcome.status,
-                "id": shown,
-                "version": user.version,
-            }
-        return results
+                await hook.after(session, response.to_stored(), Links(origin.traceparent, mentions))
+        return response
 
     def mentions(self, items: Sequence[Any], results: Sequence[ItemResult], logged: Collection[UUID]) -> list[UUID]:
-        """Whom the items are about that have left no change behind."""
+        """The mentions of the items that have logged no change."""
         changed = sum(result["status"] not in UNCHANGED for result in results)
-        everybody = changed == len(logged)
-        found: list[UUID] = []
+        all_logged = changed == len(logged)
+        mentions: list[UUID] = []
         for result in results:
-            if everybody and result["status"] not in UNCHANGED:
+            if all_logged and result["status"] not in UNCHANGED:
                 continue
             user_id = UUID(result["id"]) if result["id"] else None
             if user_id is None or user_id not in logged:
-                found += mentions_of_item(items[result["index"]], self.storage.index)
-                found += [user_id] if user_id is not None else []
-        return list(dict.fromkeys(found))
+                mentions += mention_item(items[result["index"]], self.storage.index)
+                mentions += [user_id] if user_id is not None else []
+        return list(dict.fromkeys(mentions))
 
 
-UNCHANGED: Final = frozenset({"failed", "skipped"})
-ENDINGS: Final = {207: "partial", 409: "failed"}
+async def apply(parsed: ParsedBatch, service: UserService) -> list[ItemResult]:
+    """The result of each item, in the order of the request."""
+    valid = parsed.valid
+    outcomes = await parsed.operation.apply(service, valid)
+    results = dict(parsed.results)
+    for index, item, outcome in zip(parsed.indexes, valid.items, outcomes, strict=True):
+        results[index] = make_result(index, item.ref, outcome, parsed)
+    return [results[index] for index in range(len(results))]
+
+
+def make_result(index: int, ref: str | None, outcome: Outcome, parsed: ParsedBatch) -> ItemResult:
+    user = outcome.user
+    if outcome.error is not None or user is None:
+        return fail_item(index, ref, relocate(outcome.error or ServiceError(), index, parsed.indexes))
+    # A user that a dry run creates will not exist, so its id is not shown.
+    user_id = None if parsed.valid.batch.dry_run and outcome.status == "created" else str(user.id)
+    return {"index": index, "ref": ref, "status": outcome.status, "id": user_id, "version": user.version}
 
 
 def check_size(count: int) -> None:
@@ -233,37 +194,35 @@ def check_size(count: int) -> None:
         raise PayloadTooLarge(f"A batch has {MAX_ITEMS:,} items at most; this one has {count:,}. Send several batches.")
 
 
-async def parse_items(kind: type[B], given: Sequence[object]) -> list[B | ItemResult]:
-    """Each item, or the failure that it is."""
-    items: list[B | ItemResult] = []
-    async for begin, some in in_slices(given):
-        items += [parse_item(kind, index, item) for index, item in enumerate(some, begin)]
+async def parse_items(schema: type[Item], documents: Sequence[object]) -> list[Item | ItemResult]:
+    """Each item, or its failure where it does not fit the schema."""
+    items: list[Item | ItemResult] = []
+    async for start, some in in_slices(documents):
+        items += [parse_item(schema, index, document) for index, document in enumerate(some, start)]
     return items
 
 
-def parse_item(kind: type[B], index: int, item: object) -> B | ItemResult:
-    """The item, or the failure that it is."""
+def parse_item(schema: type[Item], index: int, document: object) -> Item | ItemResult:
     try:
-        # What `model_validate` does once it has looked at its options, for each of a thousand.
-        parsed: B = kind.__pydantic_validator__.validate_python(item)
-        return parsed
+        # What `model_validate` calls after handling its options, which takes time for each of a thousand items.
+        item: Item = schema.__pydantic_validator__.validate_python(document)
+        return item
     except ValidationError as error:
-        ref = item.get("ref") if isinstance(item, dict) else None
-        known = ref if isinstance(ref, str) and len(ref) <= 255 else None
-        return failure(index, known, ValidationFailed(errors=faults_of(error, prefix=f"/items/{index}")))
+        ref = document.get("ref") if isinstance(document, dict) else None
+        valid_ref = ref if isinstance(ref, str) and len(ref) <= MAX_REF_LENGTH else None
+        return fail_item(index, valid_ref, ValidationFailed(errors=document_errors(error, prefix=f"/items/{index}")))
 
 
-def located(error: ServiceError, index: int, good: Sequence[int]) -> ServiceError:
-    """The error with its places in the whole batch; `good` are the indices of the items that were tried."""
+def relocate(error: ServiceError, index: int, indexes: Sequence[int]) -> ServiceError:
+    """The error with its places in the whole batch; `indexes` are those of the valid items."""
     if isinstance(error, DuplicateInBatch):
-        return moved_duplicate(good[error.first])
+        first = indexes[error.first]
+        duplicate = DuplicateInBatch(first=first)
+        duplicate.detail = (
+            f"The item at index {first} is about the same user, or asks for the same e-mail or external_id."
+        )
+        return duplicate
     if error.errors:
         faults = [fault._replace(pointer=f"/items/{index}/data{fault.pointer}") for fault in error.errors]
         return type(error)(error.detail, errors=faults)
-    return error
-
-
-def moved_duplicate(first: int) -> DuplicateInBatch:
-    error = DuplicateInBatch(first=first)
-    error.detail = f"The item at index {first} is about the same user, or asks for the same e-mail or external_id."
     return error

@@ -1,6 +1,6 @@
-"""Files of users, NDJSON or CSV, as a stream of records: any length in bounded memory.
+"""Parsers of NDJSON and CSV files of users: a stream of records, of any length in bounded memory.
 
-A record is the `data` of a created user, or a BadRecord where the line is none; both have a number, from 1.
+A record is the `data` of a user to create, or a BadRecord where the line can't be read; both are numbered from 1.
 """
 
 import codecs
@@ -16,17 +16,17 @@ from user_service.errors import FieldError, ValidationFailed
 from user_service.users.schemas import UserCreate
 
 MAX_RECORD_BYTES: Final = 256 * 1024
-TRUTHS: Final = {"true": True, "false": False}
+BOOLEANS: Final = {"true": True, "false": False}
 JSON_COLUMNS: Final = frozenset({"preferences", "metadata"})
 BOOLEAN_COLUMNS: Final = frozenset({"email_verified"})
 METADATA_PREFIX: Final = "metadata."
 FIELDS: Final = frozenset(UserCreate.model_fields)
-MAX_FAULTS: Final = 20
+MAX_HEADER_ERRORS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that can't be read. It fails alone; the ones after it are read all the same."""
+    """A record that can't be read. It fails alone; the records after it are still read."""
 
     code: str
     detail: str
@@ -36,36 +36,36 @@ Record = dict[str, Any] | BadRecord
 TOO_LONG: Final = BadRecord("record_too_long", f"The record is longer than {MAX_RECORD_BYTES} bytes.")
 
 
-class RecordReader(Protocol):
-    """Takes the bytes of a file piece by piece. Raises ValidationFailed when no record of the file can be read."""
+class RecordParser(Protocol):
+    """Parses a file piece by piece. Raises ValidationFailed when the file can't be read from here on."""
 
     def feed(self, piece: bytes) -> Iterator[Record]: ...
 
     def end(self) -> Iterator[Record]: ...
 
 
-class NdjsonReader:
-    """One JSON object a line (UTF-8); empty lines count for nothing."""
+class NdjsonParser:
+    """One JSON object a line (UTF-8); empty lines are skipped and not numbered."""
 
     def __init__(self) -> None:
-        self.held = bytearray()
+        self.rest = bytearray()
         self.skipping = False
 
     def feed(self, piece: bytes) -> Iterator[Record]:
-        self.held += piece
-        *lines, rest = self.held.split(b"\n")
-        self.held = rest
+        self.rest += piece
+        *lines, rest = self.rest.split(b"\n")
+        self.rest = rest
         for line in lines:
-            yield from self.record_of(line)
-        if len(self.held) > MAX_RECORD_BYTES:
-            self.held.clear()
+            yield from self.parse_line(line)
+        if len(self.rest) > MAX_RECORD_BYTES:
+            self.rest.clear()
             self.skipping = True
 
     def end(self) -> Iterator[Record]:
-        if self.held or self.skipping:
-            yield from self.record_of(self.held)
+        if self.rest or self.skipping:
+            yield from self.parse_line(self.rest)
 
-    def record_of(self, line: bytearray) -> Iterator[Record]:
+    def parse_line(self, line: bytearray) -> Iterator[Record]:
         too_long, self.skipping = self.skipping or len(line) > MAX_RECORD_BYTES, False
         if too_long:
             yield TOO_LONG
@@ -81,8 +81,8 @@ def parse_object(text: bytes | bytearray | str) -> Record:
     return document if isinstance(document, dict) else BadRecord("not_an_object", "The line is not a JSON object.")
 
 
-class CsvReader:
-    """RFC 4180 with a header that names the fields. `preferences` and `metadata` hold JSON, `metadata.plan` one value.
+class CsvParser:
+    """RFC 4180 with a header of field names. `preferences` and `metadata` hold JSON, `metadata.plan` holds one value.
 
     An empty cell is an absent field.
     """
@@ -90,19 +90,19 @@ class CsvReader:
     def __init__(self, fields: frozenset[str]) -> None:
         self.fields = fields
         self.decoder = codecs.getincrementaldecoder("utf-8-sig")()
-        # The row that has not ended yet, and whether it breaks off inside of quotes.
-        self.held = ""
+        # The row that has not ended yet, and whether its end so far is inside quotes.
+        self.rest = ""
         self.quoted = False
         self.header: list[str] | None = None
 
     def feed(self, piece: bytes) -> Iterator[Record]:
-        yield from self.take(self.decode(piece))
+        yield from self.parse_text(self.decode(piece))
 
     def end(self) -> Iterator[Record]:
-        yield from self.take(self.decode(b"", final=True))
-        if self.held.strip():
-            last, self.held = self.held, ""
-            yield from self.rows_of(last)
+        yield from self.parse_text(self.decode(b"", final=True))
+        if self.rest.strip():
+            last, self.rest = self.rest, ""
+            yield from self.parse_rows(last)
 
     def decode(self, piece: bytes, *, final: bool = False) -> str:
         try:
@@ -110,14 +110,14 @@ class CsvReader:
         except UnicodeDecodeError:
             raise ValidationFailed(errors=[FieldError("", "encoding", "The file is not UTF-8.")]) from None
 
-    def take(self, text: str) -> Iterator[Record]:
-        """Whole rows only: a line end inside quotes belongs to its cell."""
+    def parse_text(self, text: str) -> Iterator[Record]:
+        """Parses the whole rows and keeps the rest; a line end inside quotes belongs to its cell."""
         if end := self.end_of_rows(text):
-            whole, self.held = self.held + text[:end], text[end:]
-            yield from self.rows_of(whole)
+            whole, self.rest = self.rest + text[:end], text[end:]
+            yield from self.parse_rows(whole)
         else:
-            self.held += text
-        if len(self.held) > MAX_RECORD_BYTES:
+            self.rest += text
+        if len(self.rest) > MAX_RECORD_BYTES:
             raise ValidationFailed(
                 errors=[
                     FieldError(
@@ -127,8 +127,8 @@ class CsvReader:
             )
 
     def end_of_rows(self, text: str) -> int:
-        """Where the last row that ends in this text does, 0 where none does. Looks at each character once, however
-        many line ends are inside of quotes.
+        """The end of the last row that ends in this text, 0 where none does. Reads each character once, however many
+        line ends are inside quotes.
         """
         parts = text.split('"')
         quoted = self.quoted = self.quoted ^ (len(parts) % 2 == 0)
@@ -140,8 +140,8 @@ class CsvReader:
             quoted = not quoted
         return 0
 
-    def rows_of(self, text: str) -> Iterator[Record]:
-        # Not `splitlines`, for which a line also ends at characters that a name may hold, such as U+2028.
+    def parse_rows(self, text: str) -> Iterator[Record]:
+        # Not `splitlines`, which also ends lines at characters that a name may contain, such as U+2028.
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         while True:
             try:
@@ -154,10 +154,10 @@ class CsvReader:
             if self.header is None and row:
                 self.header = self.check_header([name.strip() for name in row])
             elif row:
-                yield self.record_of(row)
+                yield self.parse_row(row)
 
     def check_header(self, header: list[str]) -> list[str]:
-        # By its number: where the header was forgotten, the first row is a person.
+        # The error names the column by number: where the header is missing, the first row is personal data.
         faults = [
             FieldError("/header", "unknown_column", f"column {number} does not name a field")
             for number, name in enumerate(header, 1)
@@ -167,10 +167,10 @@ class CsvReader:
             faults.append(FieldError("/header", "repeated_column", "names a field twice"))
         if faults:
             detail = "The first row must name the field of each column: this one does not."
-            raise ValidationFailed(detail, errors=faults[:MAX_FAULTS])
+            raise ValidationFailed(detail, errors=faults[:MAX_HEADER_ERRORS])
         return header
 
-    def record_of(self, row: list[str]) -> Record:
+    def parse_row(self, row: list[str]) -> Record:
         assert self.header is not None
         if len(row) != len(self.header):
             return BadRecord("wrong_number_of_cells", f"The row has {len(row)} cells, the header {len(self.header)}.")
@@ -186,10 +186,10 @@ class CsvReader:
             elif name.startswith(METADATA_PREFIX):
                 record.setdefault("metadata", {})[name.removeprefix(METADATA_PREFIX)] = cell
             else:
-                record[name] = TRUTHS.get(cell.lower(), cell) if name in BOOLEAN_COLUMNS else cell
+                record[name] = BOOLEANS.get(cell.lower(), cell) if name in BOOLEAN_COLUMNS else cell
         return record
 
 
-def reader_of(file_format: str) -> RecordReader:
-    """The reader of `ndjson` or `csv`."""
-    return NdjsonReader() if file_format == "ndjson" else CsvReader(FIELDS)
+def make_parser(file_format: str) -> RecordParser:
+    """The parser of `ndjson` or `csv`."""
+    return NdjsonParser() if file_format == "ndjson" else CsvParser(FIELDS)

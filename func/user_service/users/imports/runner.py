@@ -1,13 +1,11 @@
-"""Imports: users from a stream of any length, in chunks of 1,000, each chunk and its progress in one transaction.
+"""Runs imports: users from a stream of any length, in chunks of 1,000, each chunk and its progress in one transaction.
 
-An import's position is the number of records that it has dealt with. Whoever goes on with it sends the same records
-from the start; those up to the position are passed over. A chunk is applied only where the import stands, so that two
-who go on with one import at once can't apply a record twice.
+The position of an import is the number of records that are done. To continue an import, the caller sends the same
+records from the start; those up to the position are skipped. A chunk is applied only when it starts at the position, so
+two requests that continue one import at once can't apply a record twice.
 """
 
-import asyncio
 import hmac
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -23,34 +21,33 @@ from user_service.postgres.tables import import_failures, imports
 from user_service.users.batch.bodies import CreateBatch
 from user_service.users.batch.runner import BatchRunner
 from user_service.users.change_log import Origin
-from user_service.users.imports.chunks import Chunk, ImportMoved
+from user_service.users.imports.chunks import Chunk, ChunkTransaction
 from user_service.users.imports.parsers import Record
+from user_service.users.imports.pipeline import ImportMoved, Pipeline, Turn
 from user_service.values.ids import new_id
 
-CHUNK: Final = 1000
-# PostgreSQL applies two while the next one is checked and sealed.
-CHUNKS_AT_ONCE: Final = 3
-# An import that nobody has moved for so long has lost its sender.
+CHUNK_RECORDS: Final = 1000
+# A running import whose position has not moved for this time has lost its caller.
 SILENCE: Final = timedelta(seconds=60)
-STARTED_ON: Final = b"import"
-FAILURES_AT_ONCE: Final = 1000
+FINGERPRINT_PREFIX: Final = b"import"
+FAILURES_PAGE: Final = 1000
 
 Import = RowMapping
 
-# A process that was killed could not say so.
+# The state of an import whose process was killed is still `running` in the table.
 STATE: Final = case(
     ((imports.c.state == "running") & (imports.c.updated_at < func.now() - SILENCE), "interrupted"),
     else_=imports.c.state,
 ).label("state")
-SHOWN: Final = (*(column for column in imports.c if column.name not in {"state", "key", "fingerprint"}), STATE)
+SHOWN_COLUMNS: Final = (*(column for column in imports.c if column.name not in {"state", "key", "fingerprint"}), STATE)
 
 
 class ImportDiffers(IdempotencyKeyReused):
-    code, title = "import_differs", "The records are not those that the import began with"
+    code, title = "import_differs", "The records differ from those that the import started with"
 
 
 class ImportRunner:
-    """Imports as they are kept, and how they go on."""
+    """Starts, continues and reads imports."""
 
     def __init__(self, batches: BatchRunner) -> None:
         self.batches = batches
@@ -58,38 +55,42 @@ class ImportRunner:
         self.keys = batches.storage.keys
 
     async def begin(self, origin: Origin, *, file_format: str, on_conflict: str, key: str | None) -> Import:
-        """A new import, or the one that this principal began under the same key.
+        """A new import, or the one that this principal started with the same key.
 
-        Raises IdempotencyKeyReused when that one has another format or another way with conflicts.
+        Raises IdempotencyKeyReused when that one has another format or on_conflict.
         """
-        fresh = {
+        values = {
             "id": new_id(),
             "actor": origin.actor,
-            "key": self.hashed(origin.actor, key) if key is not None else None,
+            "key": self.key_hash(origin.actor, key) if key is not None else None,
             "format": file_format,
             "on_conflict": on_conflict,
             "state": "running",
         }
         async with self.storage.transaction() as session:
-            insertion = insert_unless_there(imports).values(fresh).on_conflict_do_nothing().returning(imports.c.id)
-            made = (await session.execute(insertion)).scalar_one_or_none()
-            known = imports.c.id == made if made is not None else imports.c.key == fresh["key"]
-            row = (await session.execute(select(imports).where(known))).mappings().one()
+            insertion = insert_unless_there(imports).values(values).on_conflict_do_nothing().returning(imports.c.id)
+            inserted = (await session.execute(insertion)).scalar_one_or_none()
+            is_this = imports.c.id == inserted if inserted is not None else imports.c.key == values["key"]
+            row = (await session.execute(select(imports).where(is_this))).mappings().one()
         if (row["format"], row["on_conflict"]) != (file_format, on_conflict):
-            raise IdempotencyKeyReused("This key belongs to an import of another format or on_conflict.")
+            raise IdempotencyKeyReused("This key belongs to an import with another format or on_conflict.")
         return row
 
     async def find(self, import_id: UUID) -> Import:
         """Raises NotFound."""
         async with self.storage.transaction() as session:
-            row = (await session.execute(select(*SHOWN).where(imports.c.id == import_id))).mappings().one_or_none()
+            row = (
+                (await session.execute(select(*SHOWN_COLUMNS).where(imports.c.id == import_id)))
+                .mappings()
+                .one_or_none()
+            )
         if row is None:
-            raise NotFound("There is no such import.")
+            raise NotFound("There is no import with this id.")
         return row
 
     async def latest(self, limit: int) -> Sequence[Import]:
         """The newest imports first."""
-        newest = select(*SHOWN).order_by(imports.c.id.desc()).limit(limit)
+        newest = select(*SHOWN_COLUMNS).order_by(imports.c.id.desc()).limit(limit)
         async with self.storage.transaction() as session:
             return (await session.execute(newest)).mappings().all()
 
@@ -101,7 +102,7 @@ class ImportRunner:
                 select(import_failures)
                 .where(import_failures.c.import_id == import_id, import_failures.c.record > last)
                 .order_by(import_failures.c.record)
-                .limit(FAILURES_AT_ONCE)
+                .limit(FAILURES_PAGE)
             )
             async with self.storage.transaction() as session:
                 rows = (await session.execute(page)).all()
@@ -110,91 +111,80 @@ class ImportRunner:
             last = rows[-1].record
             yield b"".join(map(failure_line, rows))
 
-    async def take(self, begun: Import, records: AsyncIterator[Sequence[Record]], origin: Origin) -> None:
-        """Goes on with an import from its position, with all its records from the start; then it is completed.
+    async def run(self, started: Import, records: AsyncIterator[Sequence[Record]], origin: Origin) -> None:
+        """Continues an import from its position, with all its records from the start, and completes it.
 
-        While PostgreSQL applies a chunk, the next one is read, checked and sealed. Raises ImportMoved, ImportDiffers,
-        and what the stream raises: then the import stands where its last chunk ended.
+        Raises ImportMoved, ImportDiffers, and what the stream raises: then the import is at the end of its last chunk.
         """
-        if begun["state"] == "completed":
-            await self.check_same(begun, records)
+        if started["state"] == "completed":
+            await self.check_same(started, records)
             return
-        applying: deque[asyncio.Task[None]] = deque()
-        before: Chunk | None = None
-        try:
-            async for chunk in self.chunks(begun, records):
-                if before is None:
-                    chunk.lead(merges=begun["on_conflict"] == "update")
-                else:
-                    chunk.follow(before)
-                before = chunk
-                if len(applying) == CHUNKS_AT_ONCE:
-                    await applying.popleft()
-                applying.append(asyncio.create_task(self.apply(chunk, begun["on_conflict"], origin)))
-                applying[-1].add_done_callback(chunk.end)
-            while applying:
-                await applying.popleft()
-        except BaseException as error:
-            await asyncio.gather(*applying, return_exceptions=True)
-            if not isinstance(error, ImportMoved | ImportDiffers):
-                await self.stop(begun["id"], "failed" if isinstance(error, ValidationFailed) else "interrupted")
-            raise
-        await self.set_state(begun["id"], "completed")
 
-    async def check_same(self, begun: Import, records: AsyncIterator[Sequence[Record]]) -> None:
-        """Raises ImportDiffers where a completed import did not begin with these records, or had fewer."""
-        async for _ in self.chunks(begun, records):
-            raise ImportDiffers("The import under this key is complete and had fewer records. Use another key.")
+        async def apply(chunk: Chunk, turn: Turn) -> None:
+            await self.apply(chunk, turn, started["on_conflict"], origin)
+
+        try:
+            await Pipeline().run(self.chunks(started, records), apply)
+        except BaseException as error:
+            if not isinstance(error, ImportMoved | ImportDiffers):
+                await self.stop(started["id"], "failed" if isinstance(error, ValidationFailed) else "interrupted")
+            raise
+        await self.set_state(started["id"], "completed")
+
+    async def check_same(self, started: Import, records: AsyncIterator[Sequence[Record]]) -> None:
+        """Raises ImportDiffers when a completed import did not start with these records, or had fewer."""
+        async for _ in self.chunks(started, records):
+            raise ImportDiffers("The import with this key is complete and had fewer records. Use another key.")
 
     async def stop(self, import_id: UUID, state: str) -> None:
-        """Says that nobody goes on with an import; where even that fails, its silence will."""
+        """Sets the state of an import that has ended early; where that fails, it is `interrupted` after `SILENCE`."""
         with suppress(ServiceError):
             await self.set_state(import_id, state)
 
-    async def chunks(self, begun: Import, records: AsyncIterator[Sequence[Record]]) -> AsyncIterator[Chunk]:
-        """What is still to do, in chunks that begin where the import stands."""
+    async def chunks(self, started: Import, records: AsyncIterator[Sequence[Record]]) -> AsyncIterator[Chunk]:
+        """The records that are not done, in chunks that start at the position of the import."""
         start = 0
         held: list[Record] = []
         async for some in records:
             held += some
-            while len(held) >= CHUNK:
-                if (chunk := self.chunk(begun, start, held[:CHUNK])) is not None:
+            while len(held) >= CHUNK_RECORDS:
+                if (chunk := self.chunk(started, start, held[:CHUNK_RECORDS])) is not None:
                     yield chunk
-                start += CHUNK
-                del held[:CHUNK]
-        if held and (chunk := self.chunk(begun, start, held)) is not None:
+                start += CHUNK_RECORDS
+                del held[:CHUNK_RECORDS]
+        if held and (chunk := self.chunk(started, start, held)) is not None:
             yield chunk
 
-    def chunk(self, begun: Import, start: int, records: Sequence[Record]) -> Chunk | None:
-        """The chunk, or None when it was dealt with before."""
-        position = begun["position"]
+    def chunk(self, started: Import, start: int, records: Sequence[Record]) -> Chunk | None:
+        """The records of a chunk that are not done, or None when all are. Raises ImportDiffers."""
         fingerprint = self.fingerprint(records) if start == 0 else b""
-        if start == 0 and begun["fingerprint"] not in (None, fingerprint):
+        if start == 0 and started["fingerprint"] not in (None, fingerprint):
             raise ImportDiffers(
-                "Send the file that this import began with, from its first byte, or another file under another key."
+                "Send the file that this import started with, from its first byte, or another file with another key."
             )
-        done = max(0, min(position - start, len(records)))
+        done = max(0, min(started["position"] - start, len(records)))
         rest = records[done:]
-        return Chunk(begun["id"], start + done, rest, fingerprint) if rest else None
+        return Chunk(started["id"], start + done, rest, fingerprint) if rest else None
 
-    async def apply(self, chunk: Chunk, on_conflict: str, origin: Origin) -> None:
-        items: list[Any] = [{"data": record} for _, record in chunk.good]
+    async def apply(self, chunk: Chunk, turn: Turn, on_conflict: str, origin: Origin) -> None:
+        items: list[Any] = [{"data": record} for _, record in chunk.readable]
         batch = CreateBatch.model_construct(mode="partial", dry_run=False, on_conflict=on_conflict, items=items)
-        await self.batches.run("create", batch, origin, once=chunk)
+        hook = ChunkTransaction(chunk, turn, on_conflict=on_conflict)
+        await self.batches.run("create", batch, origin, hook=hook)
 
     async def set_state(self, import_id: UUID, state: str) -> None:
         finished_at = func.now() if state == "completed" else None
-        # A sender that fails does not undo what another one has completed.
+        # A request that fails does not change an import that another request has completed.
         change = update(imports).where(imports.c.id == import_id, imports.c.state != "completed")
         async with self.storage.transaction() as session:
             await session.execute(change.values(state=state, updated_at=func.now(), finished_at=finished_at))
 
-    def hashed(self, actor: str, key: str) -> bytes:
+    def key_hash(self, actor: str, key: str) -> bytes:
         return hmac.digest(self.keys.idempotency, orjson.dumps([actor, key]), "sha256")
 
     def fingerprint(self, records: Sequence[Record]) -> bytes:
-        """Tells whether a file begins as the import's did; a keyed hash, since it is over personal data."""
-        return hmac.digest(self.keys.idempotency, STARTED_ON + orjson.dumps(list(records)), "sha256")
+        """Identifies the first records of a file; a keyed hash, since they are personal data."""
+        return hmac.digest(self.keys.idempotency, FINGERPRINT_PREFIX + orjson.dumps(list(records)), "sha256")
 
 
 def failure_line(row: Any) -> bytes:

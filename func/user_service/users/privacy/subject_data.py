@@ -1,72 +1,79 @@
-"""Where a person shows beside their own row: in the change log, as an actor, and in answers that are kept."""
+"""What is stored about a user outside of the user's row: as an actor in the audit trail, and in stored responses."""
 
-import secrets
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
-from user_service.encryption.cipher import Cipher
-from user_service.idempotency.stored_responses import ANSWERS, REPLIES, DataSubject, ResponseTable, StoredResponses
+from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS, INBOX, Key, ResponseTable
 from user_service.users.model import User
 
-# Callers choose the ids of their requests, and a name may be among them. Traces are random numbers, and stay.
-FORGET_REQUESTS: Final = text("UPDATE user_changes SET request_id = '' WHERE user_id = :user_id AND request_id <> ''")
 # The condition on `jwt:` is that of the index.
-OWN_CHANGES: Final = "actor = ANY(CAST(:names AS text[])) AND actor LIKE 'jwt:%'"
-RENAME: Final = (
-    text(f"UPDATE user_changes SET actor = :alias WHERE {OWN_CHANGES}"),  # noqa: S608
-    text("UPDATE imports SET actor = :alias WHERE actor = ANY(CAST(:names AS text[]))"),
+CHANGES_BY_ACTOR: Final = "actor = ANY(CAST(:names AS text[])) AND actor LIKE 'jwt:%'"
+COUNT_CHANGES: Final = text(f"SELECT count(*) FROM user_changes WHERE {CHANGES_BY_ACTOR}")  # noqa: S608
+IMPORTS_BY_ACTOR: Final = text(
+    "SELECT id, started_at FROM imports WHERE actor = ANY(CAST(:names AS text[])) ORDER BY id"
 )
-COUNT_CHANGES: Final = text(f"SELECT count(*) FROM user_changes WHERE {OWN_CHANGES}")  # noqa: S608
-IMPORTS: Final = text("SELECT id, started_at FROM imports WHERE actor = ANY(CAST(:names AS text[])) ORDER BY id")
-SHOWN: Final = {ANSWERS.table: "created_at, expires_at", REPLIES.table: "source, id, processed_at"}
+SHOWN_COLUMNS: Final = {
+    IDEMPOTENCY_KEYS.table: "created_at, expires_at",
+    INBOX.table: "source, id, processed_at",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DataSubject:
+    """A user as stored responses may name it: the e-mail by its blind index; both keys while the row has them."""
+
+    id: UUID
+    email_index: bytes | None = None
+    external_id: str | None = None
+
+    @classmethod
+    def from_user(cls, user: User, index: BlindIndex) -> "DataSubject":
+        return cls(user.id, index.email(user.email) if user.email else None, user.external_id)
+
+    def key_hashes(self, index: BlindIndex) -> list[UUID]:
+        """The keyed hashes of the user's keys, as `mentions` may hold them besides the id."""
+        hashes = [UUID(bytes=self.email_index)] if self.email_index else []
+        return hashes + ([index.external_id(self.external_id)] if self.external_id is not None else [])
 
 
 class SubjectData:
-    """What is left of people besides their rows, in the transaction of `session`."""
+    """Finds what is stored about users outside of their rows, in the transaction of `session`."""
 
-    def __init__(self, session: AsyncSession, cipher: Cipher, index: BlindIndex) -> None:
+    def __init__(self, session: AsyncSession, index: BlindIndex) -> None:
         self.session = session
         self.index = index
-        self.kept = StoredResponses(session, cipher, index)
 
-    async def erase(self, user: User, names: Collection[str]) -> None:
-        """Takes a person out of everything that is kept. `names` are those that the audit trail has for them.
-
-        What they have changed stays theirs under an alias: one and the same, but nobody knows who.
-        """
-        await self.take_out(user)
-        await self.session.execute(FORGET_REQUESTS, {"user_id": user.id})
-        if names:
-            values = {"alias": f"erased:{secrets.token_hex(8)}", "names": list(names)}
-            for statement in RENAME:
-                await self.session.execute(statement, values)
-
-    async def take_out(self, user: User) -> None:
-        """Takes a person out of the answers that are kept for repetitions."""
-        await self.kept.take_out(self.person(user))
-
-    def person(self, user: User) -> DataSubject:
-        return DataSubject(user.id, self.index.email(user.email) if user.email else None, user.external_id)
-
-    async def answers(self, shelf: ResponseTable, person: DataSubject) -> list[dict[str, Any]]:
-        """When and where answers are kept that speak of a person."""
-        keys = [key async for key in self.kept.of(shelf, person)]
-        given = {name: [key[place] for key in keys] for place, name in enumerate(shelf.key)}
+    async def response_keys(self, responses: ResponseTable, subject: DataSubject) -> list[Key]:
+        """The keys of the stored responses that are about a user, in order."""
+        keys = responses.key_columns
         statement = text(
-            f"SELECT {SHOWN[shelf.table]} FROM {shelf.table} JOIN {shelf.given_keys} USING ({shelf.keys})"  # noqa: S608
-            f" ORDER BY {shelf.keys}"
+            f"SELECT {keys} FROM {responses.table} JOIN user_changes USING (traceparent) WHERE user_id = :user_id"  # noqa: S608
+            f" UNION SELECT {keys} FROM {responses.table} WHERE mentions && CAST(:mentions AS uuid[]) ORDER BY {keys}"
         )
-        return [dict(row) for row in (await self.session.execute(statement, given)).mappings()]
+        values = {"user_id": subject.id, "mentions": [subject.id, *subject.key_hashes(self.index)]}
+        return [tuple(row) for row in await self.session.execute(statement, values)]
 
-    async def acts(self, names: Collection[str]) -> Mapping[str, Any]:
-        """What a person did under these names: how many changes, and which imports."""
-        values = {"names": list(names)}
+    async def list_responses(self, responses: ResponseTable, subject: DataSubject) -> list[dict[str, Any]]:
+        """When and under which name the responses about a user are stored."""
+        keys = await self.response_keys(responses, subject)
+        arrays = {name: [key[place] for key in keys] for place, name in enumerate(responses.key)}
+        statement = text(
+            f"SELECT {SHOWN_COLUMNS[responses.table]} FROM {responses.table}"  # noqa: S608
+            f" JOIN {responses.key_rows} USING ({responses.key_columns}) ORDER BY {responses.key_columns}"
+        )
+        return [dict(row) for row in (await self.session.execute(statement, arrays)).mappings()]
+
+    async def actions(self, actor_names: Collection[str]) -> Mapping[str, Any]:
+        """What was done under these names in the audit trail: the number of changes, and the imports."""
+        values = {"names": list(actor_names)}
         changes = (await self.session.execute(COUNT_CHANGES, values)).scalar_one()
-        imports = (await self.session.execute(IMPORTS, values)).mappings()
+        imports = (await self.session.execute(IMPORTS_BY_ACTOR, values)).mappings()
         return {
             "names": values["names"],
             "changes": changes,

@@ -9,11 +9,12 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from user_service.users.batch.bodies import Batch, CreateBatch, FindBatch, UpdateBatch, UserBatch
-from user_service.users.batch.runner import OPERATIONS, BatchRunner
+from user_service.users.batch.operations import OPERATIONS
+from user_service.users.batch.runner import BatchRunner
 from user_service.users.schemas import UserRead
-from user_service.web.dependencies import AskedOnce, get_parts, requires, resources_of
+from user_service.web.dependencies import IdempotencyKey, get_parts, requires, resources_of
 from user_service.web.fast_path import bypasses_cache
-from user_service.web.idempotency import replayed
+from user_service.web.idempotency import REPLAYED_HEADER
 from user_service.web.openapi import COMMON_PROBLEMS, DESCRIPTIONS, Responses, problems
 from user_service.web.problems import request_context
 from user_service.web.routing import LARGE_BODY_BYTES, LargeRoute, StrictRoute, make_router
@@ -94,16 +95,16 @@ def batches_of(request: Request) -> BatchRunner:
 Run = Callable[[str, Batch], Awaitable[Response]]
 
 
-async def batch_write(request: Request, once: AskedOnce) -> Run:
+async def batch_write(request: Request, hook: IdempotencyKey) -> Run:
     """Runs a batch for this request, once when it has an Idempotency-Key."""
     resources_of(request).require_database()
 
     async def run(operation: str, body: Batch) -> Response:
         context = request_context(request)
         await context.charge(len(body.items))
-        answer = await batches_of(request).run(operation, body, context.origin, once=once)
+        answer = await batches_of(request).run(operation, body, context.origin, hook=hook)
         context.rows = len(answer.items)
-        headers = {"Cache-Control": "no-store"} | (replayed if answer.replayed else {})
+        headers = {"Cache-Control": "no-store"} | (REPLAYED_HEADER if answer.replayed else {})
         return Response(answer.body, answer.status, headers, answer.media_type)
 
     return run
@@ -155,6 +156,6 @@ async def find_users(request: Request, body: FindBatch) -> Response:
     """Read users by up to 1,000 keys. `Cache-Control: no-cache` goes to the database."""
     resources_of(request).require_database()
     context = request_context(request)
-    await context.charge(len(body.ids) + len(body.emails) + len(body.external_ids))
-    answer = await batches_of(request).run("find", body, context.origin, fresh=bypasses_cache(context.headers))
+    await context.charge(body.size)
+    answer = await batches_of(request).find(body, fresh=bypasses_cache(context.headers))
     return Response(answer.body, 200, {"Cache-Control": "private, no-store"}, answer.media_type)

@@ -12,8 +12,8 @@ from cloudevents.core.v1.event import CloudEvent
 from fastapi import Request, Response
 
 from user_service.errors import ShuttingDown
-from user_service.events.codec import BATCHED, MAX_NAME_BYTES, STRUCTURED, Incoming, decode
-from user_service.events.inbox import documents_of
+from user_service.events.codec import BATCHED, MAX_NAME_BYTES, STRUCTURED, decode
+from user_service.events.inbox import ParsedEvent, reply_documents
 from user_service.events.types import BATCH_OPERATIONS, PING
 from user_service.observability.trace_context import continue_trace
 from user_service.users.change_log import Origin
@@ -71,10 +71,10 @@ async def receive_events(request: Request) -> Response:
     events, is_batch = decode(request.scope["headers"], await request.body())
     resources_of(request).require_database()
     inbox = get_parts(request).services.inbox
-    inbox.check_all(events, is_batch=is_batch)
+    parsed = inbox.parse_all(events, is_batch=is_batch)
     await request_context(request).charge(sum(event.size for event in events))
     replies = []
-    for event in events:
+    for event in parsed:
         reply = await answer(request, event)
         replies += [reply] if reply is not None else []
     if is_batch:
@@ -82,14 +82,15 @@ async def receive_events(request: Request) -> Response:
     return reply_response(replies[0]) if replies else Response(status_code=204)
 
 
-async def answer(request: Request, event: Incoming) -> CloudEvent | None:
+async def answer(request: Request, parsed: ParsedEvent) -> CloudEvent | None:
     """The reply to one event, whose processing is a span where tracing is on."""
     inbox = get_parts(request).services.inbox
+    event = parsed.event
     context, tracing = request_context(request), resources_of(request).tracing
     if tracing is None:
-        return await inbox.answer(event, origin_of(context, event.traceparent))
+        return await inbox.answer(parsed, origin_of(context, event.traceparent))
     with tracing.consume(event.type, event.traceparent) as traceparent:
-        return await inbox.answer(event, replace(context.origin, traceparent=traceparent))
+        return await inbox.answer(parsed, replace(context.origin, traceparent=traceparent))
 
 
 def origin_of(context: RequestContext, traceparent: str | None) -> Origin:
@@ -112,5 +113,5 @@ def batch_response(replies: list[CloudEvent]) -> Response:
     """The replies as a batch; an empty 202 where there are none."""
     if not replies:
         return Response(status_code=202)
-    body = orjson.dumps(documents_of(replies), option=orjson.OPT_UTC_Z)
+    body = orjson.dumps(reply_documents(replies), option=orjson.OPT_UTC_Z)
     return Response(body, 200, NO_STORE, BATCHED)

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from user_service.errors import UnsupportedMediaType
-from user_service.users.imports.parsers import Record, reader_of
+from user_service.users.imports.parsers import Record, make_parser
 from user_service.users.imports.runner import Import, ImportRunner
 from user_service.web.dependencies import get_parts, requires, resources_of, storage_of
 from user_service.web.openapi import COMMON_PROBLEMS, Responses, problems
@@ -110,10 +110,10 @@ async def import_users(
     """
     file_format = format_of(request)
     origin = request_context(request).origin
-    begun = await imports.begin(origin, file_format=file_format, on_conflict=on_conflict, key=key)
+    started = await imports.begin(origin, file_format=file_format, on_conflict=on_conflict, key=key)
     with suppress(ClientDisconnect):
-        await imports.take(begun, records_of(request, file_format), origin)
-    return import_response(await imports.find(begun["id"]), status=202)
+        await imports.run(started, records_of(request, file_format), origin)
+    return import_response(await imports.find(started["id"]), status=202)
 
 
 @router.get("/imports", response_model=ImportList, dependencies=[Depends(requires("users:read"))])
@@ -169,7 +169,7 @@ def import_response(found: Import, *, status: int = 200) -> Response:
 
 
 async def records_of(request: Request, file_format: str) -> AsyncIterator[Sequence[Record]]:
-    reader = reader_of(file_format)
+    parser = make_parser(file_format)
     async for piece in request.stream():
-        yield list(reader.feed(piece))
-    yield list(reader.end())
+        yield list(parser.feed(piece))
+    yield list(parser.end())

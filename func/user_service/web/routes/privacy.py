@@ -102,7 +102,7 @@ class PersonalExportRead(BaseModel):
     changes: list[ChangeRead]
 
 
-async def names_of(request: Request) -> Callable[[User], Collection[str]]:
+async def actor_names(request: Request) -> Callable[[User], Collection[str]]:
     """Gives the names that a user has in the audit trail, as a token's subject."""
     resources = resources_of(request)
     known_as = resources.settings.jwt_subject
@@ -114,7 +114,7 @@ async def names_of(request: Request) -> Callable[[User], Collection[str]]:
     return names
 
 
-Names = Annotated[Callable[[User], Collection[str]], Depends(names_of)]
+Names = Annotated[Callable[[User], Collection[str]], Depends(actor_names)]
 
 
 async def audit_trail(request: Request) -> AsyncIterator[AuditTrail]:
@@ -152,7 +152,7 @@ async def read_audit_trail(
 async def export_user(request: Request, user_id: UserId, names: Names) -> Response:
     """All data stored about one person, in plain text: the user, deleted or not, the audit trail, and more."""
     resources_of(request).require_database()
-    pieces = storage_of(request).export_person(user_id, names_of=names)
+    pieces = storage_of(request).export_user(user_id, actor_names=names)
     # Raises UserNotFound before the response starts.
     first = await anext(pieces)
     request_context(request).rows = 1
@@ -174,5 +174,5 @@ async def export_user(request: Request, user_id: UserId, names: Names) -> Respon
 )
 async def erase_user(user_id: UserId, users: Users, names: Names, if_match: IfMatch) -> Response:
     """Erase a person permanently. A tombstone with the id and the version remains. Repeating it returns 204 too."""
-    await users.erase(user_id, if_version=if_match, names_of=names)
+    await users.erase(user_id, if_version=if_match, actor_names=names)
     return Response(status_code=204)

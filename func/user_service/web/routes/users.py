@@ -6,6 +6,7 @@ from fastapi import Depends, Header, Path, Query, Request, Response
 
 from user_service.users.model import User
 from user_service.users.schemas import ExternalId, OwnUpdate, UserCreate, UserPage, UserRead, UserUpdate, UserUpsert
+from user_service.users.service import single_user
 from user_service.web.dependencies import IfMatch, Own, Search, UserId, Users, get_parts, may_delete, requires
 from user_service.web.fast_path import matches_etag
 from user_service.web.openapi import COMMON_PROBLEMS, problems
@@ -35,8 +36,7 @@ def user_response(user: User, *, status: int = 200) -> Response:
 @router.post("", status_code=201, response_model=UserRead, dependencies=writing, responses=problems(409, 410))
 async def create_user(body: UserCreate, users: Users) -> Response:
     """Create a user."""
-    (outcome,) = await users.create([body])
-    return user_response(outcome.unwrap(), status=201)
+    return user_response(single_user(await users.create([body])), status=201)
 
 
 @router.get("", response_model=UserPage, dependencies=reading, openapi_extra={OPEN_QUERY: METADATA_PREFIX})
@@ -95,8 +95,7 @@ async def read_user(
 )
 async def update_user(user_id: UserId, body: UserUpdate, users: Users, if_match: IfMatch) -> Response:
     """Change a user by a JSON merge patch (RFC 7396). A patch that changes nothing leaves the version."""
-    (outcome,) = await users.update([(user_id, if_match, body)])
-    return user_response(outcome.unwrap())
+    return user_response(single_user(await users.update([(user_id, if_match, body)])))
 
 
 @router.put(
@@ -121,28 +120,26 @@ async def delete_user(
     if purge:
         await users.purge(user_id, if_version=if_match)
     else:
-        (outcome,) = await users.delete([(user_id, if_match)])
-        outcome.unwrap()
+        single_user(await users.delete([(user_id, if_match)]))
     return Response(status_code=204)
 
 
 @router.post("/{user_id:user}/restore", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
 async def restore_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
     """Restore a deleted user with its previous status."""
-    (outcome,) = await users.restore([(user_id, if_match)])
-    return user_response(outcome.unwrap())
+    return user_response(single_user(await users.restore([(user_id, if_match)])))
 
 
 @router.post("/{user_id:user}/suspend", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
 async def suspend_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
     """Suspend a pending or active user."""
-    return user_response(await users.move(user_id, "suspended", if_version=if_match))
+    return user_response(await users.set_status(user_id, "suspended", if_version=if_match))
 
 
 @router.post("/{user_id:user}/activate", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
 async def activate_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
     """Activate a pending or suspended user."""
-    return user_response(await users.move(user_id, "active", if_version=if_match))
+    return user_response(await users.set_status(user_id, "active", if_version=if_match))
 
 
 @router.post("/{user_id:user}/login", status_code=204, dependencies=writing, responses=problems(404, 409, 410))

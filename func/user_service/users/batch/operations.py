@@ -1,0 +1,88 @@
+"""The operations of batches: what each takes, the scope that it needs, and how it is applied."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from user_service.errors import FieldError, ValidationFailed
+from user_service.users.batch.bodies import (
+    Batch,
+    CreateBatch,
+    CreateItem,
+    FindBatch,
+    UpdateBatch,
+    UpdateItem,
+    UserBatch,
+    UserItem,
+)
+from user_service.users.bulk_insert import PreparedUsers
+from user_service.users.schemas import Body
+from user_service.users.service import Outcome, UserService
+from user_service.users.validation_errors import document_error
+
+
+@dataclass(frozen=True, slots=True)
+class ValidItems:
+    """The items of a batch that fit their schema. `prepared` are the users of a create, ready to be written."""
+
+    batch: Batch
+    items: Sequence[Any]
+    prepared: PreparedUsers | None = None
+
+
+async def create(service: UserService, valid: ValidItems) -> list[Outcome]:
+    assert isinstance(valid.batch, CreateBatch)
+    bodies = [item.data for item in valid.items]
+    return await service.create(bodies, on_conflict=valid.batch.on_conflict, prepared=valid.prepared)
+
+
+async def update(service: UserService, valid: ValidItems) -> list[Outcome]:
+    return await service.update([(item.id, item.if_version, item.data) for item in valid.items])
+
+
+async def delete(service: UserService, valid: ValidItems) -> list[Outcome]:
+    return await service.delete([(item.id, item.if_version) for item in valid.items])
+
+
+async def restore(service: UserService, valid: ValidItems) -> list[Outcome]:
+    return await service.restore([(item.id, item.if_version) for item in valid.items])
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOperation:
+    """The scope that a batch needs, and the schema of its body."""
+
+    scope: str
+    body: type[Body]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOperation(BatchOperation):
+    """The schema of an item, and what applies the valid ones."""
+
+    item: type[Body]
+    apply: Callable[[UserService, ValidItems], Awaitable[list[Outcome]]]
+
+
+WRITE_OPERATIONS: Final[Mapping[str, WriteOperation]] = {
+    "create": WriteOperation("users:write", CreateBatch, CreateItem, create),
+    "update": WriteOperation("users:write", UpdateBatch, UpdateItem, update),
+    "delete": WriteOperation("users:delete", UserBatch, UserItem, delete),
+    "restore": WriteOperation("users:write", UserBatch, UserItem, restore),
+}
+OPERATIONS: Final[Mapping[str, BatchOperation]] = {**WRITE_OPERATIONS, "find": BatchOperation("users:read", FindBatch)}
+
+
+def parse_batch(operation: str, document: object) -> Body:
+    """The body of a batch, whose items are not validated yet. Raises ValidationFailed."""
+    try:
+        return OPERATIONS[operation].body.model_validate(document)
+    except ValidationError as error:
+        raise ValidationFailed(errors=document_errors(error)) from None
+
+
+def document_errors(error: ValidationError, *, prefix: str = "") -> list[FieldError]:
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    return [document_error(fault, prefix=prefix) for fault in faults]

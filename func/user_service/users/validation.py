@@ -1,0 +1,143 @@
+"""Validators of a user's fields. A message about an invalid value never quotes the value."""
+
+import re
+from functools import lru_cache
+from math import isfinite
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from pydantic import ValidatorFunctionWrapHandler
+from pydantic_core import PydanticCustomError
+
+from user_service.values.emails import normalise_email
+from user_service.values.ids import parse_id
+from user_service.values.timezones import zones
+
+MAX_OBJECT_BYTES = 16 * 1024
+MAX_OBJECT_DEPTH = 32
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+WITHOUT_NUL = r"^[^\x00]*$"
+ESCAPED_NUL: Final = b"\\u0000"
+# Metadata values that jsonb returns as they were written, unless they are text with a NUL.
+UNCHANGED_TYPES: Final = frozenset({str, int, bool, type(None)})
+# RFC 5646, 2.1
+LANGUAGE_TAG = re.compile(
+    r"^(([a-zA-Z]{2,3}(-[a-zA-Z]{3}){0,3}|[a-zA-Z]{4,8})(-[a-zA-Z]{4})?(-([a-zA-Z]{2}|[0-9]{3}))?"
+    r"(-([a-zA-Z0-9]{5,8}|[0-9][a-zA-Z0-9]{3}))*(-[0-9a-wyzA-WYZ](-[a-zA-Z0-9]{2,8})+)*(-x(-[a-zA-Z0-9]{1,8})+)?"
+    r"|x(-[a-zA-Z0-9]{1,8})+)$"
+)
+
+
+def check_email(text: str) -> str:
+    try:
+        return normalise_email(text)
+    except ValueError as error:
+        raise PydanticCustomError("email", "{reason}", {"reason": str(error)}) from None
+
+
+def check_id(value: Any) -> UUID:
+    user_id = parse_id(value) if isinstance(value, str) else None
+    if user_id is None:
+        raise PydanticCustomError("uuid", "must be a UUID, as 0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f")
+    return user_id
+
+
+def check_text(text: str) -> str:
+    if not text.isprintable() and CONTROL.search(text):
+        raise PydanticCustomError("control_character", "must not hold control characters")
+    return text
+
+
+@lru_cache(maxsize=1024)
+def check_locale(text: str) -> str:
+    if not LANGUAGE_TAG.fullmatch(text):
+        raise PydanticCustomError("locale", "must be a BCP 47 language tag, as en-GB")
+    return text
+
+
+def check_timezone(text: str) -> str:
+    if text not in zones():
+        raise PydanticCustomError("timezone", "must be an IANA time zone, as Europe/London")
+    return text
+
+
+def nesting_depth(value: Any) -> int:
+    """How deep objects and lists are nested; a scalar has depth 0."""
+    depth, level = 0, [value]
+    while level := [
+        child
+        for node in level
+        if isinstance(node, dict | list)
+        for child in (node.values() if isinstance(node, dict) else node)
+    ]:
+        depth += 1
+    return depth
+
+
+def check_preferences(value: dict[str, Any]) -> dict[str, Any]:
+    document = encode_object(value)
+    nested = b"[" in document or document.find(b"{", 1) > 0
+    if nested and nesting_depth(value) > MAX_OBJECT_DEPTH:
+        raise too_deep()
+    return value
+
+
+def accept_preferences(value: Any, check_type: ValidatorFunctionWrapHandler) -> Any:
+    """Bodies come from a JSON parser, so nested values are valid JSON: pydantic would only copy them."""
+    return check_preferences(value if type(value) is dict else check_type(value))
+
+
+def check_scalar(value: Any) -> Any:
+    """A metadata value, with numbers as jsonb returns them: no exponent for integers of 64 bits, no -0.0."""
+    if isinstance(value, str) and "\0" in value:
+        raise PydanticCustomError("nul_character", "must not hold NUL characters")
+    if value is not None and not isinstance(value, str | int | float):
+        raise PydanticCustomError("scalar", "must be a string, a number, true, false or null")
+    if not isinstance(value, float):
+        return value
+    if not isfinite(value):
+        raise PydanticCustomError("finite_number", "must be a finite number")
+    if value == 0:
+        return 0.0
+    whole = value.is_integer() and -(2**63) <= value < 2**64
+    return int(value) if whole and b"e" in orjson.dumps(value) else value
+
+
+def check_metadata(value: dict[str, Any]) -> dict[str, Any]:
+    for key in value:
+        if not key or "\0" in key:
+            raise PydanticCustomError("metadata", "must not have empty keys or NUL characters")
+    encode_object(value)
+    return value
+
+
+def accept_metadata(value: Any, check_values: ValidatorFunctionWrapHandler) -> Any:
+    """Accepts metadata of plain values at once; otherwise pydantic checks each value and reports the invalid ones."""
+    if (
+        type(value) is dict
+        and UNCHANGED_TYPES.issuperset(map(type, value.values()))
+        and "" not in value
+        and ESCAPED_NUL not in encode_object(value)
+    ):
+        return value
+    return check_values(value)
+
+
+def encode_object(value: dict[str, Any]) -> bytes:
+    """An object as JSON, empty for an empty one. Raises PydanticCustomError when it is too large or nested too deep."""
+    if not value:
+        return b""
+    try:
+        document = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        # A parsed document has only this reason not to be encoded.
+        raise too_deep() from None
+    if len(document) > MAX_OBJECT_BYTES:
+        raise PydanticCustomError("too_large", "must not exceed {limit} bytes as JSON", {"limit": MAX_OBJECT_BYTES})
+    return document
+
+
+def too_deep() -> PydanticCustomError:
+    return PydanticCustomError("too_deep", "must not be nested deeper than {limit}", {"limit": MAX_OBJECT_DEPTH})
