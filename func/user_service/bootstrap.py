@@ -163,7 +163,7 @@ class Resources:
     def apply_settings(self, settings: Settings) -> None:
         """Continues with settings in which passwords or API keys have changed."""
         self.settings = settings
-        self.pool.adopt(settings)
+        self.pool.apply_settings(settings)
         self.load_api_keys()
 
     def require_database(self) -> None:

@@ -61,7 +61,7 @@ async def test_what_is_young_stays(database: Any, database_url: str, tmp_path: P
 
     assert (done.returncode, done.stdout) == (
         0,
-        "removed 0 replies, 0 answers, 0 failed records, 0 imports, 0 changes\n",
+        "removed 0 replies, 0 responses, 0 failed records, 0 imports, 0 changes\n",
     )
     assert await counts(database) == before
     assert set(before.values()) == {20, 1, 2}
@@ -72,7 +72,7 @@ async def test_what_is_old_goes_and_is_counted(database: Any, database_url: str,
 
     done = command(tmp_path, "prune", DATABASE_URL=database_url)
 
-    assert done.stdout == "removed 1 replies, 1 answers, 2 failed records, 1 imports, 20 changes\n"
+    assert done.stdout == "removed 1 replies, 1 responses, 2 failed records, 1 imports, 20 changes\n"
     assert set((await counts(database)).values()) == {0}
     assert await database.fetchval("SELECT count(*) FROM users") == 20
 
@@ -124,7 +124,7 @@ async def test_many_at_once_remove_each_row_once_in_bounded_batches(
 
     assert sum(removed) == 5000
     assert (await counts(database))["user_changes"] == 20
-    assert f"LIMIT {retention.BATCH} FOR UPDATE SKIP LOCKED" in retention.CHANGES
+    assert f"LIMIT {retention.BATCH} FOR UPDATE SKIP LOCKED" in retention.DELETE_CHANGES
 
 
 async def test_a_removed_log_leaves_the_next_change_its_place(database: Any, database_url: str, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from user_service.security.jwt_verifier import JwtVerifier, read_unverified, ver
 from user_service.users.cursors import Cursor, CursorCodec
 from user_service.users.service import id_of
 from user_service.values.emails import normalise_email
-from user_service.values.ids import new_id, parse_id, time_of
+from user_service.values.ids import id_time, new_id, parse_id
 from user_service.web.dependencies import version_of
 from user_service.web.fast_path import includes_deleted, matches_etag
 
@@ -58,7 +58,7 @@ def test_a_cursor_that_was_not_given_out_is_refused(text: str, query: dict[str, 
 @given(st.data())
 def test_a_cursor_that_was_altered_is_refused(data: st.DataObject) -> None:
     codec, user_id = CursorCodec(b"k" * 32), new_id()
-    cursor = codec.encode(Cursor(time_of(user_id), user_id), query={})
+    cursor = codec.encode(Cursor(id_time(user_id), user_id), query={})
     place = data.draw(st.integers(0, len(cursor) - 1))
     letter = data.draw(st.sampled_from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
     altered = cursor[:place] + letter + cursor[place + 1 :]

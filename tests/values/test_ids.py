@@ -6,7 +6,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from user_service.values.ids import first_id_after, first_id_at, new_id, parse_id, time_of
+from user_service.values.ids import first_id_after, first_id_at, id_time, new_id, parse_id
 
 MOMENT = st.datetimes(datetime(1971, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds the zone
 ANY_MOMENT = st.datetimes(timezones=st.just(UTC))
@@ -18,17 +18,17 @@ def test_ids_rise_and_carry_their_time() -> None:
 
     assert ids == sorted(set(ids))
     assert {user_id.version for user_id in ids} == {7}
-    assert before - timedelta(milliseconds=1) < time_of(ids[0]) <= time_of(ids[-1]) <= datetime.now(UTC)
+    assert before - timedelta(milliseconds=1) < id_time(ids[0]) <= id_time(ids[-1]) <= datetime.now(UTC)
 
 
 @given(MOMENT)
 def test_bounds_enclose_a_moment(moment: datetime) -> None:
     first, after = first_id_at(moment), first_id_after(moment)
 
-    assert time_of(first) >= moment
-    assert time_of(UUID(int=first.int - 1)) < moment
-    assert time_of(after) > moment
-    assert time_of(UUID(int=after.int - 1)) <= moment
+    assert id_time(first) >= moment
+    assert id_time(UUID(int=first.int - 1)) < moment
+    assert id_time(after) > moment
+    assert id_time(UUID(int=after.int - 1)) <= moment
 
 
 @given(ANY_MOMENT, ANY_MOMENT)

@@ -20,7 +20,7 @@ from user_service.events.types import BATCH_OPERATIONS, BATCH_RESULT, PING, SOUR
 from user_service.idempotency.requests import find_first, is_same
 from user_service.idempotency.stored_responses import INBOX, Links, StoredResponse, event_hash
 from user_service.observability.metrics import Metrics
-from user_service.postgres.retention import OLD_REPLIES, removal
+from user_service.postgres.retention import OLD_REPLIES, delete_batch
 from user_service.users.batch.bodies import Batch, FindBatch
 from user_service.users.batch.operations import parse_batch
 from user_service.users.batch.results import BatchResponse
@@ -33,7 +33,7 @@ UNKNOWN_TYPE: Final = "unknown"
 
 FIND: Final = text("SELECT digest, reply FROM inbox WHERE source = :source AND id = :id")
 # Each event removes a few expired ones, so that the table holds about one week's events.
-REMOVE_OLD: Final = removal("inbox", ("source", "id"), OLD_REPLIES, limit=10)
+REMOVE_OLD: Final = delete_batch("inbox", ("source", "id"), OLD_REPLIES, limit=10)
 STORE: Final = text(
     f"{REMOVE_OLD} INSERT INTO inbox (source, id, digest, reply, traceparent, mentions)"  # noqa: S608
     " VALUES (:source, :id, :digest, :reply, :traceparent, CAST(:mentions AS uuid[]))"

@@ -17,15 +17,15 @@ from user_service.encryption.cipher import Cipher
 from user_service.encryption.keyring import Keyring
 from user_service.errors import AnswerErased, IdempotencyInProgress, IdempotencyKeyReused, ServiceError
 from user_service.idempotency.stored_responses import GONE, IDEMPOTENCY_KEYS, Links, StoredResponse
-from user_service.postgres.retention import ANSWERS as RETENTION
-from user_service.postgres.retention import OLD_ANSWERS, interval, removal
+from user_service.postgres.retention import OLD_RESPONSES, delete_batch, interval
+from user_service.postgres.retention import RESPONSES as RETENTION
 
 ID_BYTES: Final = 16
 
 TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:number)")
 FIND: Final = text("SELECT fingerprint, answer FROM idempotency_keys WHERE id = :id AND expires_at > now()")
 # Each new key removes a few expired ones, so that the table holds about one day's requests.
-REMOVE_OLD: Final = removal("idempotency_keys", ("id",), OLD_ANSWERS.format(" AND id <> :id"), limit=10)
+REMOVE_OLD: Final = delete_batch("idempotency_keys", ("id",), OLD_RESPONSES.format(" AND id <> :id"), limit=10)
 STORE: Final = text(
     f"{REMOVE_OLD} INSERT INTO idempotency_keys"  # noqa: S608
     " (id, fingerprint, answer, created_at, expires_at, traceparent, mentions)"

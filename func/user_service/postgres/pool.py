@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and what its failures mean. Everything that connects does it through `connect_options`."""
+"""Connections to PostgreSQL and their failures. Every connection is opened with `connect_options`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -14,9 +14,9 @@ from user_service.settings import Settings
 
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
 LOCK_TIMEOUT_SECONDS: Final = 3.0
-# Every query walks an index for a few rows. A page from somewhere costs about what the next one costs on the storage of
-# today, and a walk along a rare word with a look into a common one's postings is better than a walk along both, which
-# the planner prefers where it takes the rare word for less rare than it is.
+# Every query reads a few rows through an index. On current storage a random page costs about as much as a sequential
+# one. For a search of two words, a scan of the rare word's postings with look-ups in the common word's is faster than a
+# merge of both, which the planner chooses if it overestimates the rare word.
 PLANNER: Final = {
     "jit": "off",
     "random_page_cost": "1.1",
@@ -24,13 +24,13 @@ PLANNER: Final = {
     "max_parallel_workers_per_gather": "0",
 }
 
-# The server is away, stopping, starting, full, read-only after a failover, or too slow, or it ended a deadlock: a later
-# try may succeed.
+# The server is unavailable, stopping, starting, full, read-only after a failover or too slow, or it ended a deadlock: a
+# retry may succeed.
 TRANSIENT: Final = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
-    # What asyncpg says of a connection that the server has ended while it was idle.
+    # asyncpg's error for a connection that the server closed while it was idle.
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -41,7 +41,7 @@ TRANSIENT: Final = (
     asyncpg.LockNotAvailableError,
     asyncpg.TransactionRollbackError,
 )
-# A connection that turns out to be dead; a read can be asked again on another one.
+# The connection is dead; a read can be repeated on another one.
 DEAD: Final = (
     ConnectionError,
     asyncpg.InterfaceError,
@@ -53,12 +53,12 @@ DEAD: Final = (
 
 
 def read_seconds(settings: Settings) -> int:
-    """How long a look-up may take, from asking for a connection to the last row."""
+    """Maximum duration of a read, from the request for a connection to the last row."""
     return settings.database_timeout + 1
 
 
 class PoolStats(NamedTuple):
-    """Connections of a pool: how many it may open, has open, has lent out, and how many callers ask for one."""
+    """Connections of a pool: the maximum, the open ones, those in use, and the callers that wait for one."""
 
     limit: int
     opened: int
@@ -67,7 +67,7 @@ class PoolStats(NamedTuple):
 
 
 def connect_options(settings: Settings, *, url: str | None = None) -> dict[str, Any]:
-    """The arguments of every connection. Timeouts are the server's own: a lost client leaves nothing running."""
+    """The arguments of every connection. The server enforces the timeouts, so a lost client leaves nothing running."""
     return {
         "dsn": url or settings.database_url,
         "timeout": CONNECT_TIMEOUT_SECONDS,
@@ -84,28 +84,28 @@ def connect_options(settings: Settings, *, url: str | None = None) -> dict[str, 
 
 
 @asynccontextmanager
-async def translated(metrics: Metrics) -> AsyncIterator[None]:
+async def translate_errors(metrics: Metrics) -> AsyncIterator[None]:
     """Turns a transient failure into DatabaseUnavailable (503) and counts it."""
     try:
         yield
     except TRANSIENT as error:
-        if is_lasting(error):
+        if not is_transient(error):
             raise
         metrics.database_errors.add(type(error).__name__)
         raise DatabaseUnavailable from error
 
 
-def is_lasting(error: BaseException) -> bool:
-    """Whether asyncpg refuses a value of ours, which no later try mends."""
-    return isinstance(error, ValueError)
+def is_transient(error: BaseException | None) -> bool:
+    """Whether a retry may succeed. It can't when asyncpg rejected an argument, which is a ValueError too."""
+    return isinstance(error, TRANSIENT) and not isinstance(error, ValueError)
 
 
-async def keep_session(connection: Any) -> None:
-    """Nothing to reset: the reads of the pool leave no state in their session."""
+async def skip_reset(connection: Any) -> None:
+    """The statements of the pool leave no state in their session, so there is nothing to reset."""
 
 
 class ReadPool:
-    """A small asyncpg pool for look-ups. It opens on first use, and again after the database has been away."""
+    """A small asyncpg pool. It opens on first use, or with a later call if the database was unavailable."""
 
     def __init__(self, settings: Settings, metrics: Metrics, *, size: int, traced: Traced = untraced) -> None:
         self.settings = settings
@@ -115,17 +115,17 @@ class ReadPool:
         self.seconds = read_seconds(settings)
         self.pool: Any = None
         self.waiting = 0
-        self.opening = asyncio.Lock()
+        self.open_lock = asyncio.Lock()
 
     async def open(self) -> Any:
-        """The pool. Raises DatabaseUnavailable, and ConfigurationError for a URL that makes no sense."""
+        """The pool. Raises DatabaseUnavailable, and ConfigurationError for a malformed URL."""
         if self.pool is None:
-            async with self.opening, translated(self.metrics):
+            async with self.open_lock, translate_errors(self.metrics):
                 if self.pool is None:
                     options = connect_options(self.settings)
                     try:
                         self.pool = await asyncpg.create_pool(
-                            min_size=1, max_size=self.size, reset=keep_session, **options
+                            min_size=1, max_size=self.size, reset=skip_reset, **options
                         )
                     except (ValueError, OverflowError):
                         raise ConfigurationError(
@@ -133,8 +133,8 @@ class ReadPool:
                         ) from None
         return self.pool
 
-    def adopt(self, settings: Settings) -> None:
-        """Opens connections by these settings from here on; those that are open stay."""
+    def apply_settings(self, settings: Settings) -> None:
+        """Uses these settings for new connections; open ones stay."""
         self.settings = settings
         if self.pool is not None:
             self.pool.set_connect_args(**connect_options(settings))
@@ -142,7 +142,7 @@ class ReadPool:
     async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
         """The rows of a statement that reads, or that may run twice. Raises DatabaseUnavailable."""
         pool = self.pool or await self.open()
-        async with translated(self.metrics), asyncio.timeout(self.seconds):
+        async with translate_errors(self.metrics), asyncio.timeout(self.seconds):
             try:
                 return await self.fetch_once(pool, statement, arguments)
             except DEAD:
@@ -156,7 +156,7 @@ class ReadPool:
                 rows: Sequence[Any] = await connection.fetch(statement, *arguments)
                 return rows
         except (TimeoutError, asyncio.CancelledError):
-            # A request to cancel would wait for the same server; its own timeout ends the statement.
+            # A cancel request would wait for the same server; the server's own timeout ends the statement.
             connection.terminate()
             raise
         finally:
@@ -171,14 +171,14 @@ class ReadPool:
 
     @property
     def use(self) -> PoolStats:
-        """How much of the pool is in use now."""
+        """The current use of the pool."""
         if self.pool is None:
             return PoolStats(self.size, 0, 0, self.waiting)
         opened = self.pool.get_size()
         return PoolStats(self.size, opened, opened - self.pool.get_idle_size(), self.waiting)
 
     async def close(self) -> None:
-        """Waits for what is under way, but not for a server that has stopped answering."""
+        """Waits for running statements, but not for a server that does not respond."""
         if self.pool is None:
             return
         try:

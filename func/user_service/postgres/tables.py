@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy knows them. Migrations make them; a test compares the two."""
+"""The tables for SQLAlchemy. Migrations create them; a test compares the two."""
 
 from sqlalchemy import (
     DDL,
@@ -31,8 +31,8 @@ NAMING = {
 metadata = MetaData(naming_convention=NAMING)
 Time = TIMESTAMP(timezone=True)
 
-# Events of one user stay in order because a user is always in one lane; lanes are what replicas share.
-OUTBOX_LANES = 16
+# Events of one user stay in order because a user is always in one partition. The column is called `lane`.
+OUTBOX_PARTITIONS = 16
 
 users = Table(
     "users",
@@ -52,13 +52,13 @@ users = Table(
     Column("updated_at", Time, nullable=False),
     Column("last_login_at", Time),
     Column("deleted_at", Time),
-    # Nothing of the person is left: a tombstone.
+    # When the user was erased. The row is a tombstone.
     Column("erased_at", Time),
     CheckConstraint("version >= 1", name="version_positive"),
     CheckConstraint("status IN ('pending', 'active', 'suspended', 'deleted')", name="status_known"),
     CheckConstraint("(status = 'deleted') = (deleted_at IS NOT NULL)", name="deleted_has_time"),
 )
-# Enforced for what is written; a migration that made it valid would read every row while all writes wait.
+# Enforced for new rows only: to validate it, a migration would read every row while all writes wait.
 event.listen(
     users,
     "after_create",
@@ -84,7 +84,7 @@ Index("ix_users_external_id_deleted", users.c.external_id, postgresql_where=text
 Index("ix_users_updated_at_id", users.c.updated_at, users.c.id)
 Index("ix_users_status_id", users.c.status, users.c.id, postgresql_where=text("status <> 'active'"))
 
-# An inverted index in a table: the postings of a term are in id order, so that a page of a search is a range of it.
+# An inverted index as a table: the postings of a term are in id order, so a page of a search is a range of them.
 user_terms = Table(
     "user_terms",
     metadata,
@@ -92,15 +92,15 @@ user_terms = Table(
     Column("user_id", Uuid),
     PrimaryKeyConstraint("term", "user_id"),
 )
-# Of two words, the rarer one's postings are to be walked: the planner must know the common ones, which are more than
-# the hundred that it counts by default.
+# A search of two words must scan the rarer one's postings, so the planner must know the common words: these are more
+# than the 100 values that it counts by default.
 event.listen(
     user_terms,
     "after_create",
     DDL("ALTER TABLE user_terms ALTER COLUMN term SET STATISTICS 1000"),  # type: ignore[no-untyped-call]
 )
 
-# Audit trail and outbox in one. A relay's progress is kept in outbox_lanes; a row changes only when its user, or the
+# Audit trail and outbox in one. outbox_lanes has the relay's position. A row is updated only when its user, or the
 # person who made the change, is erased.
 user_changes = Table(
     "user_changes",
@@ -119,7 +119,6 @@ user_changes = Table(
     PrimaryKeyConstraint("user_id", "version"),
 )
 Index("ix_user_changes_lane_txid", *(user_changes.c[name] for name in ("lane", "txid", "user_id", "version")))
-
 Index("ix_user_changes_actor", user_changes.c.actor, postgresql_where=text("actor LIKE 'jwt:%'"))
 
 outbox_lanes = Table(
@@ -129,7 +128,8 @@ outbox_lanes = Table(
     Column("txid", BigInteger, nullable=False, server_default=text("0")),
     Column("user_id", Uuid, nullable=False, server_default=text("'00000000-0000-0000-0000-000000000000'")),
     Column("version", Integer, nullable=False, server_default=text("0")),
-    # Who posts from this lane, and until when; how often in a row the sink failed, or refused the event in front.
+    # The replica that sends events of this partition, and until when; how many times in a row the sink failed, or
+    # refused the first event.
     Column("owner", Uuid),
     Column("leased_until", Time),
     Column("retry_at", Time),
@@ -137,7 +137,7 @@ outbox_lanes = Table(
     Column("refusals", Integer, nullable=False, server_default=text("0")),
 )
 
-# Events that were processed: the reply to each, sealed, so that a redelivery gets it again.
+# Processed events with their encrypted replies, which a redelivery gets again.
 inbox = Table(
     "inbox",
     metadata,
@@ -146,14 +146,14 @@ inbox = Table(
     Column("digest", LargeBinary, nullable=False),
     Column("reply", LargeBinary, nullable=False),
     Column("processed_at", Time, nullable=False, server_default=text("now()")),
-    # Whom the answer speaks of: those changed under this trace, and these besides (see kept.py).
+    # The users in the response: those changed under this trace, and these (see idempotency/stored_responses.py).
     Column("traceparent", Text),
     Column("mentions", ARRAY(Uuid)),
     PrimaryKeyConstraint("source", "id"),
 )
 Index("ix_inbox_processed_at", inbox.c.processed_at)
 
-# Requests with an Idempotency-Key, known by keyed hashes, and their sealed answers.
+# Requests with an Idempotency-Key, identified by keyed hashes, and their encrypted responses.
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
@@ -162,21 +162,21 @@ idempotency_keys = Table(
     Column("answer", LargeBinary, nullable=False),
     Column("created_at", Time, nullable=False),
     Column("expires_at", Time, nullable=False),
-    # Whom the answer speaks of: those changed under this trace, and these besides (see kept.py).
+    # The users in the response: those changed under this trace, and these (see idempotency/stored_responses.py).
     Column("traceparent", Text),
     Column("mentions", ARRAY(Uuid)),
 )
 Index("ix_idempotency_keys_expires_at", idempotency_keys.c.expires_at)
-for answers in (inbox, idempotency_keys):
-    Index(f"ix_{answers.name}_traceparent", answers.c.traceparent)
+for table in (inbox, idempotency_keys):
+    Index(f"ix_{table.name}_traceparent", table.c.traceparent)
     Index(
-        f"ix_{answers.name}_mentions",
-        answers.c.mentions,
+        f"ix_{table.name}_mentions",
+        table.c.mentions,
         postgresql_using="gin",
         postgresql_where=text("mentions IS NOT NULL"),
     )
 
-# Imports and how far they are; `key` and `fingerprint` are keyed hashes.
+# Imports and their progress; `key` and `fingerprint` are keyed hashes.
 imports = Table(
     "imports",
     metadata,
@@ -209,7 +209,7 @@ import_failures = Table(
     ForeignKeyConstraint(["import_id"], ["imports.id"], ondelete="CASCADE"),
 )
 
-# What must not change under a running service, such as the fingerprint of the blind index key.
+# Values that must not change while a service runs, such as the fingerprint of the blind index key.
 service_meta = Table(
     "service_meta",
     metadata,

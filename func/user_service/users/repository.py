@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.errors import EmailTaken, ExternalIdTaken, ServiceError
-from user_service.postgres.tables import OUTBOX_LANES, users
+from user_service.postgres.tables import OUTBOX_PARTITIONS, users
 from user_service.users.binary_copy import (
     COPIED_CHANGE_COLUMNS,
     COPIED_TERM_COLUMNS,
@@ -241,7 +241,7 @@ class UserRepository:
         if not changes:
             return
         if len(changes) >= COPY_THRESHOLD and all(change.user.version == 1 for change in changes):
-            data = encode_changes(changes, origin, at, partitions=OUTBOX_LANES)
+            data = encode_changes(changes, origin, at, partitions=OUTBOX_PARTITIONS)
             await copy(await driver_connection(self.session), "user_changes", COPIED_CHANGE_COLUMNS, data)
             return
         # What changes of many users have in common is sent once.
@@ -260,7 +260,7 @@ class UserRepository:
                 "statuses": statuses,
                 "changed": [",".join(names) for names in changed],
                 "at": at,
-                "lanes": OUTBOX_LANES,
+                "lanes": OUTBOX_PARTITIONS,
                 "actor": origin.actor,
                 "request_id": origin.request_id,
                 "traceparent": origin.traceparent,

@@ -13,7 +13,7 @@ from user_service.errors import FieldError, InvalidTransition, ValidationFailed
 from user_service.users.model import DELETED, User
 from user_service.users.schemas import UserCreate, UserUpdate
 from user_service.users.validation import check_metadata, check_preferences
-from user_service.values.ids import new_id, time_of
+from user_service.values.ids import id_time, new_id
 
 Rule = Callable[[User, datetime], User]
 
@@ -32,7 +32,7 @@ compared_values: Final = attrgetter(*COMPARED)
 def new_user(body: UserCreate) -> User:
     """A user from a valid body, with a new id."""
     user_id = new_id()
-    created_at = time_of(user_id)
+    created_at = id_time(user_id)
     return User(id=user_id, created_at=created_at, updated_at=created_at, **vars(body))
 
 

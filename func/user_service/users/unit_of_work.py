@@ -17,7 +17,7 @@ from user_service.encryption.keyring import Keyring
 from user_service.errors import Contended, DatabaseUnavailable
 from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Tracing
-from user_service.postgres.pool import CONNECT_TIMEOUT_SECONDS, TRANSIENT, PoolStats, connect_options, is_lasting
+from user_service.postgres.pool import CONNECT_TIMEOUT_SECONDS, TRANSIENT, PoolStats, connect_options, is_transient
 from user_service.settings import Settings
 from user_service.users.change_log import Origin
 from user_service.users.model import User
@@ -181,12 +181,12 @@ async def translated(metrics: Metrics) -> AsyncIterator[None]:
         if isinstance(cause, ROLLED_BACK):
             metrics.database_errors.add(type(cause).__name__)
             raise Contended from error
-        if not error.connection_invalidated and (not isinstance(cause, TRANSIENT) or is_lasting(cause)):
+        if not error.connection_invalidated and not is_transient(cause):
             raise
         metrics.database_errors.add(type(cause or error).__name__)
         raise DatabaseUnavailable from error
     except TRANSIENT as error:
-        if is_lasting(error):
+        if not is_transient(error):
             raise
         metrics.database_errors.add(type(error).__name__)
         raise (Contended if isinstance(error, ROLLED_BACK) else DatabaseUnavailable) from error

@@ -1,7 +1,7 @@
-"""E-mail addresses: one form to show, one key to compare.
+"""E-mail addresses: the form that is stored, and the key by which addresses are compared.
 
-The shown form is trimmed, NFC, with the domain in lower-case IDNA 2008 A-labels; the case of the local part stays.
-Addresses are the same when their keys are: NFKC case-folded local part, then the domain (RFC 5321, 5891, 6531).
+The stored form is trimmed, NFC, with the domain in lower-case IDNA 2008 A-labels; the case of the local part stays.
+Two addresses are the same if their keys are: NFKC case-folded local part, then the domain (RFC 5321, 5891, 6531).
 """
 
 import re
@@ -18,18 +18,18 @@ PLAIN: Final = re.compile(
 
 
 def normalise_email(text: str) -> str:
-    """The form of an address that is stored and shown. Raises ValueError with a reason for people."""
+    """The form of an address that is stored and returned. Raises ValueError with a reason for the API's client."""
     trimmed = text.strip()
     if len(trimmed) <= MAX_LENGTH and PLAIN.fullmatch(trimmed):
         local, _, domain = trimmed.rpartition("@")
-        # Double hyphens in third place mark A-labels, whose insides need the library's look.
+        # Two hyphens at the third position mark an A-label, which the library must check.
         if len(local) <= MAX_LOCAL_BYTES and "--" not in domain:
             return f"{local}@{domain.lower()}"
-    return normalise_rare_email(trimmed)
+    return normalise_international_email(trimmed)
 
 
-def normalise_rare_email(trimmed: str) -> str:
-    """Addresses beyond plain ASCII, by the library; its reasons quote the address, so ours don't pass them on."""
+def normalise_international_email(trimmed: str) -> str:
+    """`normalise_email` for any address, by a library whose reasons are replaced, because they quote the address."""
     from email_validator import EmailNotValidError, validate_email
 
     if len(trimmed) > 4 * MAX_LENGTH:
@@ -44,7 +44,7 @@ def normalise_rare_email(trimmed: str) -> str:
     if "." not in domain:
         raise ValueError("not an e-mail address: the domain after the @ has no dot")
     if domain.rpartition(".")[2].isdigit():
-        raise ValueError("not an e-mail address: an IP address stands for the domain after the @")
+        raise ValueError("not an e-mail address: the domain after the @ is an IP address")
     if len(parts.local_part.encode()) > MAX_LOCAL_BYTES:
         raise ValueError(f"not an e-mail address: more than {MAX_LOCAL_BYTES} bytes before the @")
     email = f"{parts.local_part}@{domain}"
@@ -54,7 +54,7 @@ def normalise_rare_email(trimmed: str) -> str:
 
 
 def email_key(email: str) -> str:
-    """What two spellings of one address share; takes the output of `normalise_email`."""
+    """The key of an address, equal for all spellings of it; takes the output of `normalise_email`."""
     if email.isascii():
         return email.lower()
     folded = unicodedata.normalize("NFKC", email).casefold()

@@ -1,7 +1,7 @@
-"""User ids: UUIDv7 (RFC 9562), so that ids sort by the moment of creation. They are asyncpg's own subclass of `UUID`,
-which is made, hashed and written several times as fast.
+"""User ids: UUIDv7 (RFC 9562), which sort by the time of creation.
 
-`created_at` is the id's own millisecond, so the order by id and the order by creation are one order.
+`created_at` is the id's millisecond, so the order by id is the order by creation. Ids are asyncpg's subclass of `UUID`,
+which is created, hashed and formatted several times as fast.
 """
 
 import re
@@ -15,31 +15,31 @@ from uuid_utils import uuid7
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
-WRITTEN: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+CANONICAL: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
 def new_id() -> UUID:
-    """A fresh UUIDv7, monotonic within this process."""
-    made: UUID = pgproto.UUID(uuid7().bytes)
-    return made
+    """A new UUIDv7, monotonic within this process."""
+    user_id: UUID = pgproto.UUID(uuid7().bytes)
+    return user_id
 
 
 def parse_id(text: str) -> UUID | None:
-    """The id that RFC 9562 writes so, in either case; None for anything else, which `UUID` would take in part."""
-    if not WRITTEN.fullmatch(text):
+    """The id of a text in RFC 9562's format, in either case; None for other formats, some of which `UUID` accepts."""
+    if not CANONICAL.fullmatch(text):
         return None
     user_id: UUID = pgproto.UUID(text)
     return user_id
 
 
-def time_of(user_id: UUID) -> datetime:
+def id_time(user_id: UUID) -> datetime:
     """The UTC time, in whole milliseconds, that a UUIDv7 carries."""
     return time_at(int.from_bytes(user_id.bytes[:6]))
 
 
 @lru_cache(maxsize=8)
 def time_at(milliseconds: int) -> datetime:
-    """The users of one batch share few moments."""
+    """Cached, because the users of one batch share a few times."""
     return EPOCH + timedelta(milliseconds=milliseconds)
 
 

@@ -1,14 +1,14 @@
-"""Whole words of names, as the search knows them: NFKC, case-folded, split at whatever is no letter, mark or digit."""
+"""Words of names for the search: NFKC, case-folded, split at every character that is no letter, mark or digit."""
 
 import unicodedata
 from typing import Final
 
-# Letters to small ones, digits as they are, and whatever stands between words to a space.
+# Maps letters to lower case, digits to themselves and all other characters to a space.
 ASCII: Final = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 0x20 for code in range(128)).ljust(256)
 
 
 def split_words(text: str) -> set[str]:
-    """The words of a text; empty when it has none."""
+    """The words of a text."""
     if text.isascii():
         return set(text.encode().translate(ASCII).decode().split())
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

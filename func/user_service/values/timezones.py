@@ -1,4 +1,4 @@
-"""The IANA time zones, from the tzdata wheel, so that every machine knows the same ones."""
+"""The IANA time zones of the tzdata wheel, so that all machines accept the same ones."""
 
 from functools import cache
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""Migrations: Alembic, up and down, one at a time even when several start at once."""
+"""Runs Alembic migrations, up and down. Concurrent runs wait for each other."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,34 +16,34 @@ CONNECT_SECONDS: Final = 10.0
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Brings the database of a libpq URI to a revision. Raises CommandFailed."""
+    """Migrates the database of a libpq URI up to a revision. Raises CommandFailed."""
     from alembic import command
 
-    with explained():
+    with translate_failures():
         command.upgrade(alembic_config(url), revision)
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Takes the database of a libpq URI back to a revision; `base` is before the first. Raises CommandFailed."""
+    """Migrates the database of a libpq URI down to a revision; `base` is before the first. Raises CommandFailed."""
     from alembic import command
 
-    with explained():
+    with translate_failures():
         command.downgrade(alembic_config(url), revision)
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turns what can go wrong with a database into CommandFailed. The server's messages here quote no row."""
+def translate_failures() -> Iterator[None]:
+    """Turns a failure of the database into CommandFailed. The server's messages during a migration quote no row."""
     try:
         yield
     except Exception as error:
-        reason = reason_for(error)
+        reason = failure_reason(error)
         if reason is None:
             raise
         raise CommandFailed(reason) from None
 
 
-def reason_for(error: BaseException) -> str | None:
+def failure_reason(error: BaseException) -> str | None:
     import asyncpg
     from alembic.util import CommandError
     from sqlalchemy.exc import DBAPIError
@@ -51,10 +51,10 @@ def reason_for(error: BaseException) -> str | None:
     if isinstance(error, CommandError):
         return f"{error}. The revisions of this release go up to {head()}."
     if isinstance(error, DBAPIError) and error.orig is not None and error.orig.__cause__ is not None:
-        return reason_for(error.orig.__cause__)
+        return failure_reason(error.orig.__cause__)
     if isinstance(error, asyncpg.PostgresError):
-        said = f"{error.args[0]} ({type(error).__name__})"
-        return f"PostgreSQL refused: {said}. Check DATABASE_URL and what its role may do."
+        message = f"{error.args[0]} ({type(error).__name__})"
+        return f"PostgreSQL refused: {message}. Check DATABASE_URL and the permissions of its role."
     if isinstance(error, OSError | ValueError | OverflowError | asyncpg.InterfaceError):
         return f"PostgreSQL could not be reached ({type(error).__name__}). Check DATABASE_URL and the network."
     return None
@@ -70,7 +70,7 @@ def alembic_config(url: str) -> "Config":
 
 
 def head() -> str:
-    """The newest revision, without importing Alembic: files are named after their revisions, in order."""
+    """The newest revision, without an import of Alembic: the file names start with the revisions, in order."""
     return max(path.stem.partition("_")[0] for path in (FOLDER / "versions").glob("[0-9]*.py"))
 
 
@@ -78,7 +78,7 @@ def current(url: str) -> str | None:
     """The database's revision; None when it has none. Raises CommandFailed."""
     import asyncpg
 
-    async def ask() -> str | None:
+    async def fetch() -> str | None:
         connection = await asyncpg.connect(url, timeout=CONNECT_SECONDS)
         try:
             revision: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
@@ -88,5 +88,5 @@ def current(url: str) -> str | None:
             await connection.close()
         return revision
 
-    with explained():
-        return asyncio.run(ask())
+    with translate_failures():
+        return asyncio.run(fetch())

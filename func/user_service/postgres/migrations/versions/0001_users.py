@@ -1,4 +1,4 @@
-"""Users, their search terms, the change log, and what must stay the same between starts."""
+"""Users, their search terms, the change log, and values that must stay the same between starts."""
 
 from alembic import op
 

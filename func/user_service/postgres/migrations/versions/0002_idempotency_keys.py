@@ -1,4 +1,4 @@
-"""Answers to requests with an Idempotency-Key."""
+"""Responses to requests with an Idempotency-Key."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Leases of the outbox's lanes, and the inbox."""
+"""Leases of the outbox's partitions, and the inbox."""
 
 from alembic import op
 

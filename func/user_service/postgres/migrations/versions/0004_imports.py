@@ -1,4 +1,4 @@
-"""Imports, how far they are, and what of them failed."""
+"""Imports, their progress and their failed records."""
 
 from alembic import op
 

@@ -1,7 +1,7 @@
-"""Tombstones of erased users, and links from kept answers and from actors to people.
+"""Tombstones of erased users, and links from stored responses and from actors to users.
 
-It only adds: the release before this one works on. On a change log of more than some ten million rows, make
-ix_user_changes_actor beforehand with CREATE INDEX CONCURRENTLY, since it is made here while changes wait.
+It only adds, so the previous release continues to work. On a change log of more than ten million rows, create
+ix_user_changes_actor beforehand with CREATE INDEX CONCURRENTLY: here changes wait while it is created.
 """
 
 from alembic import op
@@ -11,7 +11,7 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    # Not valid, so that no row is looked at: none can be wrong yet, and every one that is written is checked.
+    # NOT VALID: existing rows are correct and are not read; new rows are checked.
     op.execute(
         """
         ALTER TABLE users

@@ -1,7 +1,7 @@
-"""Statistics of terms that tell a common word from a rare one.
+"""Statistics of terms that distinguish a common word from a rare one.
 
-It only changes what ANALYZE keeps; the release before this one works on. ANALYZE reads a sample, in seconds at ten
-million users, and nobody waits for it.
+It only changes what ANALYZE stores, so the previous release continues to work. ANALYZE reads a sample, which takes
+seconds at ten million users and blocks no statement.
 """
 
 from alembic import op
