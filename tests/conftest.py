@@ -15,12 +15,12 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("tests")
 pytest_plugins = [
-    "support.app_fixtures",
+    "support.application",
     "support.batch_service",
+    "support.event_sink",
     "support.log_guard",
+    "support.process",
     "support.security_fixtures",
-    "support.served",
-    "support.sinks",
 ]
 # A shell starts what runs in its background with Ctrl-C ignored, and so would everything that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

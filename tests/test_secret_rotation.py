@@ -7,19 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from support.running import (
-    ENCRYPTION_KEY,
-    OTHER_ENCRYPTION_KEY,
-    USERS,
-    Client,
-    command,
-    eventually,
-    running,
-    settings_of,
-)
+from support.api import USERS
+from support.application import Client, running, started
+from support.process import command
 from support.secret_files import SecretFolder
 from support.servers import PostgresServer
+from support.settings import API_KEY, ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, make_settings
 from support.tokens_kept import key_ids, meta
+from support.waiting import eventually
 from user_service.app import Application
 from user_service.bootstrap import Resources
 from user_service.secret_rotation import SecretFiles
@@ -29,7 +24,6 @@ K1, K2 = ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY
 WRONG_K1 = K2.replace("k2:", "k1:")
 WRONG_K2 = K1.replace("k1:", "k2:")
 BLIND = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXowMTIzNDU="
-API_KEY = "a-key-for-the-running-service-51c0"
 QUICK = {"SECRETS_RELOAD_SECONDS": "1", "REQUEST_TIMEOUT": "1"}
 FRESH = {"Cache-Control": "no-cache"}
 
@@ -48,13 +42,8 @@ async def replica(
     given.setdefault("DATA_DIR", str(secrets.folder.parent / "data"))
     files = SecretFiles(given, seconds_between_searches=seconds_between_searches)
     application = Application(Resources(Settings.load(given), find_keys=files.find_keys), files)
-    await application.start()
-    try:
-        await application.api.get()
-        async with Client(application) as client:
-            yield client
-    finally:
-        await application.stop()
+    async with started(application) as client:
+        yield client
 
 
 async def check(client: Client) -> dict[str, float]:
@@ -191,7 +180,7 @@ def test_files_are_searched_for_a_key_once_a_second_at_most(secrets: SecretFolde
 async def test_what_stands_in_redis_under_a_key_that_is_gone_is_a_miss(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    settings = settings_of(database_url, tmp_path, redis_url=redis_url, blind_index_key=BLIND)
+    settings = make_settings(database_url, tmp_path, redis_url=redis_url, blind_index_key=BLIND)
     async with running(settings) as client:
         path = await client.make(given_name="Ada")
         await client.get(path)
@@ -199,7 +188,7 @@ async def test_what_stands_in_redis_under_a_key_that_is_gone_is_a_miss(
     environ = {"DATABASE_URL": database_url, "ENCRYPTION_KEY": f"{K2},{K1}", "BLIND_INDEX_KEY": BLIND, **QUICK}
     await asyncio.to_thread(command, tmp_path, "reencrypt", **environ)
 
-    later = settings_of(database_url, tmp_path, redis_url=redis_url, blind_index_key=BLIND, encryption_key=K2)
+    later = make_settings(database_url, tmp_path, redis_url=redis_url, blind_index_key=BLIND, encryption_key=K2)
     async with running(later) as client:
         read = await client.get(path)
         again = await client.is_cached(path)

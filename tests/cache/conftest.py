@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from support.running import ENCRYPTION_KEY, eventually
+from support.settings import ENCRYPTION_KEY
+from support.waiting import eventually
 from user_service.cache.base import Cache, NoCache
 from user_service.cache.memory import MemoryCache
 from user_service.cache.redis import RedisCache, connect

@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from support.running import eventually
+from support.waiting import eventually
 from user_service.cache.circuit_breaker import FAILURES_TO_OPEN, CircuitBreaker
 
 ERROR = ConnectionError("refused")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from support.running import Client, running, settings_of
+from support.application import Client, running
+from support.settings import make_settings
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "memory": {},
@@ -52,7 +53,7 @@ async def test_a_read_is_never_older_than_the_last_acknowledged_write(
     database_url: str, redis_url: str, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     chosen = {"redis_url": redis_url} if options.get("redis") else options
-    async with running(settings_of(database_url, tmp_path, **chosen)) as client:
+    async with running(make_settings(database_url, tmp_path, **chosen)) as client:
         users = [User(await client.make()) for _ in range(3)]
         done = asyncio.Event()
         readers = [asyncio.create_task(read(client, users, Random(seed), done)) for seed in range(6)]

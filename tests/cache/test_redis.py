@@ -7,7 +7,9 @@ from uuid import UUID, uuid4
 import pytest
 from redis.asyncio import Redis
 
-from support.running import eventually, running, settings_of
+from support.application import running
+from support.settings import make_settings
+from support.waiting import eventually
 from user_service.cache.base import Entry
 from user_service.cache.redis import RedisCache
 
@@ -70,7 +72,7 @@ async def test_markers_outlive_a_slow_read_even_with_a_short_time_to_live(
 
 
 async def test_nothing_personal_stands_in_redis(database_url: str, redis_url: str, tmp_path: Path) -> None:
-    async with running(settings_of(database_url, tmp_path, redis_url=redis_url)) as client:
+    async with running(make_settings(database_url, tmp_path, redis_url=redis_url)) as client:
         path = await client.make(
             email=f"{MARKED}@example.org", given_name=MARKED, phone="+4915112345678", preferences={"note": MARKED}
         )

@@ -11,8 +11,10 @@ from uuid import uuid4
 
 import pytest
 
-from support.running import Client, eventually, running, settings_of
+from support.application import Client, running
 from support.servers import RedisServer
+from support.settings import make_settings
+from support.waiting import eventually
 from user_service.cache.base import MAX_STALENESS_SECONDS, Entry
 from user_service.cache.circuit_breaker import FAILURES_TO_OPEN
 from user_service.cache.redis import RedisCache
@@ -52,7 +54,7 @@ async def test_a_paused_redis_delays_nothing_for_long_and_is_used_again_when_it_
     database_url: str, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     # Without room in the process, so that every read asks Redis.
-    async with running(settings_of(database_url, tmp_path, redis_url=own_redis.url, cache_max_bytes=0)) as client:
+    async with running(make_settings(database_url, tmp_path, redis_url=own_redis.url, cache_max_bytes=0)) as client:
         path = await client.make(given_name="Ada")
         await eventually(lambda: client.is_cached(path))
         before = errors(client)
@@ -83,7 +85,7 @@ async def seconds_behind(client: Client, path: str, changed_at: float) -> float:
 async def test_a_change_that_redis_missed_is_seen_by_the_writer_at_once_and_by_others_within_five_seconds(
     database_url: str, own_redis: RedisServer, tmp_path: Path, writer_stops: bool
 ) -> None:
-    settings = settings_of(database_url, tmp_path, redis_url=own_redis.url)
+    settings = make_settings(database_url, tmp_path, redis_url=own_redis.url)
     async with AsyncExitStack() as replicas:
         other = await replicas.enter_async_context(running(settings))
         writer = await replicas.enter_async_context(running(settings))
@@ -109,7 +111,7 @@ async def test_a_change_that_redis_missed_is_seen_by_the_writer_at_once_and_by_o
 async def test_redis_killed_and_restarted_under_traffic_never_shows_an_old_value(
     database_url: str, own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    async with running(settings_of(database_url, tmp_path, redis_url=own_redis.url)) as client:
+    async with running(make_settings(database_url, tmp_path, redis_url=own_redis.url)) as client:
         path = await client.make(metadata={"count": 0})
         acknowledged = 0
         done = asyncio.Event()
@@ -167,7 +169,7 @@ async def test_a_redis_that_comes_back_with_old_values_is_not_believed(
 async def test_a_redis_that_is_not_there_at_the_start_degrades_and_no_more(
     database_url: str, tmp_path: Path, url: str
 ) -> None:
-    async with running(settings_of(database_url, tmp_path, redis_url=url)) as client:
+    async with running(make_settings(database_url, tmp_path, redis_url=url)) as client:
         path = await client.make(given_name="Ada")
         name = await name_at(client, path)
         await client.patch(path, json={"given_name": "Augusta"})

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 import pytest
 from redis.asyncio import Redis
 
-from support.running import eventually
 from support.servers import RedisServer
+from support.waiting import eventually
 from user_service.cache.base import MAX_STALENESS_SECONDS, Entry
 from user_service.cache.memory import MemoryCache
 from user_service.cache.redis import RedisCache, connect

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from support.running import API_KEY, ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, command
+from support.process import command
 from support.servers import PostgresServer, RedisServer
+from support.settings import API_KEY, ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY
 from user_service.cli.main import main
 from user_service.encryption.cipher import parse_keys
 from user_service.postgres.migrations import downgrade, head

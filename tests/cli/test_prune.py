@@ -8,7 +8,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from support.running import USERS, Client, command, running, settings_of
+from support.api import USERS
+from support.application import Client, running
+from support.process import command
+from support.settings import make_settings
 from user_service.postgres import retention
 
 TABLES = ("user_changes", "inbox", "idempotency_keys", "imports", "import_failures")
@@ -23,7 +26,7 @@ AGE = {
 @pytest.fixture
 async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Any]:
     """A database in which every table has rows of a moment ago."""
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         await leave_traces(client)
     connection = await asyncpg.connect(database_url)
     yield connection
@@ -132,7 +135,7 @@ async def test_a_removed_log_leaves_the_next_change_its_place(database: Any, dat
     await age(database, user_changes=366)
     command(tmp_path, "prune", DATABASE_URL=database_url)
 
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         assert (await client.patch(f"{USERS}/{user_id}", json={"locale": "fr"})).status_code == 200
         (item,) = (await client.get(f"{USERS}/{user_id}/audit")).json()["items"]
 

@@ -10,18 +10,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from support.running import (
-    ENCRYPTION_KEY,
-    OTHER_ENCRYPTION_KEY,
-    USERS,
-    Client,
-    command,
-    command_environ,
-    eventually,
-    running,
-    settings_of,
-)
+from support.api import USERS
+from support.application import Client, running
+from support.process import command
+from support.settings import ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, make_environ, make_settings
 from support.tokens_kept import binary_columns, key_ids, meta
+from support.waiting import eventually
 from user_service.encryption.keyring import load_keys
 from user_service.errors import ConfigurationError
 from user_service.users.encrypted_columns import ENCRYPTED_COLUMNS
@@ -82,7 +76,7 @@ async def names_of(client: Client, paths: list[str]) -> list[str]:
 @pytest.fixture
 async def paths(database_url: str, tmp_path: Path) -> list[str]:
     """Users of a database whose tokens are all under the first key."""
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         return await fill(client)
 
 
@@ -104,7 +98,7 @@ async def test_everything_sealed_opens_under_the_new_key_alone_and_nothing_else_
     printed = await asyncio.to_thread(
         command, tmp_path, "keys", "blind-index", DATABASE_URL=database_url, ENCRYPTION_KEY=f"{K2},{K1}"
     )
-    alone = settings_of(database_url, tmp_path, encryption_key=K2, blind_index_key=printed.stdout.strip())
+    alone = make_settings(database_url, tmp_path, encryption_key=K2, blind_index_key=printed.stdout.strip())
     async with running(alone) as client:
         assert await names_of(client, paths) == [f"Ada {place}" for place in range(25)]
         found = await client.get(USERS, params={"email": "3@example.org"})
@@ -130,7 +124,7 @@ async def test_without_its_key_the_blind_index_is_refused_with_the_remedy(
 
 
 async def test_the_printed_blind_index_key_is_the_one_in_use(database_url: str, tmp_path: Path) -> None:
-    settings = settings_of(database_url, tmp_path)
+    settings = make_settings(database_url, tmp_path)
     async with running(settings):
         pass
 
@@ -165,7 +159,7 @@ async def test_a_run_that_was_killed_is_gone_on_with(database_url: str, tmp_path
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "user_service.cli.main", "reencrypt", "--batch-size", "3"),
-        env=command_environ(tmp_path, environ),
+        env=make_environ(tmp_path, environ),
     )
 
     async def is_held_up() -> bool:
@@ -209,11 +203,11 @@ async def test_a_retired_key_seals_nothing_wherever_it_stands(
 ) -> None:
     await reencrypt(database_url, tmp_path)
 
-    async with running(settings_of(database_url, tmp_path, encryption_key=f"{K1},{K2}")) as client:
+    async with running(make_settings(database_url, tmp_path, encryption_key=f"{K1},{K2}")) as client:
         await client.make()
     again = await reencrypt(database_url, tmp_path, ring=f"{K1},{K2}")
     with pytest.raises(ConfigurationError, match="there is no other key to seal with"):
-        async with running(settings_of(database_url, tmp_path, encryption_key=K1)):
+        async with running(make_settings(database_url, tmp_path, encryption_key=K1)):
             pass
 
     assert set(await key_ids(database_url)) == {"k2"}

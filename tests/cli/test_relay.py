@@ -14,15 +14,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from support.running import PATIENCE_SECONDS, command, command_environ, running, settings_of
-from support.sinks import Sink, running_sink
+from support.application import running
+from support.event_sink import Sink, running_sink
+from support.process import command
+from support.settings import make_environ, make_settings
+from support.waiting import PATIENCE_SECONDS
 from user_service.errors import ConfigurationError
 from user_service.settings import Settings
 
 
 def make_users(database_url: str, folder: Path, count: int) -> None:
     async def make() -> None:
-        async with running(settings_of(database_url, folder)) as client:
+        async with running(make_settings(database_url, folder)) as client:
             for _ in range(count):
                 await client.make()
 
@@ -62,7 +65,7 @@ def test_relay_without_a_sink_or_a_database_says_what_to_do(database_url: str, t
 def test_relay_watches_until_it_is_stopped(database_url: str, tmp_path: Path, sink: Sink) -> None:
     watching = subprocess.Popen(
         [sys.executable, "-m", "user_service.cli.main", "relay", "--watch"],
-        env=command_environ(tmp_path, {"DATABASE_URL": database_url, "K_SINK": sink.url}),
+        env=make_environ(tmp_path, {"DATABASE_URL": database_url, "K_SINK": sink.url}),
         stdin=subprocess.DEVNULL,
     )
     try:

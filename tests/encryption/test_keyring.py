@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.running import settings_of
+from support.settings import make_settings
 from user_service.encryption.keyring import derive_key, fingerprint, load_keys
 
 KEY = bytes(range(32))
@@ -28,7 +28,7 @@ def test_a_fingerprint_is_the_one_of_the_first_release() -> None:
 
 
 def test_each_key_of_a_keyring_is_derived_for_its_purpose(tmp_path: Path) -> None:
-    settings = settings_of(None, tmp_path, encryption_key=f"k1:{base64.b64encode(KEY).decode()}")
+    settings = make_settings(None, tmp_path, encryption_key=f"k1:{base64.b64encode(KEY).decode()}")
 
     keys = load_keys(settings)
     derived = {name: derive_key(keys.blind_index, name.encode()) for name in ("cursor", "principal", "idempotency")}

@@ -14,8 +14,11 @@ import pytest
 from cloudevents.core.bindings import http as binding
 from cloudevents.core.v1.event import CloudEvent
 
-from support.running import API_KEY, USERS, Client, eventually, running, settings_of
-from support.sinks import Sink
+from support.api import USERS
+from support.application import Client, running
+from support.event_sink import Sink
+from support.settings import API_KEY, make_settings
+from support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +30,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @pytest.fixture
 async def client(database_url: str, tmp_path: Path) -> AsyncIterator[Client]:
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         yield client
 
 
@@ -313,16 +316,16 @@ async def test_a_batch_with_a_wrong_event_is_refused_before_any_is_processed(cli
 
 
 async def test_a_ping_relays_what_waits_and_gets_an_empty_answer(database_url: str, tmp_path: Path, sink: Sink) -> None:
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         await client.make()
-    async with running(settings_of(database_url, tmp_path, k_sink=sink.url)) as client:
+    async with running(make_settings(database_url, tmp_path, k_sink=sink.url)) as client:
         answer = await send(client, event_of("dev.knative.sources.ping"))
         assert (answer.status_code, answer.content) == (204, b"")
         await asyncio.to_thread(sink.wait_for, 1)
 
 
 async def test_the_trace_of_an_event_goes_on_in_the_events_out(database_url: str, tmp_path: Path, sink: Sink) -> None:
-    async with running(settings_of(database_url, tmp_path, k_sink=sink.url)) as client:
+    async with running(make_settings(database_url, tmp_path, k_sink=sink.url)) as client:
         await send(client, event_of(traceparent=TRACE, data=batch_of("ada@example.org")))
         (received,) = await asyncio.to_thread(sink.wait_for, 1)
     assert received.headers["ce-traceparent"].split("-")[1] == TRACE.split("-")[1]
@@ -336,7 +339,7 @@ async def test_the_door_asks_for_credentials_unless_the_network_is_trusted(
     for path in ("/events", "/"):
         answer = await client.post(path, json=event, headers={**STRUCTURED, "x-api-key": "wrong"})
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
-    async with running(settings_of(database_url, tmp_path, events_trust_network=True)) as trusting:
+    async with running(make_settings(database_url, tmp_path, events_trust_network=True)) as trusting:
         del trusting.headers["x-api-key"]
         assert_reply(await send(trusting, event), event)
         assert (await trusting.get(USERS)).status_code == 401
@@ -348,7 +351,7 @@ async def test_the_door_asks_for_credentials_unless_the_network_is_trusted(
 async def test_serve_chooses_what_is_mounted(
     database_url: str, tmp_path: Path, serve: str, users: int, events: int
 ) -> None:
-    async with running(settings_of(database_url, tmp_path, serve=serve)) as client:
+    async with running(make_settings(database_url, tmp_path, serve=serve)) as client:
         assert (await client.get(USERS)).status_code == users
         event = event_of(data=batch_of())
         for path in ("/events", "/"):

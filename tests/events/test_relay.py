@@ -13,9 +13,12 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from support.running import USERS, eventually, running, settings_of
+from support.api import USERS
+from support.application import running
+from support.event_sink import Received, Sink
 from support.servers import PostgresServer
-from support.sinks import Received, Sink
+from support.settings import make_settings
+from support.waiting import eventually
 from user_service.events.outbox import READ, Outbox
 from user_service.events.relay import REFUSALS, Relay
 from user_service.events.sink import open_sink
@@ -31,7 +34,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path, sink: Sink) -> Settings:
-    return settings_of(database_url, tmp_path, k_sink=sink.url)
+    return make_settings(database_url, tmp_path, k_sink=sink.url)
 
 
 @asynccontextmanager
@@ -113,7 +116,7 @@ async def test_every_change_of_a_user_is_an_event_with_names_of_fields_only(sett
 
 async def test_extensions_of_the_platform_are_added_and_win(database_url: str, tmp_path: Path, sink: Sink) -> None:
     overrides = {"partitionkey": "everybody", "cluster": "blue / 1 \u00e9"}
-    settings = settings_of(database_url, tmp_path, event_sink_url=sink.url, k_ce_overrides=overrides)
+    settings = make_settings(database_url, tmp_path, event_sink_url=sink.url, k_ce_overrides=overrides)
     async with running(settings) as client:
         await client.make()
         (received,) = await asyncio.to_thread(sink.wait_for, 1)
@@ -124,10 +127,10 @@ async def test_extensions_of_the_platform_are_added_and_win(database_url: str, t
 async def test_what_was_committed_before_the_sink_was_named_is_relayed_at_the_start(
     database_url: str, tmp_path: Path, sink: Sink
 ) -> None:
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         paths = [await client.make() for _ in range(3)]
         assert client.resources.relay is None
-    async with running(settings_of(database_url, tmp_path, k_sink=sink.url)):
+    async with running(make_settings(database_url, tmp_path, k_sink=sink.url)):
         taken = await asyncio.to_thread(sink.wait_for, 3)
     assert {received.user_id for received in taken} == {path.rpartition("/")[2] for path in paths}
 
@@ -200,7 +203,7 @@ async def test_versions_stay_in_order_when_an_older_transaction_writes_the_later
     settings: Settings, sink: Sink
 ) -> None:
     """The older transaction has its number from another write before it waits for the user that the newer one has."""
-    async with running(settings_of(settings.database_url, settings.data_dir)) as client:
+    async with running(make_settings(settings.database_url, settings.data_dir)) as client:
         path = await client.make()
         user_id = UUID(path.rpartition("/")[2])
         storage = client.resources.open_services().storage
@@ -308,7 +311,7 @@ async def test_events_older_than_seven_days_are_dropped_with_a_count_and_a_log_l
 
 
 async def test_a_sink_that_can_not_be_reached_leaves_everything_waiting(database_url: str, tmp_path: Path) -> None:
-    settings = settings_of(database_url, tmp_path, k_sink="http://127.0.0.1:9/")
+    settings = make_settings(database_url, tmp_path, k_sink="http://127.0.0.1:9/")
     async with connected(database_url) as connection, relay_of(settings) as relay:
         await log_change(connection, 1, 1)
         assert not await relay.drain()
@@ -320,7 +323,7 @@ async def test_the_relay_goes_on_after_the_database_was_away(
 ) -> None:
     url = own_postgres.create_database("away")
     await asyncio.to_thread(upgrade, url)
-    async with running(settings_of(url, tmp_path, k_sink=sink.url)) as client:
+    async with running(make_settings(url, tmp_path, k_sink=sink.url)) as client:
         await client.make()
         await asyncio.to_thread(sink.wait_for, 1)
         await asyncio.to_thread(own_postgres.restart)
@@ -333,7 +336,7 @@ async def test_the_relay_goes_on_after_the_database_was_away(
 
 
 async def test_metrics_tell_what_waits_and_what_left(database_url: str, tmp_path: Path, sink: Sink) -> None:
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         for _ in range(3):
             await client.make()
         shown = (await client.get("/metrics")).text
@@ -341,7 +344,7 @@ async def test_metrics_tell_what_waits_and_what_left(database_url: str, tmp_path
         oldest = re.search(r"^user_outbox_oldest_seconds (\S+)$", shown, re.MULTILINE)
         assert oldest is not None
         assert float(oldest[1]) > 0
-    async with running(settings_of(database_url, tmp_path, k_sink=sink.url)) as client:
+    async with running(make_settings(database_url, tmp_path, k_sink=sink.url)) as client:
         await asyncio.to_thread(sink.wait_for, 3)
 
         async def drained() -> bool:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from support.answers import USERS
-from support.app_fixtures import OTHER_KEY
+from support.api import USERS
 from support.batch_service import BatchService, creation, outcomes
+from support.settings import OTHER_API_KEY
 
 pytestmark = pytest.mark.anyio
 REPLAYED = "idempotency-replayed"
@@ -89,7 +89,7 @@ async def test_another_request_under_the_key_is_refused(service: BatchService) -
 
 async def test_keys_belong_to_their_principal(service: BatchService) -> None:
     first = await service.client.post(USERS, json=creation()["data"], headers=keyed())
-    other = await service.client.post(USERS, json=creation()["data"], headers=keyed(**{"X-API-Key": OTHER_KEY}))
+    other = await service.client.post(USERS, json=creation()["data"], headers=keyed(**{"X-API-Key": OTHER_API_KEY}))
 
     assert (first.status_code, other.status_code) == (201, 201)
 

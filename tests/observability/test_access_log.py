@@ -3,15 +3,15 @@
 import asyncio
 import io
 import json
-import re
 from collections.abc import Iterator
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from support.api import USERS, create_user, user_url
+from support.process import ServiceProcess, serving
 from support.servers import PostgresServer
-from support.service import USERS, Service, make_user, serving
 from user_service.observability.access_log import AccessLog
 
 LINE = {
@@ -47,24 +47,24 @@ def written(stream: io.StringIO, *statuses: int, level: str = "info", log_format
 @pytest.fixture(scope="module")
 def service(
     postgres: PostgresServer, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+) -> Iterator[ServiceProcess]:
     url = postgres.create_database("logs", template=migrated_template)
-    with serving(tmp_path_factory.mktemp("logs"), url) as service:
+    with serving(tmp_path_factory.mktemp("logs"), DATABASE_URL=url, APP_ENV="production") as service:
         yield service
     postgres.drop_database("logs")
 
 
-def line_of(service: Service, answer: httpx.Response) -> dict[str, object]:
+def line_of(service: ServiceProcess, answer: httpx.Response) -> dict[str, object]:
     request_id = answer.headers["x-request-id"]
-    service.wait_for(re.compile(request_id))
+    service.wait_for(request_id)
     (line,) = [line for line in service.lines() if line.get("request_id") == request_id]
     return line
 
 
-def test_a_request_is_one_line_with_ids_route_and_rows(service: Service) -> None:
+def test_a_request_is_one_line_with_ids_route_and_rows(service: ServiceProcess) -> None:
     with service.client() as client:
         for _ in range(2):
-            make_user(client, given_name="Emmy", family_name="Noether")
+            create_user(client, given_name="Emmy", family_name="Noether")
         answer = client.get(USERS, params={"q": "noether"})
 
     line = line_of(service, answer)
@@ -76,10 +76,10 @@ def test_a_request_is_one_line_with_ids_route_and_rows(service: Service) -> None
     assert float(str(line["milliseconds"])) > 0
 
 
-def test_rows_are_the_users_that_were_read_or_changed(service: Service) -> None:
+def test_rows_are_the_users_that_were_read_or_changed(service: ServiceProcess) -> None:
     batch = {"items": [{"data": {"email": f"{uuid4().hex}@example.org"}} for _ in range(4)]}
     with service.client() as client:
-        path = make_user(client)
+        path = user_url(create_user(client))
         answers = [
             (client.get(path), 1),
             (client.patch(path, json={"locale": "de"}), 1),

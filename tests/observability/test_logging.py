@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from support.running import API_KEY, ENCRYPTION_KEY, USERS, serving, settings_of
+from support.api import USERS
+from support.process import serving
 from support.servers import PostgresServer
+from support.settings import API_KEY, ENCRYPTION_KEY, make_settings
 from user_service.bootstrap import Resources
 from user_service.cli.serve import greet
 from user_service.observability.access_log import AccessLog
@@ -88,7 +90,7 @@ def test_every_request_is_one_line_and_nothing_personal_is_in_any(database_url: 
         with service.client() as client:
             requests = use_everything(client)
             metrics = client.get("/metrics").text
-        status = service.end()
+        status = service.stop()
     lines = service.lines()
     access = [line for line in lines if line["logger"] == "access"]
 
@@ -96,7 +98,7 @@ def test_every_request_is_one_line_and_nothing_personal_is_in_any(database_url: 
     assert len(access) == requests + 1
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
     assert [line["message"] for line in lines if line["level"] in {"error", "critical"}] == []
-    expect_no_marks(service.said())
+    expect_no_marks(service.read_log())
     expect_no_marks(metrics)
 
 
@@ -108,7 +110,7 @@ def test_an_access_line_says_what_was_asked_and_by_what_kind_of_principal(databa
             client.get("/api/health/live")
             client.get(path, headers={"X-API-Key": "wrong"})
             client.get("/api/v1/nowhere/at/all")
-        service.end()
+        service.stop()
     access = [line for line in service.lines() if line["logger"] == "access"]
     read = access[1]
 
@@ -135,14 +137,14 @@ def test_a_database_error_leaves_no_value_in_the_log(
     with serving(tmp_path, DATABASE_URL=database_url, **PRODUCTION) as service:
         with service.client() as client:
             answer = client.post(USERS, json={**person(1), "external_id": "zqmark-external"})
-        service.end()
+        service.stop()
     errors = [line for line in service.lines() if line["level"] == "error" and line["logger"] != "access"]
 
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal_error"
     assert [line["error"] for line in errors] == ["IntegrityError"]
     assert errors[0]["request_id"] == answer.headers["x-request-id"]
-    expect_no_marks(service.said())
+    expect_no_marks(service.read_log())
     expect_no_marks(answer.text)
 
 
@@ -174,7 +176,7 @@ def test_a_logged_error_shows_its_type_and_place_in_both_formats_and_not_what_it
 
 async def test_the_access_log_can_be_switched_off(database_url: str, tmp_path: Path) -> None:
     with_log, without = (
-        Resources(settings_of(database_url, tmp_path, access_log=chosen)).access_log for chosen in (True, False)
+        Resources(make_settings(database_url, tmp_path, access_log=chosen)).access_log for chosen in (True, False)
     )
 
     assert with_log is not None
@@ -184,10 +186,10 @@ async def test_the_access_log_can_be_switched_off(database_url: str, tmp_path: P
 def test_development_shows_the_key_that_it_made_and_none_that_somebody_chose(
     database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    greet(settings_of(database_url, tmp_path, internal_api_key=()))
+    greet(make_settings(database_url, tmp_path, internal_api_key=()))
     greeting = capsys.readouterr().err
     made = tmp_path / "internal-api-key"
-    greet(settings_of(database_url, tmp_path, internal_api_key=(API_KEY,)))
+    greet(make_settings(database_url, tmp_path, internal_api_key=(API_KEY,)))
 
     assert made.stat().st_mode & 0o777 == 0o600
     assert f"X-API-Key: {made.read_text().strip()}'" in greeting

@@ -14,8 +14,10 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from support.api import USERS, create_user, user_url
+from support.load import put_load
+from support.process import ServiceProcess, serving
 from support.servers import PostgresServer
-from support.service import USERS, Service, make_user, put_load, serving
 
 DOCUMENTED = Path(__file__).parents[2] / "docs/metrics.md"
 # What Prometheus's own library adds about the process and the interpreter.
@@ -25,9 +27,9 @@ PROCESS = re.compile("process_|python_")
 @pytest.fixture(scope="module")
 def service(
     postgres: PostgresServer, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+) -> Iterator[ServiceProcess]:
     url = postgres.create_database("metrics", template=migrated_template)
-    with serving(tmp_path_factory.mktemp("metrics"), url) as service:
+    with serving(tmp_path_factory.mktemp("metrics"), DATABASE_URL=url, APP_ENV="production") as service:
         with service.client() as client:
             put_load(client)
         yield service
@@ -35,7 +37,7 @@ def service(
 
 
 @pytest.fixture
-def client(service: Service) -> Iterator[httpx.Client]:
+def client(service: ServiceProcess) -> Iterator[httpx.Client]:
     with service.client() as client:
         yield client
 
@@ -131,7 +133,7 @@ def test_a_metric_has_the_type_and_the_labels_of_its_documentation(client: httpx
 
 
 def test_a_request_is_counted_and_timed_by_its_route(client: httpx.Client) -> None:
-    path = make_user(client)
+    path = user_url(create_user(client))
     route = "/api/v1/users/{user_id}"
     counted = (("method", "GET"), ("route", route), ("status", "200"))
     timed = (("method", "GET"), ("route", route))

@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 
-from support.answers import USERS, make_user, url_of
+from support.api import USERS, make_user, user_url
 
 TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-0[01]")
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -62,7 +62,7 @@ async def test_they_are_made_where_there_are_none(shared_client: httpx.AsyncClie
 async def test_an_id_that_is_no_plain_token_is_replaced(shared_client: httpx.AsyncClient, value: str) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.get(url_of(user), headers=[("X-Request-ID", value.encode("latin-1"))])
+    answer = await shared_client.get(user_url(user), headers=[("X-Request-ID", value.encode("latin-1"))])
 
     assert answer.status_code == 200
     assert re.fullmatch(r"[0-9a-f]{24}", answer.headers["x-request-id"])

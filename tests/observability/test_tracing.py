@@ -10,10 +10,13 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from support.collector import PATIENCE_SECONDS, Collector, collecting
-from support.observability_sink import Sink, taking_events
+from support.api import USERS, create_user, user_url
+from support.collector import Collector, collecting
+from support.event_sink import Sink, running_sink
+from support.load import send_batch_event
+from support.process import ServiceProcess, serving
 from support.servers import PostgresServer, RedisServer
-from support.service import USERS, Service, make_user, send_batch_event, serving
+from support.waiting import PATIENCE_SECONDS
 
 PARENT = "b7ad6b7169203331"
 READ = "GET /api/v1/users/{user_id}"
@@ -27,7 +30,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def sink() -> Iterator[Sink]:
-    with taking_events() as sink:
+    with running_sink() as sink:
         yield sink
 
 
@@ -39,21 +42,24 @@ def service(
     migrated_template: str,
     shared_redis: RedisServer,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Service]:
+) -> Iterator[ServiceProcess]:
     url = postgres.create_database("tracing", template=migrated_template)
     environ = {
+        "APP_ENV": "production",
+        "DATABASE_URL": url,
+        "REDIS_URL": shared_redis.url,
+        "REDIS_KEY_PREFIX": "tracing:",
         "EVENT_SINK_URL": sink.url,
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
-    folder = tmp_path_factory.mktemp("tracing")
-    with serving(folder, url, REDIS_URL=shared_redis.url, REDIS_KEY_PREFIX="tracing:", **environ) as service:
+    with serving(tmp_path_factory.mktemp("tracing"), **environ) as service:
         yield service
     postgres.drop_database("tracing")
 
 
 @pytest.fixture
-def client(service: Service) -> Iterator[httpx.Client]:
+def client(service: ServiceProcess) -> Iterator[httpx.Client]:
     with service.client() as client:
         yield client
 
@@ -66,7 +72,7 @@ def traced(client: httpx.Client, method: str, path: str, **options: Any) -> tupl
 
 
 def test_a_request_is_a_span_in_its_callers_trace(client: httpx.Client, collector: Collector) -> None:
-    answer, trace_id = traced(client, "GET", make_user(client))
+    answer, trace_id = traced(client, "GET", user_url(create_user(client)))
 
     span = collector.wait_for(trace_id, READ)
 
@@ -80,7 +86,7 @@ def test_a_request_is_a_span_in_its_callers_trace(client: httpx.Client, collecto
 
 def test_a_read_shows_redis_and_postgresql_below_its_request(client: httpx.Client, collector: Collector) -> None:
     # Redis is asked once the service knows PostgreSQL's time from a user that it has read.
-    client.get(make_user(client), headers={"Cache-Control": "no-cache"})
+    client.get(user_url(create_user(client)), headers={"Cache-Control": "no-cache"})
     redis = None
     deadline = time.monotonic() + PATIENCE_SECONDS
     while redis is None:
@@ -133,7 +139,7 @@ def test_an_event_is_one_trace_from_the_broker_to_the_sink(
     processed = collector.wait_for(trace_id, "process org.userservice.batch.create.v1")
     inserted = collector.wait_for(trace_id, "INSERT")
     published = collector.wait_for(trace_id, "publish created")
-    (told,) = (headers for headers in sink.taken if trace_id in headers["traceparent"])
+    (told,) = (received.headers for received in sink.taken if trace_id in received.headers["traceparent"])
     assert (processed.kind, processed.parent_id) == ("consumer", PARENT)
     assert inserted.parent_id == processed.span_id
     assert (published.kind, published.parent_id) == ("producer", processed.span_id)
@@ -143,7 +149,7 @@ def test_an_event_is_one_trace_from_the_broker_to_the_sink(
 
 
 def test_a_trace_that_the_caller_does_not_sample_is_not_sent(client: httpx.Client, collector: Collector) -> None:
-    path = make_user(client)
+    path = user_url(create_user(client))
     quiet = uuid4().hex
 
     answer = client.get(path, headers={"traceparent": f"00-{quiet}-{PARENT}-00"})
@@ -188,7 +194,7 @@ def imported_by(statement: str) -> list[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
-def test_the_lane_imports_nothing_of_opentelemetry() -> None:
+def test_the_fast_path_imports_nothing_of_opentelemetry() -> None:
     assert imported_by("import user_service.app") == []
 
 
@@ -218,9 +224,8 @@ def test_a_collector_that_is_away_holds_nothing_back(
     postgres: PostgresServer, database_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("away")
-    with serving(folder, database_url, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9") as service:
+    environ = {"APP_ENV": "production", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    with serving(folder, DATABASE_URL=database_url, **environ) as service:
         with service.client() as client:
-            assert client.get(make_user(client)).status_code == 200
-        service.stop()
-
-    assert service.process.returncode == 0
+            assert client.get(user_url(create_user(client))).status_code == 200
+        assert service.stop() == 0

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from support.running import command
+from support.process import command
 from user_service.postgres.migrations import alembic_config, current, downgrade, head, upgrade
 from user_service.postgres.tables import metadata
 

@@ -10,10 +10,12 @@ from typing import Any
 import dashboard
 import pytest
 
-from support.observability_sink import taking_events
+from support.event_sink import running_sink
+from support.load import put_load
+from support.process import serving
 from support.prometheus import Prometheus, needs_prometheus, prometheus
 from support.servers import postgres_server, redis_server
-from support.service import PATIENCE_SECONDS, put_load, serving
+from support.waiting import PATIENCE_SECONDS
 
 PANELS: list[dict[str, Any]] = [panel for panel in dashboard.panels() if panel["type"] != "row"]
 VALUES = {"$namespace": "microservices", "$job": "(.+/)?user-service", "$__rate_interval": "1m"}
@@ -25,11 +27,12 @@ def watching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     from user_service.postgres.migrations import upgrade
 
     folder = tmp_path_factory.mktemp("dashboard")
-    with postgres_server(folder) as postgres, redis_server(folder) as redis, taking_events() as sink:
+    with postgres_server(folder) as postgres, redis_server(folder) as redis, running_sink() as sink:
         url = postgres.create_database("dashboard")
         upgrade(url)
+        environ = {"APP_ENV": "production", "DATABASE_URL": url, "REDIS_URL": redis.url, "EVENT_SINK_URL": sink.url}
         with (
-            serving(folder, url, REDIS_URL=redis.url, EVENT_SINK_URL=sink.url) as service,
+            serving(folder, **environ) as service,
             service.client() as client,
             prometheus(folder, service.url) as server,
         ):

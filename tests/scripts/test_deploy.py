@@ -11,9 +11,9 @@ from deploy import make_plan
 from deploy_steps import is_newest_revision_ready
 from manifests import renderers
 
-from support.app_fixtures import API_KEY
+from support.process import ServiceProcess
 from support.recorded_cluster import KINDS, Cluster
-from support.served import Served
+from support.settings import API_KEY
 
 IMAGE = "registry.test/team/user-service:1.2.3@sha256:" + "0123456789abcdef" * 4
 
@@ -126,8 +126,10 @@ def test_a_service_that_fails_the_smoke_test_is_rolled_back(cluster: Cluster) ->
 
 @pytest.mark.parametrize("overlay", ["dev", "production"])
 @pytest.mark.parametrize("stack", ["knative", "fallback"])
-def test_a_deployment_ends_with_the_smoke_test(cluster: Cluster, served: Served, stack: str, overlay: str) -> None:
-    port = served.url.rpartition(":")[2]
+def test_a_deployment_ends_with_the_smoke_test(
+    cluster: Cluster, service_process: ServiceProcess, stack: str, overlay: str
+) -> None:
+    port = service_process.url.rpartition(":")[2]
     answers = {"FORWARDED": port, "API_KEY": base64.b64encode(API_KEY.encode()).decode(), "SMOKE_SECONDS": "10"}
     arguments = ("--stack", stack, "--overlay", overlay, "--image", IMAGE)
     result = cluster.deploy(*arguments, KNATIVE_GATEWAY="istio-system/gateway", **answers)

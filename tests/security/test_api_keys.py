@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from support.answers import USERS, expect_problem, make_user, url_of
-from support.app_fixtures import API_KEY, OTHER_KEY
+from support.api import USERS, expect_problem, make_user, user_url
+from support.settings import API_KEY, OTHER_API_KEY
 from user_service.security.authentication import SCOPES
 
 GUARDED = [
@@ -29,7 +29,7 @@ WRONG: list[dict[str, str]] = [
     {"X-API-Key": API_KEY + "x"},
     {"X-API-Key": API_KEY[:-1]},
     {"X-API-Key": API_KEY.upper()},
-    {"X-API-Key": f"{API_KEY},{OTHER_KEY}"},
+    {"X-API-Key": f"{API_KEY},{OTHER_API_KEY}"},
     {"X-API-Key": f"Bearer {API_KEY}"},
     {"X-API-Key": "x" * 8000},
     {"X-API-Key": "\xfc\xff"},
@@ -63,7 +63,7 @@ async def test_no_door_opens_without_a_key(shared_client: httpx.AsyncClient, met
 async def test_a_wrong_key_opens_none(shared_client: httpx.AsyncClient, headers: dict[str, str]) -> None:
     user = await make_user(shared_client)
 
-    for path in (USERS, url_of(user), f"{url_of(user)[:-1]}0"):
+    for path in (USERS, user_url(user), f"{user_url(user)[:-1]}0"):
         answer = await shared_client.send(bare(shared_client, "GET", path, headers))
         problem = expect_problem(answer, 401, "unauthenticated")
         assert API_KEY not in str(problem)
@@ -78,15 +78,15 @@ async def test_a_key_in_the_address_is_none(shared_client: httpx.AsyncClient, qu
     "headers",
     [
         {"X-API-Key": API_KEY},
-        {"X-API-Key": OTHER_KEY},
+        {"X-API-Key": OTHER_API_KEY},
         {"Authorization": f"Bearer {API_KEY}"},
-        {"Authorization": f"bearer  {OTHER_KEY}"},
+        {"Authorization": f"bearer  {OTHER_API_KEY}"},
     ],
 )
 async def test_each_of_the_keys_opens_every_door(shared_client: httpx.AsyncClient, headers: dict[str, str]) -> None:
     user = await make_user(shared_client)
 
-    for method, path in [("GET", USERS), ("GET", "/api/v1/cache"), ("GET", url_of(user)), ("DELETE", url_of(user))]:
+    for method, path in [("GET", USERS), ("GET", "/api/v1/cache"), ("GET", user_url(user)), ("DELETE", user_url(user))]:
         answer = await shared_client.send(bare(shared_client, method, path, headers))
         assert answer.is_success
 
@@ -102,15 +102,15 @@ async def test_a_principal_without_a_scope_is_forbidden(
     user = await make_user(client)
     authenticator = application.authenticator  # type: ignore[attr-defined]
     needs = {
-        "users:read": [("GET", USERS), ("GET", url_of(user)), ("HEAD", url_of(user))],
+        "users:read": [("GET", USERS), ("GET", user_url(user)), ("HEAD", user_url(user))],
         "users:write": [
             ("POST", USERS),
-            ("PATCH", url_of(user)),
+            ("PATCH", user_url(user)),
             ("PUT", f"{USERS}/by-external-id/x"),
-            *(("POST", url_of(user, f"/{verb}")) for verb in ("restore", "suspend", "activate", "login")),
+            *(("POST", user_url(user, f"/{verb}")) for verb in ("restore", "suspend", "activate", "login")),
         ],
-        "users:delete": [("DELETE", url_of(user))],
-        "users:purge": [("DELETE", url_of(user, "?purge=true"))],
+        "users:delete": [("DELETE", user_url(user))],
+        "users:purge": [("DELETE", user_url(user, "?purge=true"))],
         "cache:manage": [("GET", "/api/v1/cache"), ("DELETE", "/api/v1/cache"), ("POST", "/api/v1/cache/warm")],
     }
 
@@ -125,4 +125,4 @@ async def test_a_principal_without_a_scope_is_forbidden(
             assert answer.status_code == 403
     for _, principal in authenticator.principals:
         object.__setattr__(principal, "scopes", SCOPES)
-    assert (await client.get(url_of(user), headers={"Cache-Control": "no-cache"})).json() == user
+    assert (await client.get(user_url(user), headers={"Cache-Control": "no-cache"})).json() == user

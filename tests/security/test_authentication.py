@@ -6,7 +6,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from support.running import API_KEY, USERS, running, settings_of
+from support.api import USERS
+from support.application import running
+from support.settings import API_KEY, make_settings
 from user_service.bootstrap import Resources
 from user_service.errors import Unauthenticated
 from user_service.security.authentication import Authenticator, api_key_principal
@@ -17,7 +19,7 @@ OLD, NEW = "the-key-that-goes-4c1d", "the-key-that-comes-9e2b"
 @pytest.fixture
 def authenticator(tmp_path: Path) -> Authenticator:
     """One that knows both keys."""
-    return Resources(settings_of("postgresql://nowhere", tmp_path, internal_api_key=(OLD, NEW))).authenticator
+    return Resources(make_settings("postgresql://nowhere", tmp_path, internal_api_key=(OLD, NEW))).authenticator
 
 
 def name_of(authenticator: Authenticator, headers: dict[bytes, bytes]) -> str:
@@ -73,7 +75,7 @@ def test_a_name_says_which_key_and_nothing_of_it() -> None:
 
 async def test_a_rotation_leaves_nobody_out_and_the_audit_trail_tells(database_url: str, tmp_path: Path) -> None:
     async def change(keys: tuple[str, ...], key: str) -> int:
-        async with running(settings_of(database_url, tmp_path, internal_api_key=keys)) as client:
+        async with running(make_settings(database_url, tmp_path, internal_api_key=keys)) as client:
             client.headers["X-API-Key"] = key
             return (await client.put(f"{USERS}/by-external-id/1", json={"email": f"{key}@example.org"})).status_code
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from support.issuer import AUDIENCE, Issuer, issuer
-from support.live_server import live, settings_for
+from support.live_server import live
+from support.settings import make_settings
 from user_service.settings import Settings
 
 EVENTS_AUDIENCE = "user-service-events"
@@ -13,7 +14,7 @@ EVENTS_AUDIENCE = "user-service-events"
 
 @pytest.fixture
 def trusting(database_url: str, data_dir: Path, shared_issuer: Issuer) -> Settings:
-    return settings_for(
+    return make_settings(
         database_url,
         data_dir,
         jwt_issuer=shared_issuer.url,
@@ -63,7 +64,7 @@ def test_a_broker_brings_events_and_nothing_else(trusting: Settings, shared_issu
 
 
 def test_a_trusted_network_brings_events_and_nothing_else(database_url: str, data_dir: Path) -> None:
-    settings = settings_for(database_url, data_dir, events_trust_network=True)
+    settings = make_settings(database_url, data_dir, events_trust_network=True)
 
     with live(settings) as server, server.client(Accept="*/*") as client:
         assert client.post("/events").status_code not in {401, 403}

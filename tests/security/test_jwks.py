@@ -10,7 +10,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from support.issuer import AUDIENCE, Issuer, issuer, jwk_of
-from support.live_server import live, settings_for
+from support.live_server import live
+from support.settings import make_settings
 from user_service.errors import IssuerUnavailable
 from user_service.security.downloads import MAX_BYTES, download
 from user_service.security.jwks import KeySet, parse_keys
@@ -116,7 +117,7 @@ def test_kept_keys_serve_while_the_issuer_is_out_of_order(keys_of: Issuer, answe
 
 def test_without_keys_a_token_is_answered_with_503(keys_of: Issuer, database_url: str, data_dir: Path) -> None:
     keys_of.status = 503
-    settings = settings_for(
+    settings = make_settings(
         database_url, data_dir, jwt_issuer=keys_of.url, jwt_audience=AUDIENCE, jwt_jwks_url=keys_of.jwks_url
     )
 

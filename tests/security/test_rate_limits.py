@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from support.issuer import AUDIENCE, Issuer
-from support.live_server import API_KEY, LiveServer, live, settings_for
+from support.live_server import LiveServer, live
 from support.servers import RedisServer
+from support.settings import API_KEY, make_settings
 from user_service.errors import RateLimited
 from user_service.observability.metrics import Metrics
 from user_service.security.authentication import SCOPES, Principal
@@ -29,7 +30,7 @@ SOMEBODY = Principal("jwt", "jwt:0123456789abcdef", frozenset())
 @pytest.fixture
 def limited(database_url: str, data_dir: Path, shared_issuer: Issuer) -> Settings:
     """Ten a minute for a token, none for keys."""
-    return settings_for(
+    return make_settings(
         database_url,
         data_dir,
         jwt_issuer=shared_issuer.url,
@@ -369,7 +370,7 @@ def test_nothing_of_tokens_and_limits_is_imported_before_it_is_needed() -> None:
 
 
 def test_an_api_key_costs_no_imports_either(database_url: str, data_dir: Path, redis_url: str) -> None:
-    settings = settings_for(database_url, data_dir, redis_url=redis_url)
+    settings = make_settings(database_url, data_dir, redis_url=redis_url)
 
     with live(settings) as server, server.client() as client:
         assert client.get(USERS, headers={"X-API-Key": API_KEY}).status_code == 200

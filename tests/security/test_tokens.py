@@ -15,7 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from support.issuer import Issuer
-from support.live_server import API_KEY, LiveServer
+from support.live_server import LiveServer
+from support.settings import API_KEY
 
 USERS = "/api/v1/users"
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.live_server import API_KEY, LiveServer, live, read_until_closed, settings_for
+from support.live_server import LiveServer, live, read_until_closed
 from support.servers import PostgresServer
+from support.settings import API_KEY, make_settings
 
 USERS = b"/api/v1/users"
 KEY = b"X-API-Key: " + API_KEY.encode()
@@ -21,7 +22,7 @@ def hasty(
 ) -> Iterator[LiveServer]:
     """A server that waits for a second, where the default is ten."""
     database_url = postgres.create_database("connections", template=migrated_template)
-    settings = settings_for(
+    settings = make_settings(
         database_url, tmp_path_factory.mktemp("data"), head_timeout=1, body_timeout=1, max_connections=40
     )
     with live(settings) as running:

@@ -11,16 +11,17 @@ import asyncpg
 import httpx
 import pytest
 
-from support.answers import USERS
-from support.app_fixtures import client_of, settings_for
+from support.api import USERS
+from support.application import Client, started
+from support.settings import make_settings
 from user_service.app import Application
 from user_service.bootstrap import Resources
 from user_service.web.bulkhead import Bulkhead
 
 
 class BatchService:
-    def __init__(self, application: Application, client: httpx.AsyncClient, database: asyncpg.Pool) -> None:
-        self.application, self.client, self.database = application, client, database
+    def __init__(self, client: Client, database: asyncpg.Pool) -> None:
+        self.client, self.database = client, database
 
     async def batch(self, verb: str, items: Sequence[Any], *, key: str | None = None, **body: Any) -> httpx.Response:
         headers = {"Idempotency-Key": key} if key is not None else {}
@@ -67,13 +68,13 @@ def outcomes(answer: httpx.Response) -> list[str]:
 async def batch_service(
     database_url: str, data_dir: Path, *, bulkhead: Bulkhead | None = None, **others: Any
 ) -> AsyncIterator[BatchService]:
-    resources = Resources(settings_for(database_url, data_dir, access_log=False, **others))
+    resources = Resources(make_settings(database_url, data_dir, **others))
     application = Application(resources, bulkhead=bulkhead)
     async with (
-        client_of(application) as client,
+        started(application) as client,
         asyncpg.create_pool(database_url, min_size=1, max_size=2) as database,
     ):
-        yield BatchService(application, client, database)
+        yield BatchService(client, database)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from support.service import PATIENCE_SECONDS
+from support.waiting import PATIENCE_SECONDS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

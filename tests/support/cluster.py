@@ -3,13 +3,16 @@
 import json
 import os
 import subprocess
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from support import waiting
+
 NAMESPACE = "microservices"
 CALLERS = "user-service-e2e"
+# Each look at a cluster starts a program.
+wait_until = partial(waiting.wait_until, pause_seconds=1)
 PROGRAM = Path(__file__).with_name("cluster_caller.py")
 
 
@@ -104,11 +107,3 @@ class Cluster:
         answers = self.result_of(self.start_caller(task, allowed=allowed))
         assert isinstance(answers, list)
         return answers
-
-
-def wait_until(condition: Callable[[], bool], what: str, *, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(1)

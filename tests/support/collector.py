@@ -1,7 +1,6 @@
 """A small collector: takes traces over OTLP/HTTP and keeps their spans."""
 
 import gzip
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from support.service import PATIENCE_SECONDS
+from support.http_server import serving_http
+from support.waiting import PATIENCE_SECONDS
 
 KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
 
@@ -96,11 +96,6 @@ def attributes_of(pairs: Any) -> dict[str, Any]:
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    with Collector() as collector:
-        thread = threading.Thread(target=collector.serve_forever)
-        thread.start()
-        try:
-            yield collector
-        finally:
-            collector.shutdown()
-            thread.join()
+    collector = Collector()
+    with serving_http(collector):
+        yield collector

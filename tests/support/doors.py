@@ -19,7 +19,9 @@ import httpx
 
 from support.lambda_payloads import Payload
 from support.ports import free_port
-from support.running import PATIENCE_SECONDS, command_environ, serving
+from support.process import serving
+from support.settings import make_environ
+from support.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 # What kn func's scaffolding runs.
@@ -88,7 +90,7 @@ def lambda_door(folder: Path, payload: Payload, **environ: str) -> Iterator[Lamb
     with (folder / "lambda.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-W", "error", str(Path(__file__).with_name("lambda_runtime.py"))],
-            env=command_environ(folder, environ),
+            env=make_environ(folder, environ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -148,7 +150,7 @@ class FunctionProcess:
     def __init__(self, python: Path, folder: Path, environ: Mapping[str, str]) -> None:
         self.log = folder / "function.log"
         self.port = free_port()
-        given = command_environ(folder, {**environ, "LISTEN_ADDRESS": f"127.0.0.1:{self.port}", "PORT": "1"})
+        given = make_environ(folder, {**environ, "LISTEN_ADDRESS": f"127.0.0.1:{self.port}", "PORT": "1"})
         given.pop("PYTHONPATH", None)
         main = folder / "service.py"
         main.write_text(MAIN)
@@ -175,7 +177,7 @@ class FunctionProcess:
         except httpx.TransportError:
             return False
 
-    def end(self) -> int:
+    def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(PATIENCE_SECONDS)
 
@@ -198,7 +200,7 @@ def function_door(python: Path, folder: Path, **environ: str) -> Iterator[Door]:
         door = HttpDoor(function.url)
         yield door
         door.client.close()
-        function.end()
+        function.stop()
 
 
 def environ_of(database_url: str) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """An issuer of tokens: real keys, and a real HTTP server for its key set."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from support.http_server import serving_http
 
 AUDIENCE = "user-service"
 MAKERS: dict[str, Any] = {
@@ -94,11 +95,5 @@ def issuer() -> Iterator[Issuer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     made = Issuer(server.server_address[1])
     made.add_key()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with serving_http(server):
         yield made
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 from redis.asyncio import Redis
 
-from support.app_fixtures import ENCRYPTION_KEY
+from support.settings import ENCRYPTION_KEY
 from user_service.cache.redis import HEAD_BYTES
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher, DecryptionError, parse_keys

@@ -6,33 +6,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
 
+from support.settings import API_KEY
 from user_service.app import Application
 from user_service.bootstrap import Resources
 from user_service.server.run import uvicorn_config
 from user_service.settings import Settings
 
-API_KEY = "an-internal-key-of-the-tests-7d1f"
-ENCRYPTION_KEY = "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 START_SECONDS = 30.0
-
-
-def settings_for(database_url: str, data_dir: Path, **others: Any) -> Settings:
-    base = Settings(
-        database_url=database_url,
-        data_dir=data_dir,
-        encryption_key=ENCRYPTION_KEY,
-        internal_api_key=(API_KEY,),
-        access_log=False,
-        host="127.0.0.1",
-        port=0,
-    )
-    return replace(base, **others)
 
 
 class LiveServer:
@@ -63,7 +48,8 @@ class LiveServer:
 
 @contextmanager
 def live(settings: Settings) -> Iterator[LiveServer]:
-    """Starts the service and stops it."""
+    """Starts the service on a free port of this machine, and stops it."""
+    settings = replace(settings, host="127.0.0.1", port=0)
     application = Application(Resources(settings))
     server = uvicorn.Server(uvicorn_config(application, settings))
     thread = threading.Thread(target=server.run, name="live-server")

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ import httpx
 import pytest
 import yaml
 
+from support.http_server import serving_http
 from support.ports import free_port
-from support.service import PATIENCE_SECONDS
+from support.waiting import PATIENCE_SECONDS
 
 RULE = Path(__file__).parents[2] / "k8s-common/components/monitoring/prometheusrule.yaml"
 POD = "user-service-00007-deployment-7c9-x2x"
@@ -64,19 +64,6 @@ class ClusterExporter(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-@contextmanager
-def cluster_exporter() -> Iterator[str]:
-    """Its host and port."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), ClusterExporter) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 class Prometheus:
     def __init__(self, url: str) -> None:
         self.url = url
@@ -103,7 +90,7 @@ def configuration(service_url: str, exporter: str, folder: Path) -> dict[str, An
                 "job_name": "microservices/user-service",
                 "static_configs": [{"targets": [urlsplit(service_url).netloc], "labels": labels}],
             },
-            {"job_name": "cluster", "honor_labels": True, "static_configs": [{"targets": [exporter]}]},
+            {"job_name": "cluster", "honor_labels": True, "static_configs": [{"targets": [urlsplit(exporter).netloc]}]},
         ],
     }
 
@@ -111,7 +98,7 @@ def configuration(service_url: str, exporter: str, folder: Path) -> dict[str, An
 @contextmanager
 def prometheus(folder: Path, service_url: str) -> Iterator[Prometheus]:
     """A Prometheus that has begun to scrape the service and the exporter."""
-    with cluster_exporter() as exporter:
+    with serving_http(ThreadingHTTPServer(("127.0.0.1", 0), ClusterExporter)) as exporter:
         # YAML 1.2 holds JSON.
         (folder / "prometheus.json").write_text(json.dumps(configuration(service_url, exporter, folder)))
         address = f"127.0.0.1:{free_port()}"

@@ -12,7 +12,7 @@ from typing import Final
 
 import httpx
 
-from support.running import PATIENCE_SECONDS
+from support.waiting import PATIENCE_SECONDS
 
 # Its own ports, which can't be chosen.
 ADMIN_PORT: Final = 8022

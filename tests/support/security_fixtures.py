@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from support.issuer import AUDIENCE, Issuer, issuer
-from support.live_server import LiveServer, live, settings_for
+from support.live_server import LiveServer, live
 from support.servers import PostgresServer
+from support.settings import make_settings
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def server(
 ) -> Iterator[LiveServer]:
     """A service that trusts `shared_issuer`, without a rate limit."""
     name = f"security_{shared_issuer.url.rpartition(':')[2]}"
-    settings = settings_for(
+    settings = make_settings(
         postgres.create_database(name, template=migrated_template),
         tmp_path_factory.mktemp("data"),
         jwt_issuer=shared_issuer.url,

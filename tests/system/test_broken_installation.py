@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support.running import API_KEY, ENCRYPTION_KEY, PATIENCE_SECONDS, serving
+from support.process import serving
+from support.settings import API_KEY, ENCRYPTION_KEY
+from support.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def without_fastapi(tmp_path: Path) -> str:
 def test_the_server_ends_and_says_why(database_url: str, tmp_path: Path, without_fastapi: str) -> None:
     with serving(tmp_path, DATABASE_URL=database_url, PYTHONPATH=without_fastapi) as service:
         status = service.process.wait(PATIENCE_SECONDS)
-        critical = [line for line in service.said().splitlines() if '"level":"critical"' in line]
+        critical = [line for line in service.read_log().splitlines() if '"level":"critical"' in line]
 
     assert status == 1
     assert len(critical) == 1

@@ -14,8 +14,10 @@ import asyncpg
 import pytest
 
 from support.broker import Broker, Event
-from support.running import API_KEY, ServiceProcess, eventually
-from support.sinks import Sink
+from support.event_sink import Sink
+from support.process import ServiceProcess
+from support.settings import API_KEY
+from support.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from support.running import ENCRYPTION_KEY
+from support.settings import ENCRYPTION_KEY
 
 HEAVY = {"fastapi", "starlette", "sqlalchemy", "pydantic", "alembic", "redis", "prometheus_client", "cloudevents"}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from support.app_fixtures import API_KEY
-from support.served import Served
+from support.process import ServiceProcess, serving
+from support.settings import API_KEY
 
 KILLS = 50
 USERS = 20_000
@@ -40,11 +40,11 @@ def send(url: str, file: int) -> httpx.Response | None:
     return None
 
 
-def live_and_die(served: Served, file: int, seconds: float) -> httpx.Response | None:
+def live_and_die(service: ServiceProcess, file: int, seconds: float) -> httpx.Response | None:
     """Sends a file to a service that is killed after a while, unless the answer comes first."""
-    killer = threading.Timer(seconds, served.process.kill)
+    killer = threading.Timer(seconds, service.process.kill)
     killer.start()
-    answer = send(served.url, file)
+    answer = send(service.url, file)
     killer.cancel()
     return answer
 
@@ -57,31 +57,22 @@ def exported(url: str) -> list[str]:
 def test_an_import_survives_fifty_kills(database_url: str, tmp_path: Path) -> None:
     chance = random.Random(2024)  # the moments are the machine's anyway
     kills, files = 0, count()
-    file, sent = next(files), 0
+    file = next(files)
     while kills < KILLS:
-        (folder := tmp_path / str(kills + sent)).mkdir(exist_ok=True)
-        served = Served(database_url, folder)
-        try:
-            served.wait_until_ready()
+        with serving(tmp_path, DATABASE_URL=database_url) as service:
             while True:
-                answer = live_and_die(served, file, chance.uniform(0.01, LONGEST_LIFE_SECONDS))
+                answer = live_and_die(service, file, chance.uniform(0.01, LONGEST_LIFE_SECONDS))
                 if answer is None or answer.status_code != 202:
                     break
                 assert (answer.json()["created"], answer.json()["failed"]) == (USERS, 0)
-                file, sent = next(files), sent + 1
-        finally:
-            served.process.kill()
-            served.process.wait()
+                file = next(files)
+            service.process.kill()
         kills += 1
-    served = Served(database_url, tmp_path)
-    try:
-        served.wait_until_ready()
-        last = send(served.url, file)
+    with serving(tmp_path, DATABASE_URL=database_url) as service:
+        last = send(service.url, file)
         assert last is not None
         assert (last.status_code, last.json()["created"], last.json()["failed"]) == (202, USERS, 0)
-        everybody = exported(served.url)
-    finally:
-        served.stop()
+        imported = exported(service.url)
     expected = {f"{number}/{user}" for number in range(file + 1) for user in range(USERS)}
-    assert len(everybody) == len(set(everybody)) == len(expected)
-    assert set(everybody) == expected
+    assert len(imported) == len(set(imported)) == len(expected)
+    assert set(imported) == expected

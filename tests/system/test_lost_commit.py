@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from support.running import running, settings_of
+from support.application import running
+from support.settings import make_settings
 
 SOCKET = ".s.PGSQL.5432"
 
@@ -54,7 +55,7 @@ async def wire_to(url: str, folder: Path) -> AsyncIterator[tuple[Wire, str]]:
 async def test_a_write_whose_commit_was_not_answered_leaves_no_old_value_in_the_cache(
     database_url: str, tmp_path: Path
 ) -> None:
-    async with wire_to(database_url, tmp_path) as (wire, url), running(settings_of(url, tmp_path)) as client:
+    async with wire_to(database_url, tmp_path) as (wire, url), running(make_settings(url, tmp_path)) as client:
         path = await client.make(given_name="old")
         await client.get(path)
         wire.cut = True

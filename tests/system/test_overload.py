@@ -8,8 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-from support.live_server import LiveServer, live, settings_for
+from support.live_server import LiveServer, live
 from support.servers import PostgresServer
+from support.settings import make_settings
 
 USERS = "/api/v1/users"
 SLOW_WRITES = """
@@ -56,7 +57,7 @@ def change(server: LiveServer, url: str) -> tuple[int, str, str | None]:
 def test_a_request_past_its_deadline_is_given_up_down_to_its_statement(
     postgres: PostgresServer, database: str, tmp_path: Path
 ) -> None:
-    settings = settings_for(postgres.url(database), tmp_path, request_timeout=2, database_timeout=300)
+    settings = make_settings(postgres.url(database), tmp_path, request_timeout=2, database_timeout=300)
 
     with live(settings) as server:
         url = make(server)
@@ -73,7 +74,9 @@ def test_a_request_past_its_deadline_is_given_up_down_to_its_statement(
 def test_requests_over_the_bound_are_shed_and_probes_are_not(
     postgres: PostgresServer, database: str, tmp_path: Path
 ) -> None:
-    settings = settings_for(postgres.url(database), tmp_path, max_in_flight=3, request_timeout=12, database_timeout=300)
+    settings = make_settings(
+        postgres.url(database), tmp_path, max_in_flight=3, request_timeout=12, database_timeout=300
+    )
 
     with live(settings) as server, ThreadPoolExecutor(3) as pool:
         urls = [make(server) for _ in range(3)]

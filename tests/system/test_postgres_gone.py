@@ -11,9 +11,12 @@ import asyncpg
 import httpx
 import pytest
 
+from support.api import USERS
+from support.application import Client, running
 from support.postgres_faults import end_sessions, frozen, stopped
-from support.running import USERS, Client, eventually, running, settings_of
 from support.servers import PostgresServer
+from support.settings import make_settings
+from support.waiting import eventually
 
 READY = "/api/health/ready"
 # A guard against hangs: DATABASE_TIMEOUT is 1 s here, a connection is waited for 3 s.
@@ -35,7 +38,7 @@ REQUESTS: dict[str, Ask] = {
 @pytest.fixture
 async def client(spare_url: str, tmp_path: Path) -> AsyncIterator[Client]:
     """Without a cache, so that each read asks the database."""
-    async with running(settings_of(spare_url, tmp_path, cache="none", database_timeout=1)) as client:
+    async with running(make_settings(spare_url, tmp_path, cache="none", database_timeout=1)) as client:
         yield client
 
 
@@ -93,7 +96,7 @@ async def test_reads_survive_the_end_of_all_sessions_and_writes_the_second_time(
 
 
 async def test_cached_reads_go_on(spare_url: str, spare_postgres: PostgresServer, tmp_path: Path) -> None:
-    async with running(settings_of(spare_url, tmp_path, database_timeout=1)) as client:
+    async with running(make_settings(spare_url, tmp_path, database_timeout=1)) as client:
         path, other = await client.make(given_name="Ada"), await client.make()
         await client.get(path)
         with stopped(spare_postgres):
@@ -154,7 +157,7 @@ async def test_a_server_without_a_free_connection_is_503(
     ordinary_url: str, spare_postgres: PostgresServer, tmp_path: Path
 ) -> None:
     database = urlsplit(ordinary_url).path[1:]
-    async with running(settings_of(ordinary_url, tmp_path, cache="none", database_timeout=1)) as client:
+    async with running(make_settings(ordinary_url, tmp_path, cache="none", database_timeout=1)) as client:
         path = await client.make()
         spare_postgres.execute(f"ALTER DATABASE {database} CONNECTION LIMIT 0")
         end_sessions(spare_postgres)
@@ -202,7 +205,7 @@ async def test_a_locked_table_is_503_for_reads_too(client: Client, spare_url: st
 async def test_more_writers_than_connections_wait_or_are_refused_but_never_break(
     spare_url: str, tmp_path: Path
 ) -> None:
-    settings = settings_of(spare_url, tmp_path, postgres_max_connections=2)
+    settings = make_settings(spare_url, tmp_path, postgres_max_connections=2)
     async with running(settings) as client, asyncio.timeout(GUARD_SECONDS * 2):
         path = await client.make()
         answers = await asyncio.gather(

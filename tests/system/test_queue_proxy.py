@@ -11,8 +11,9 @@ import orjson
 import pytest
 
 from support.ports import free_port
+from support.process import serving
 from support.queue_proxy import find_queue_proxy, queue_proxy
-from support.running import API_KEY, serving
+from support.settings import API_KEY
 
 pytestmark = [
     pytest.mark.anyio,

@@ -17,7 +17,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from support.running import USERS, ServiceProcess, serving
+from support.api import USERS
+from support.process import ServiceProcess, serving
 from support.servers import RedisServer
 
 REPLICAS = 3

@@ -11,19 +11,12 @@ from uuid import uuid4
 
 import httpx
 
-from support.running import (
-    ENCRYPTION_KEY,
-    OTHER_ENCRYPTION_KEY,
-    PATIENCE_SECONDS,
-    USERS,
-    ServiceProcess,
-    command,
-    command_environ,
-    eventually,
-    serving,
-)
+from support.api import USERS
+from support.process import ServiceProcess, command, serving
 from support.secret_files import SecretFolder
+from support.settings import ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, make_environ
 from support.tokens_kept import key_ids, meta
+from support.waiting import PATIENCE_SECONDS, eventually
 
 K1, K2 = ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY
 OLD_API_KEY, NEW_API_KEY = "the-api-key-that-goes-4c1d", "the-api-key-that-comes-9e2b"
@@ -136,7 +129,7 @@ async def reencrypt_and_be_killed(folder: Path, environ: dict[str, str]) -> None
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "user_service.cli.main", "reencrypt", "--batch-size", "5"),
-        env=command_environ(folder, environ),
+        env=make_environ(folder, environ),
     )
     with suppress(TimeoutError):
         await asyncio.wait_for(process.wait(), random.uniform(0.5, 3.0))
@@ -193,5 +186,5 @@ async def test_a_rotation_from_the_first_step_to_the_last_fails_no_request(
             assert client.get(path, headers={"Cache-Control": "no-cache"}).status_code == 200
         assert client.get(USERS, params={"email": "5@example.org"}).json()["items"]
         assert len(client.get(USERS, params={"q": "ada", "limit": 200}).json()["items"]) == 200
-    for said in (first.said(), second.said()):
+    for said in (first.read_log(), second.read_log()):
         assert not any(text in said for text in (K1[3:], K2[3:], OLD_API_KEY, NEW_API_KEY))

@@ -5,17 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from support.api import USERS
+from support.application import Client, running
 from support.postgres_faults import stopped
-from support.running import (
-    ENCRYPTION_KEY,
-    OTHER_ENCRYPTION_KEY,
-    USERS,
-    Client,
-    eventually,
-    running,
-    settings_of,
-)
 from support.servers import PostgresServer
+from support.settings import ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, make_settings
+from support.waiting import eventually
 from user_service.app import Application
 from user_service.bootstrap import Resources
 from user_service.errors import ConfigurationError
@@ -40,7 +35,7 @@ async def test_a_database_that_comes_later_is_used_when_it_is_there(
 ) -> None:
     spare_postgres.stop()
     try:
-        async with running(settings_of(spare_url, tmp_path)) as client:
+        async with running(make_settings(spare_url, tmp_path)) as client:
             before = [(await client.get(path)).status_code for path in (LIVE, READY, USERS)]
             read = await client.get(f"{USERS}/01890000-0000-7000-8000-000000000000")
             spare_postgres.start()
@@ -55,7 +50,7 @@ async def test_a_database_that_comes_later_is_used_when_it_is_there(
 
 
 async def test_a_database_that_is_migrated_later_is_used_then(empty_database_url: str, tmp_path: Path) -> None:
-    async with running(settings_of(empty_database_url, tmp_path)) as client:
+    async with running(make_settings(empty_database_url, tmp_path)) as client:
         before = [(await client.get(path)).status_code for path in (LIVE, READY, USERS)]
         refused = await client.post(USERS, json={"email": "ada@example.org"})
         await asyncio.to_thread(upgrade, empty_database_url)
@@ -69,13 +64,13 @@ async def test_a_database_that_is_migrated_later_is_used_then(empty_database_url
 async def test_a_database_that_was_taken_back_is_not_ready(database_url: str, tmp_path: Path) -> None:
     await asyncio.to_thread(downgrade, database_url, "base")
 
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         assert (await client.get(READY)).status_code == 503
 
 
 async def start(url: str, folder: Path, *, encryption_key: str, blind_index_key: str | None = None) -> None:
     """A start and a stop. Raises ConfigurationError."""
-    settings = settings_of(url, folder, encryption_key=encryption_key, blind_index_key=blind_index_key)
+    settings = make_settings(url, folder, encryption_key=encryption_key, blind_index_key=blind_index_key)
     application = Application(Resources(settings))
     try:
         await application.start()
@@ -132,9 +127,9 @@ def contents(postgres: PostgresServer, url: str) -> str:
 
 
 async def test_a_key_is_rotated_by_putting_the_new_one_first(database_url: str, tmp_path: Path) -> None:
-    async with running(settings_of(database_url, tmp_path, encryption_key=K1)) as client:
+    async with running(make_settings(database_url, tmp_path, encryption_key=K1)) as client:
         path = await client.make(given_name="Ada")
-    async with running(settings_of(database_url, tmp_path, encryption_key=f"{K2},{K1}")) as client:
+    async with running(make_settings(database_url, tmp_path, encryption_key=f"{K2},{K1}")) as client:
         old = await client.get(path)
         new = await client.make(given_name="Grace")
         found = await client.get(USERS, params={"email": old.json()["email"]})
@@ -148,10 +143,10 @@ async def test_a_key_is_rotated_by_putting_the_new_one_first(database_url: str, 
 
 @pytest.mark.parametrize("ring", [f"{K1},{K2}", f"{K2},{K1}"])
 async def test_users_are_found_whatever_the_order_of_the_keys(database_url: str, tmp_path: Path, ring: str) -> None:
-    async with running(settings_of(database_url, tmp_path, encryption_key=K1)) as client:
+    async with running(make_settings(database_url, tmp_path, encryption_key=K1)) as client:
         path = await client.make(given_name="Ada", email="ada@example.org")
 
-    async with running(settings_of(database_url, tmp_path, encryption_key=ring)) as client:
+    async with running(make_settings(database_url, tmp_path, encryption_key=ring)) as client:
         by_email = await client.get(USERS, params={"email": "ada@example.org"})
         by_word = await client.get(USERS, params={"q": "ada"})
         again = await client.post(USERS, json={"email": "ada@example.org"})
@@ -165,10 +160,10 @@ async def test_a_ring_in_another_order_waits_for_its_database(
     spare_url: str, spare_postgres: PostgresServer, tmp_path: Path
 ) -> None:
     """Until the database says which, the index key of the last encryption key is taken; then the right one."""
-    async with running(settings_of(spare_url, tmp_path, encryption_key=K1)) as client:
+    async with running(make_settings(spare_url, tmp_path, encryption_key=K1)) as client:
         await client.make(email="ada@example.org")
     with stopped(spare_postgres):
-        application = Application(Resources(settings_of(spare_url, tmp_path, encryption_key=f"{K1},{K2}")))
+        application = Application(Resources(make_settings(spare_url, tmp_path, encryption_key=f"{K1},{K2}")))
         await application.start()
         await application.api.get()
     async with Client(application) as client:
@@ -198,7 +193,7 @@ async def test_wrong_keys_for_a_database_that_comes_later_never_become_ready(
 ) -> None:
     await start(spare_url, tmp_path, encryption_key=K1)
     with stopped(spare_postgres):
-        application = Application(Resources(settings_of(spare_url, tmp_path, encryption_key=K2)))
+        application = Application(Resources(make_settings(spare_url, tmp_path, encryption_key=K2)))
         await application.start()
     verifying = application.resources.verifying
     assert verifying is not None

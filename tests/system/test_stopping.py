@@ -9,7 +9,10 @@ import asyncpg
 import httpx
 import pytest
 
-from support.running import API_KEY, USERS, eventually, serving
+from support.api import USERS
+from support.process import serving
+from support.settings import API_KEY
+from support.waiting import eventually
 
 KEY = {"X-API-Key": API_KEY}
 
@@ -77,7 +80,7 @@ async def test_a_request_that_does_not_end_does_not_keep_the_service(database_ur
         writer.close()
 
     assert status == 0
-    assert "Traceback" not in service.said()
+    assert "Traceback" not in service.read_log()
 
 
 def test_what_was_acknowledged_survives_a_kill_of_the_service_and_its_database(tmp_path: Path) -> None:
@@ -91,7 +94,7 @@ def test_what_was_acknowledged_survives_a_kill_of_the_service_and_its_database(t
         with service.client() as client:
             found = client.get(path)
             by_email = client.get(USERS, params={"email": "ADA@example.org"}).json()["items"]
-        status = service.end()
+        status = service.stop()
 
     assert named.status_code == 200
     assert found.json() == named.json()
@@ -107,10 +110,10 @@ def test_two_services_on_one_folder_work_on_the_same_data(tmp_path: Path) -> Non
             seen = second.get(path)
             changed = second.patch(path, json={"given_name": "Ada"})
             taken = second.post(USERS, json={"email": "Ada@example.org"})
-            status = one.end()
+            status = one.stop()
             still_there = second.get(path)
             fresh = second.get(path, headers={"Cache-Control": "no-cache"})
-        last_status = other.end()
+        last_status = other.stop()
 
     assert (seen.status_code, changed.status_code, taken.status_code) == (200, 200, 409)
     assert still_there.json() == fresh.json() == changed.json()

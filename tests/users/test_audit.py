@@ -9,8 +9,8 @@ import httpx
 import orjson
 import pytest
 
-from support.answers import USERS, expect_fault, expect_problem, make_user, url_of
-from support.app_fixtures import API_KEY
+from support.api import USERS, expect_fault, expect_problem, make_user, user_url
+from support.settings import API_KEY
 
 ACTOR = f"api-key:{hashlib.sha256(API_KEY.encode()).hexdigest()[:8]}"
 
@@ -18,9 +18,9 @@ ACTOR = f"api-key:{hashlib.sha256(API_KEY.encode()).hexdigest()[:8]}"
 async def test_each_change_tells_who_what_and_when(client: httpx.AsyncClient) -> None:
     user = await make_user(client, given_name="Wilhelmina")
     headers = {"X-Request-ID": "the-request"}
-    changed = await client.patch(url_of(user), json={"locale": "fr", "status": "suspended"}, headers=headers)
+    changed = await client.patch(user_url(user), json={"locale": "fr", "status": "suspended"}, headers=headers)
 
-    answer = await client.get(url_of(user, "/audit"))
+    answer = await client.get(user_url(user, "/audit"))
 
     assert answer.headers["cache-control"] == "private, no-store"
     page = answer.json()
@@ -48,10 +48,10 @@ async def test_each_change_tells_who_what_and_when(client: httpx.AsyncClient) ->
 async def test_pages_follow_each_other_to_the_end(client: httpx.AsyncClient) -> None:
     user = await make_user(client)
     for _ in range(6):
-        await client.post(url_of(user, "/login"))
+        await client.post(user_url(user, "/login"))
 
     seen: list[int] = []
-    address: str | None = f"{url_of(user)}/audit?limit=3"
+    address: str | None = f"{user_url(user)}/audit?limit=3"
     while address is not None:
         answer = await client.get(address)
         page = answer.json()
@@ -65,12 +65,12 @@ async def test_pages_follow_each_other_to_the_end(client: httpx.AsyncClient) -> 
 async def test_a_cursor_is_of_one_trail_and_not_to_be_altered(client: httpx.AsyncClient) -> None:
     users = [await make_user(client) for _ in range(2)]
     for user in users:
-        await client.post(url_of(user, "/login"))
-    cursor = (await client.get(url_of(users[0], "/audit?limit=1"))).json()["next_cursor"]
+        await client.post(user_url(user, "/login"))
+    cursor = (await client.get(user_url(users[0], "/audit?limit=1"))).json()["next_cursor"]
     listed = (await client.get(USERS, params={"limit": 1})).json()["next_cursor"]
 
     for user, text in ((users[1], cursor), (users[0], listed), (users[0], cursor[:-1] + "~"), (users[0], "")):
-        answer = await client.get(url_of(user, "/audit"), params={"cursor": text})
+        answer = await client.get(user_url(user, "/audit"), params={"cursor": text})
         expect_problem(answer, 400, "invalid_cursor")
     expect_problem(await client.get(USERS, params={"cursor": cursor}), 400, "invalid_cursor")
 
@@ -79,16 +79,16 @@ async def test_a_cursor_is_of_one_trail_and_not_to_be_altered(client: httpx.Asyn
 async def test_a_page_has_1_to_200_changes(client: httpx.AsyncClient, limit: str) -> None:
     user = await make_user(client)
 
-    expect_fault(await client.get(url_of(user, "/audit"), params={"limit": limit}), "?limit")
+    expect_fault(await client.get(user_url(user, "/audit"), params={"limit": limit}), "?limit")
 
 
 async def test_deleted_erased_and_purged_users_have_a_trail(client: httpx.AsyncClient) -> None:
     user = await make_user(client)
     for method, ending in (("DELETE", ""), ("POST", "/erase"), ("DELETE", "?purge=true")):
-        assert (await client.request(method, url_of(user, ending))).status_code == 204
-        assert (await client.get(url_of(user, "/audit"))).status_code == 200
+        assert (await client.request(method, user_url(user, ending))).status_code == 204
+        assert (await client.get(user_url(user, "/audit"))).status_code == 200
 
-    types = [item["type"] for item in (await client.get(url_of(user, "/audit"))).json()["items"]]
+    types = [item["type"] for item in (await client.get(user_url(user, "/audit"))).json()["items"]]
     assert types == ["created", "deleted", "erased", "purged"]
 
 
@@ -103,7 +103,7 @@ async def test_a_user_whose_log_is_past_its_time_has_an_empty_one(client: httpx.
     await connection.execute("DELETE FROM user_changes")
     await connection.close()
 
-    assert (await client.get(url_of(user, "/audit"))).json() == {"items": [], "next_cursor": None}
+    assert (await client.get(user_url(user, "/audit"))).json() == {"items": [], "next_cursor": None}
 
 
 async def test_a_page_is_read_by_the_primary_key(client: httpx.AsyncClient, database_url: str) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from support.running import running, settings_of
+from support.application import running
+from support.settings import make_settings
 from user_service.users.bulk_insert import COPY_THRESHOLD
 from user_service.users.change_log import Origin
 from user_service.users.schemas import UserCreate
@@ -61,7 +62,7 @@ def bodies(*, series: str, count: int) -> list[UserCreate]:
 
 
 async def test_copied_users_terms_and_changes_are_those_of_an_insert(database_url: str, tmp_path: Path) -> None:
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         storage = client.resources.open_services().storage
         copied: list[Any] = []
         inserted: list[Any] = []

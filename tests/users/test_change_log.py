@@ -9,8 +9,8 @@ import asyncpg
 import httpx
 import pytest
 
-from support.answers import USERS, make_user, unique_email, url_of
-from support.app_fixtures import API_KEY, OTHER_KEY
+from support.api import USERS, make_user, unique_email, user_url
+from support.settings import API_KEY, OTHER_API_KEY
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 HEADERS = {"X-Request-ID": "the-request", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
@@ -58,7 +58,7 @@ async def test_an_update_names_what_changed_and_no_more(
 ) -> None:
     user = await make_user(client, given_name="Ada", metadata={"n": 1}, email_verified=True)
 
-    await client.patch(url_of(user), json=patch)
+    await client.patch(user_url(user), json=patch)
 
     change = await only_change(database, 1)
     assert (change["version"], change["type"], set(change["changed"])) == (2, kind, changed)
@@ -79,7 +79,7 @@ async def test_each_kind_of_change_has_its_type(
 ) -> None:
     user = await make_user(client, status="pending")
 
-    assert (await client.request(method, url_of(user, ending))).is_success
+    assert (await client.request(method, user_url(user, ending))).is_success
 
     change = await only_change(database, 1)
     assert (change["version"], change["type"], change["status"], set(change["changed"])) == (2, kind, status, changed)
@@ -87,9 +87,9 @@ async def test_each_kind_of_change_has_its_type(
 
 async def test_a_restore_has_its_type(client: httpx.AsyncClient, database: Any) -> None:
     user = await make_user(client)
-    await client.delete(url_of(user))
+    await client.delete(user_url(user))
 
-    await client.post(url_of(user, "/restore"))
+    await client.post(user_url(user, "/restore"))
 
     change = await only_change(database, 2)
     assert (change["version"], change["type"], change["status"]) == (3, "restored", "active")
@@ -104,7 +104,7 @@ async def test_an_upsert_is_a_creation_or_an_update(client: httpx.AsyncClient, d
     assert [(row["version"], row["type"]) for row in await changes(database)] == [(1, "created"), (2, "updated")]
 
 
-@pytest.mark.parametrize(("headers", "key"), [({"X-API-Key": OTHER_KEY}, OTHER_KEY), ({}, API_KEY)])
+@pytest.mark.parametrize(("headers", "key"), [({"X-API-Key": OTHER_API_KEY}, OTHER_API_KEY), ({}, API_KEY)])
 async def test_a_change_knows_who_made_it_in_which_request(
     client: httpx.AsyncClient, database: Any, headers: dict[str, str], key: str
 ) -> None:
@@ -125,21 +125,21 @@ async def test_what_changes_nothing_leaves_no_row(client: httpx.AsyncClient, dat
     before = await changes(database)
 
     for answer in (
-        await client.patch(url_of(user), json={"given_name": "Ada"}),
-        await client.patch(url_of(user), json={}),
+        await client.patch(user_url(user), json={"given_name": "Ada"}),
+        await client.patch(user_url(user), json={}),
         await client.put(f"{USERS}/by-external-id/crm-1", json={"email": user["email"]}),
-        await client.get(url_of(user)),
+        await client.get(user_url(user)),
     ):
         assert answer.status_code == 200
     for answer in (
         await client.post(USERS, json={"email": user["email"]}),
-        await client.patch(url_of(user), json={"email": other["email"], "given_name": "Eve"}),
-        await client.patch(url_of(user), json={"given_name": "Eve"}, headers={"If-Match": '"9"'}),
-        await client.patch(url_of(user), json={"phone": "x"}),
-        await client.delete(url_of(user), headers={"If-Match": '"9"'}),
-        await client.delete(url_of(user, "?purge=true"), headers={"If-Match": '"9"'}),
-        await client.post(url_of(user, "/activate")),
-        await client.post(url_of(user, "/restore")),
+        await client.patch(user_url(user), json={"email": other["email"], "given_name": "Eve"}),
+        await client.patch(user_url(user), json={"given_name": "Eve"}, headers={"If-Match": '"9"'}),
+        await client.patch(user_url(user), json={"phone": "x"}),
+        await client.delete(user_url(user), headers={"If-Match": '"9"'}),
+        await client.delete(user_url(user, "?purge=true"), headers={"If-Match": '"9"'}),
+        await client.post(user_url(user, "/activate")),
+        await client.post(user_url(user, "/restore")),
     ):
         assert answer.is_client_error
 
@@ -148,9 +148,9 @@ async def test_what_changes_nothing_leaves_no_row(client: httpx.AsyncClient, dat
 
 async def test_a_purge_leaves_the_log_and_nothing_else(client: httpx.AsyncClient, database: Any) -> None:
     user = await make_user(client, given_name="Ada", metadata={"n": 1e16})
-    await client.patch(url_of(user), json={"metadata": {"m": -0.0}, "given_name": "Augusta"})
+    await client.patch(user_url(user), json={"metadata": {"m": -0.0}, "given_name": "Augusta"})
 
-    await client.delete(url_of(user, "?purge=true"))
+    await client.delete(user_url(user, "?purge=true"))
 
     assert [row["type"] for row in await changes(database)] == ["created", "updated", "purged"]
     for table in ("users", "user_terms"):

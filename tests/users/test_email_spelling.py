@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from support.answers import USERS, expect_fault, expect_problem, make_user
+from support.api import USERS, expect_fault, expect_problem, make_user
 
 SAME = {
     "ada@example.org": ["ADA@EXAMPLE.ORG", " ada@example.org\n", "ada@ｅｘａｍｐｌｅ.org", "\u2003Ada@Example.Org"],

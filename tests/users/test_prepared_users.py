@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from support.running import ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, USERS, running, settings_of
+from support.api import USERS
+from support.application import running
+from support.settings import ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, make_settings
 from support.tokens_kept import key_ids
 from user_service.encryption.cipher import parse_keys
 from user_service.encryption.key_registry import check_keys
@@ -22,7 +24,7 @@ async def test_rows_encrypted_under_a_retired_key_are_encrypted_again(
     database_url: str, tmp_path: Path, many: int
 ) -> None:
     bodies = [UserCreate(email=f"{number}@example.org", given_name="Ada") for number in range(many)]
-    async with running(settings_of(database_url, tmp_path, encryption_key=BOTH)) as client:
+    async with running(make_settings(database_url, tmp_path, encryption_key=BOTH)) as client:
         storage = client.resources.open_services().storage
         prepared = await PreparedUsers.prepare(bodies, storage.cipher, storage.index)
         assert prepared.rows is not None
@@ -42,7 +44,7 @@ async def test_prepared_rows_are_inserted(database_url: str, tmp_path: Path) -> 
     """Duplicates and taken keys are reported as for users that were not prepared."""
     emails = ["taken@example.org", *(f"{number}@example.org" for number in range(60)), "0@EXAMPLE.org"]
     bodies = [UserCreate(email=email, given_name="Grace") for email in emails]
-    async with running(settings_of(database_url, tmp_path, encryption_key=BOTH)) as client:
+    async with running(make_settings(database_url, tmp_path, encryption_key=BOTH)) as client:
         assert (await client.post(USERS, json={"email": "taken@example.org"})).status_code == 201
         storage = client.resources.open_services().storage
         prepared = await PreparedUsers.prepare(bodies, storage.cipher, storage.index)
@@ -59,7 +61,7 @@ async def test_rows_are_current_after_the_keys_were_compared_with_the_database_a
     database_url: str, tmp_path: Path
 ) -> None:
     """Only another key makes a new index, without the cached terms."""
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         storage = client.resources.open_services().storage
         prepared = await PreparedUsers.prepare([UserCreate(email="ada@example.org")], storage.cipher, storage.index)
         await check_keys(client.application.resources.pool, storage.keys)

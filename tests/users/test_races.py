@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from support.answers import USERS, make_user, unique_email, url_of
-from support.app_fixtures import client_of
+from support.api import USERS, make_user, unique_email, user_url
+from support.application import started
 from user_service.app import Application
 
 MANY = 50
@@ -30,7 +30,7 @@ class Patient(httpx.ASGITransport):
 
 @pytest.fixture
 async def client(application: Application) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(application, Patient(application)) as client:
+    async with started(application, Patient(application)) as client:
         yield client
 
 
@@ -50,27 +50,27 @@ async def test_changes_of_one_version_make_one_change(client: httpx.AsyncClient)
 
     statuses = await at_once(
         *(
-            client.patch(url_of(user), json={"given_name": f"Ada {number}"}, headers={"If-Match": '"1"'})
+            client.patch(user_url(user), json={"given_name": f"Ada {number}"}, headers={"If-Match": '"1"'})
             for number in range(MANY)
         )
     )
 
     assert statuses == {200: 1, 412: MANY - 1}
-    assert (await client.get(url_of(user), headers=FRESH)).json()["version"] == 2
+    assert (await client.get(user_url(user), headers=FRESH)).json()["version"] == 2
 
 
 async def test_changes_without_a_condition_all_apply(client: httpx.AsyncClient) -> None:
     user = await make_user(client)
 
     statuses = await at_once(
-        *(client.patch(url_of(user), json={"metadata": {f"k{number}": number}}) for number in range(MANY))
+        *(client.patch(user_url(user), json={"metadata": {f"k{number}": number}}) for number in range(MANY))
     )
 
-    seen = (await client.get(url_of(user))).json()
+    seen = (await client.get(user_url(user))).json()
     assert statuses == {200: MANY}
     assert seen["version"] == MANY + 1
     assert seen["metadata"] == {f"k{number}": number for number in range(MANY)}
-    assert seen == (await client.get(url_of(user), headers=FRESH)).json()
+    assert seen == (await client.get(user_url(user), headers=FRESH)).json()
 
 
 async def test_upserts_of_one_external_id_make_one_user(client: httpx.AsyncClient) -> None:
@@ -100,10 +100,10 @@ async def test_upserts_with_emails_of_their_own_make_one_user(client: httpx.Asyn
 
 async def test_a_restore_and_creates_of_its_email_leave_one_user(client: httpx.AsyncClient) -> None:
     user = await make_user(client)
-    await client.delete(url_of(user))
+    await client.delete(user_url(user))
 
     answers = await asyncio.gather(
-        *(client.post(url_of(user, "/restore")) for _ in range(5)),
+        *(client.post(user_url(user, "/restore")) for _ in range(5)),
         *(client.post(USERS, json={"email": user["email"]}) for _ in range(20)),
     )
 
@@ -115,7 +115,7 @@ async def test_a_restore_and_creates_of_its_email_leave_one_user(client: httpx.A
 async def test_changes_to_one_email_are_won_by_one(client: httpx.AsyncClient) -> None:
     users = [await make_user(client) for _ in range(20)]
 
-    statuses = await at_once(*(client.patch(url_of(user), json={"email": "ada@example.org"}) for user in users))
+    statuses = await at_once(*(client.patch(user_url(user), json={"email": "ada@example.org"}) for user in users))
 
     assert statuses == {200: 1, 409: 19}
 
@@ -125,8 +125,8 @@ async def test_users_who_swap_their_emails_are_refused_in_order(client: httpx.As
         users = [await make_user(client) for _ in range(2)]
 
         answers = await asyncio.gather(
-            client.patch(url_of(users[0]), json={"email": users[1]["email"]}),
-            client.patch(url_of(users[1]), json={"email": users[0]["email"]}),
+            client.patch(user_url(users[0]), json={"email": users[1]["email"]}),
+            client.patch(user_url(users[1]), json={"email": users[0]["email"]}),
         )
 
         assert {answer.status_code for answer in answers} == {409}
@@ -135,8 +135,8 @@ async def test_users_who_swap_their_emails_are_refused_in_order(client: httpx.As
 async def test_deletions_and_purges_of_one_user_happen_once(client: httpx.AsyncClient) -> None:
     user, other = await make_user(client), await make_user(client)
 
-    assert await at_once(*(client.delete(url_of(user)) for _ in range(MANY))) == {204: 1, 404: MANY - 1}
-    purges = (client.delete(url_of(other), params={"purge": "true"}) for _ in range(MANY))
+    assert await at_once(*(client.delete(user_url(user)) for _ in range(MANY))) == {204: 1, 404: MANY - 1}
+    purges = (client.delete(user_url(other), params={"purge": "true"}) for _ in range(MANY))
     assert await at_once(*purges) == {204: 1, 404: MANY - 1}
 
 
@@ -147,13 +147,13 @@ async def test_reads_among_changes_never_go_back(client: httpx.AsyncClient) -> N
 
     async def read() -> None:
         while not done.is_set():
-            seen.append((await client.get(url_of(user))).json()["version"])
+            seen.append((await client.get(user_url(user))).json()["version"])
             await asyncio.sleep(0)
 
     reader = asyncio.create_task(read())
     for number in range(20):
-        await client.patch(url_of(user), json={"metadata": {"n": number}})
-        assert (await client.get(url_of(user))).json()["version"] == number + 2
+        await client.patch(user_url(user), json={"metadata": {"n": number}})
+        assert (await client.get(user_url(user))).json()["version"] == number + 2
     done.set()
     await reader
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from support.answers import USERS, expect_problem, make_user, unique_email, url_of
+from support.api import USERS, expect_problem, make_user, unique_email, user_url
 
 JSON = {"Content-Type": "application/json"}
 LIMIT = 256 * 1024
@@ -56,7 +56,7 @@ async def test_what_is_no_json_is_malformed(shared_client: httpx.AsyncClient, bo
 @pytest.mark.parametrize("method", ["POST", "PATCH", "PUT"])
 async def test_a_body_must_be_an_object(shared_client: httpx.AsyncClient, body: bytes, method: str) -> None:
     user = await make_user(shared_client)
-    path = {"POST": USERS, "PATCH": url_of(user), "PUT": f"{USERS}/by-external-id/x"}[method]
+    path = {"POST": USERS, "PATCH": user_url(user), "PUT": f"{USERS}/by-external-id/x"}[method]
 
     answer = await shared_client.request(method, path, content=body, headers=JSON)
 
@@ -134,8 +134,8 @@ async def test_objects_at_their_limit_are_kept(shared_client: httpx.AsyncClient,
 
     for value in (many, full):
         user = await make_user(shared_client, **{field: value})
-        assert (await shared_client.get(url_of(user), headers={"Cache-Control": "no-cache"})).json()[field] == value
-        await shared_client.delete(url_of(user, "?purge=true"))
+        assert (await shared_client.get(user_url(user), headers={"Cache-Control": "no-cache"})).json()[field] == value
+        await shared_client.delete(user_url(user, "?purge=true"))
 
 
 @pytest.mark.parametrize(("depth", "status"), [(31, 201), (32, 422), (200, 422), (900, 422)])
@@ -154,7 +154,7 @@ async def test_numbers_come_back_as_they_are(shared_client: httpx.AsyncClient, n
     body = f'{{"email": "{unique_email()}", "{field}": {{"x": {number}}}}}'.encode()
 
     made = (await post(shared_client, body)).json()
-    stored = (await shared_client.get(url_of(made), headers={"Cache-Control": "no-cache"})).json()
+    stored = (await shared_client.get(user_url(made), headers={"Cache-Control": "no-cache"})).json()
 
     assert made[field]["x"] == stored[field]["x"] == json.loads(number)
     assert type(made[field]["x"]) is type(stored[field]["x"])
@@ -169,6 +169,6 @@ async def test_many_faults_are_reported_up_to_a_hundred(shared_client: httpx.Asy
 async def test_a_body_where_none_belongs_is_ignored(shared_client: httpx.AsyncClient) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.post(url_of(user, "/suspend"), content=b"{", headers=JSON)
+    answer = await shared_client.post(user_url(user, "/suspend"), content=b"{", headers=JSON)
 
     assert answer.status_code == 200

@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from support.answers import USERS
+from support.api import USERS
 from support.batch_service import BatchService, batch_service, creation
 from user_service.events.types import PING
 from user_service.web.bulkhead import LARGE_BODIES_AT_ONCE, Bulkhead
@@ -65,7 +65,7 @@ async def test_another_large_one_waits_until_there_is_room(service: BatchService
         fourth = asyncio.create_task(large(service, "create", [creation()]))
         await asyncio.wait([fourth], timeout=0.3)
         waited = not fourth.done()
-        running = [job for job in service.application.resources.jobs.jobs if job.state == "running"]
+        running = [job for job in service.client.application.resources.jobs.jobs if job.state == "running"]
     assert waited
     assert len(running) == LARGE_BODIES_AT_ONCE
     assert (await fourth).status_code == 200

@@ -9,17 +9,25 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.app_fixtures import API_KEY
-from support.served import Served
+from support.process import ServiceProcess
+from support.settings import API_KEY
 
 FOLDER = Path(__file__).parents[1] / "support/openapi"
 
 
-def test_every_operation_answers_made_up_requests_as_the_document_says(served: Served, tmp_path: Path) -> None:
+def test_every_operation_answers_made_up_requests_as_the_document_says(
+    service_process: ServiceProcess, tmp_path: Path
+) -> None:
     """Right and wrong requests of every operation, a fixed number, made by schemathesis; see schemathesis.toml."""
     program = Path(sys.executable).with_name("schemathesis")
     config = ["--config-file", str(FOLDER / "schemathesis.toml")]
-    target = ["run", f"{served.url}/openapi.json", "--header", f"X-API-Key: {API_KEY}", "--continue-on-failure"]
+    target = [
+        "run",
+        f"{service_process.url}/openapi.json",
+        "--header",
+        f"X-API-Key: {API_KEY}",
+        "--continue-on-failure",
+    ]
 
     result = subprocess.run(
         [program, "--no-color", *config, *target],
@@ -32,7 +40,7 @@ def test_every_operation_answers_made_up_requests_as_the_document_says(served: S
     assert result.returncode == 0, result.stdout + result.stderr
     tested = re.search(r"Tested: (\d+)\n", result.stdout)
     assert tested
-    assert int(tested[1]) == len(operations(httpx.get(f"{served.url}/openapi.json").json()))
+    assert int(tested[1]) == len(operations(httpx.get(f"{service_process.url}/openapi.json").json()))
 
 
 def operations(document: dict[str, dict[str, dict[str, object]]]) -> list[tuple[str, str]]:

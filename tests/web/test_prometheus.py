@@ -8,14 +8,16 @@ from uuid import uuid4
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.running import USERS, Client, running, settings_of
+from support.api import USERS
+from support.application import Client, running
+from support.settings import make_settings
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture
 async def client(database_url: str, tmp_path: Path) -> AsyncIterator[Client]:
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         yield client
 
 

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from support.answers import USERS, expect_problem, make_user
+from support.api import USERS, expect_problem, make_user
 
 ADDRESSES = {
     USERS: {"GET", "HEAD", "POST"},

@@ -7,10 +7,11 @@ from typing import Any
 
 import asyncpg
 
+from support.api import USERS
 from support.doors import environ_of, lambda_door
+from support.event_sink import Sink
 from support.lambda_payloads import function_url, http_api, http_api_stage, rest_api
-from support.running import API_KEY, USERS
-from support.sinks import Sink
+from support.settings import API_KEY
 
 KEY = {"x-api-key": API_KEY}
 JSON = {**KEY, "content-type": "application/json"}

@@ -14,10 +14,12 @@ import pytest
 from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 
+from support.api import USERS
 from support.doors import FunctionProcess, environ_of, function_process
-from support.running import API_KEY, PATIENCE_SECONDS, USERS
+from support.event_sink import Sink
 from support.servers import PostgresServer
-from support.sinks import Sink
+from support.settings import API_KEY
+from support.waiting import PATIENCE_SECONDS
 from user_service.postgres.migrations import upgrade
 
 KEY = {"x-api-key": API_KEY}
@@ -62,7 +64,7 @@ def test_http_and_events_come_through_one_function_and_a_stop_closes_everything(
             assert len(client.get(USERS).json()["items"]) == 3
         sink.wait_for(3)
         assert open_connections(database_url) > 0
-        assert function.end() == 0
+        assert function.stop() == 0
         assert open_connections(database_url) == 0
         said = function.log.read_text()
         assert [line["message"] for line in lines_of(function.log)].count("the function is closed") == 1
@@ -148,6 +150,6 @@ def test_a_function_that_can_not_start_says_why_and_is_never_ready(
         assert not function.is_ready()
         answer = httpx.get(function.url + USERS, headers=KEY)
         assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
-        assert function.end() == 0
+        assert function.stop() == 0
         (line,) = [line for line in lines_of(function.log) if line["message"] == "the function can't start"]
         assert any(name in str(line["reason"]) for name in fault)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from support import lambda_payloads as payloads
+from support.api import USERS
 from support.doors import Answer, Door, environ_of, function_door, lambda_door, uvicorn_door
-from support.running import API_KEY, USERS
 from support.servers import PostgresServer
+from support.settings import API_KEY
 
 JSON = {"content-type": "application/json"}
 PATCH = {"content-type": "application/merge-patch+json"}

@@ -4,7 +4,8 @@ import json
 import uuid
 from typing import Any
 
-from support.cluster import NAMESPACE, Cluster, wait_until
+from support.cluster import NAMESPACE, Cluster
+from support.waiting import wait_until
 
 
 def someone() -> dict[str, str]:
@@ -50,7 +51,12 @@ def test_a_rolling_update_costs_no_request(cluster: Cluster) -> None:
     result = cluster.result_of(caller, seconds=300)
     assert result["failures"] == []
     assert len(result["acknowledged"]) > 100
-    wait_until(lambda: before.isdisjoint(p["metadata"]["name"] for p in cluster.pods()), "new pods", seconds=180)
+    wait_until(
+        lambda: before.isdisjoint(p["metadata"]["name"] for p in cluster.pods()),
+        "new pods",
+        seconds=180,
+        pause_seconds=1,
+    )
     last = {"external_id": result["acknowledged"][-1]}
     [found] = cluster.call(find(last))
     assert len(found["body"]["items"]) == 1
@@ -68,7 +74,12 @@ def test_postgres_and_redis_may_restart(cluster: Cluster) -> None:
     cluster.kubectl("delete", "pod", "--selector", "app=postgres-user")
     cluster.kubectl("rollout", "status", "statefulset/postgres-user", "--timeout", "180s")
     fresh = {"path": path, "headers": {"Cache-Control": "no-cache"}}
-    wait_until(lambda: cluster.call(dict(fresh))[0]["status"] == 200, "the database through the service", seconds=120)
+    wait_until(
+        lambda: cluster.call(dict(fresh))[0]["status"] == 200,
+        "the database through the service",
+        seconds=120,
+        pause_seconds=1,
+    )
     assert restarts_of(cluster) <= restarts
 
 
@@ -138,6 +149,11 @@ def test_a_batch_through_the_broker_is_applied_once(knative: Cluster) -> None:
     twice = knative.call(dict(event), dict(event))
     assert [answer["status"] for answer in twice] == [202, 202]
 
-    wait_until(lambda: bool(knative.call(find(user))[0]["body"]["items"]), "the batch to be applied", seconds=120)
+    wait_until(
+        lambda: bool(knative.call(find(user))[0]["body"]["items"]),
+        "the batch to be applied",
+        seconds=120,
+        pause_seconds=1,
+    )
     [found] = knative.call(find(user))
     assert [one["version"] for one in found["body"]["items"]] == [1]

@@ -229,5 +229,5 @@ async def test_a_batch_that_postgresql_gave_up_is_run_again(service: BatchServic
             break
 
     assert outcomes(answer) == ["updated", "updated"]
-    assert service.application.resources.metrics.database_errors.values == {("DeadlockDetectedError",): 1}
+    assert service.client.application.resources.metrics.database_errors.values == {("DeadlockDetectedError",): 1}
     assert await service.log_of(low) == [(1, "created"), (2, "updated")]

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from support.answers import USERS
+from support.api import USERS
 from support.batch_service import BatchService, creation, outcomes
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from support.answers import USERS
+from support.api import USERS
 from support.batch_service import BatchService, batch_service
 
 pytestmark = pytest.mark.anyio

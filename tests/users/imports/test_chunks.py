@@ -12,7 +12,7 @@ import asyncpg
 import httpx
 import pytest
 
-from support.running import eventually
+from support.waiting import eventually
 from user_service.postgres.pool import LOCK_TIMEOUT_SECONDS
 from user_service.users.imports import pipeline
 from user_service.users.imports.chunks import Chunk, ChunkTransaction

@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from support.app_fixtures import API_KEY, client_of, settings_for
+from support.application import started
+from support.settings import API_KEY, make_settings
 from user_service.app import Application
 from user_service.bootstrap import Resources
 
@@ -197,14 +198,14 @@ async def test_an_export_can_be_imported_again(client: httpx.AsyncClient) -> Non
 
 
 async def test_an_import_may_take_longer_than_other_requests(database_url: str, tmp_path: Path) -> None:
-    settings = settings_for(database_url, tmp_path, request_timeout=1)
+    settings = make_settings(database_url, tmp_path, request_timeout=1)
 
     async def slowly() -> AsyncIterator[bytes]:
         for number in range(4):
             yield lines(people(10, f"slow{number}"))
             await asyncio.sleep(0.5)
 
-    async with client_of(Application(Resources(settings))) as client:
+    async with started(Application(Resources(settings))) as client:
         answer = await client.post(IMPORTS, content=slowly(), headers=NDJSON)
 
     assert (answer.status_code, answer.json()["created"]) == (202, 40)

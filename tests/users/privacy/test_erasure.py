@@ -9,31 +9,31 @@ import asyncpg
 import httpx
 import pytest
 
-from support.answers import USERS, expect_problem, make_user, url_of
+from support.api import USERS, expect_problem, make_user, user_url
 from support.leftovers import PERSON, words_in
 from user_service.encryption.cipher import Cipher
 from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS
 
 
 async def erase(client: httpx.AsyncClient, user: dict[str, Any], **headers: str) -> httpx.Response:
-    return await client.post(url_of(user, "/erase"), headers=headers)
+    return await client.post(user_url(user, "/erase"), headers=headers)
 
 
 async def tombstone_of(client: httpx.AsyncClient, user: dict[str, Any], **headers: str) -> httpx.Response:
-    return await client.get(url_of(user), params={"include": "deleted"}, headers=headers)
+    return await client.get(user_url(user), params={"include": "deleted"}, headers=headers)
 
 
 @pytest.mark.parametrize("deleted", [False, True])
 async def test_a_tombstone_has_an_id_a_version_and_times(client: httpx.AsyncClient, deleted: bool) -> None:
     user = await make_user(client, **PERSON)
-    await client.post(url_of(user, "/login"))
+    await client.post(user_url(user, "/login"))
     if deleted:
-        await client.delete(url_of(user))
+        await client.delete(user_url(user))
 
     answer = await erase(client, user)
 
     assert (answer.status_code, answer.content) == (204, b"")
-    expect_problem(await client.get(url_of(user)), 404, "user_not_found")
+    expect_problem(await client.get(user_url(user)), 404, "user_not_found")
     for headers in ({}, {"Cache-Control": "no-cache"}):
         shown = (await tombstone_of(client, user, **headers)).json()
         assert shown.pop("version") == 3 + deleted
@@ -53,7 +53,7 @@ async def test_an_erasure_is_a_change_that_names_fields_alone(client: httpx.Asyn
 
     await erase(client, user, **{"X-Request-ID": "wolpertinger"})
 
-    (_, change) = (await client.get(url_of(user, "/audit"))).json()["items"]
+    (_, change) = (await client.get(user_url(user, "/audit"))).json()["items"]
     assert (change["version"], change["type"], change["status"]) == (2, "erased", "deleted")
     assert {"email", "given_name", "external_id", "status"} <= set(change["changed"])
     assert change["request_id"] is None
@@ -74,15 +74,15 @@ async def test_nobody_comes_back_from_a_tombstone(client: httpx.AsyncClient) -> 
     user = await make_user(client)
     await erase(client, user)
 
-    expect_problem(await client.post(url_of(user, "/restore")), 409, "invalid_transition")
-    expect_problem(await client.patch(url_of(user), json={"email": "new@example.org"}), 404, "user_not_found")
+    expect_problem(await client.post(user_url(user, "/restore")), 409, "invalid_transition")
+    expect_problem(await client.patch(user_url(user), json={"email": "new@example.org"}), 404, "user_not_found")
     for verb in ("suspend", "activate", "login"):
-        expect_problem(await client.post(url_of(user, f"/{verb}")), 404, "user_not_found")
+        expect_problem(await client.post(user_url(user, f"/{verb}")), 404, "user_not_found")
     batch = await client.post(f"{USERS}/batch/restore", json={"items": [{"id": user["id"]}]})
     assert batch.json()["items"][0]["error"]["code"] == "invalid_transition"
-    expect_problem(await client.delete(url_of(user)), 404, "user_not_found")
+    expect_problem(await client.delete(user_url(user)), 404, "user_not_found")
     assert (await tombstone_of(client, user)).json()["version"] == 2
-    assert (await client.delete(url_of(user, "?purge=true"))).status_code == 204
+    assert (await client.delete(user_url(user, "?purge=true"))).status_code == 204
 
 
 async def test_the_database_refuses_a_tombstone_that_lives(client: httpx.AsyncClient, database_url: str) -> None:
@@ -103,7 +103,7 @@ async def test_a_second_erasure_changes_nothing(client: httpx.AsyncClient) -> No
     assert (await erase(client, user)).status_code == 204
 
     assert (await tombstone_of(client, user)).json()["version"] == 2
-    assert len((await client.get(url_of(user, "/audit"))).json()["items"]) == 2
+    assert len((await client.get(user_url(user, "/audit"))).json()["items"]) == 2
 
 
 async def test_if_match_and_idempotency_keys_hold(client: httpx.AsyncClient) -> None:
@@ -121,7 +121,7 @@ async def test_if_match_and_idempotency_keys_hold(client: httpx.AsyncClient) -> 
 
 async def test_who_is_not_there_can_not_be_erased(client: httpx.AsyncClient) -> None:
     purged = await make_user(client)
-    await client.delete(url_of(purged, "?purge=true"))
+    await client.delete(user_url(purged, "?purge=true"))
 
     for user_id in (uuid4(), purged["id"]):
         expect_problem(await client.post(f"{USERS}/{user_id}/erase"), 404, "user_not_found")
@@ -130,7 +130,7 @@ async def test_who_is_not_there_can_not_be_erased(client: httpx.AsyncClient) -> 
 async def test_a_purge_takes_the_person_out_of_kept_answers_too(client: httpx.AsyncClient) -> None:
     headers = {"Idempotency-Key": "k"}
     user = (await client.post(USERS, json=PERSON, headers=headers)).json()
-    await client.delete(url_of(user, "?purge=true"))
+    await client.delete(user_url(user, "?purge=true"))
 
     expect_problem(await client.post(USERS, json=PERSON, headers=headers), 410, "answer_erased")
 
@@ -139,7 +139,7 @@ async def test_an_answer_under_a_key_that_is_not_here_is_not_passed_by(
     client: httpx.AsyncClient, database_url: str
 ) -> None:
     user = await make_user(client, **PERSON)
-    await client.post(url_of(user, "/suspend"), headers={"Idempotency-Key": "suspend"})
+    await client.post(user_url(user, "/suspend"), headers={"Idempotency-Key": "suspend"})
     connection = await asyncpg.connect(database_url)
     (key,) = await connection.fetchrow("SELECT id FROM idempotency_keys")
     token = IDEMPOTENCY_KEYS.seal(Cipher({"other": bytes(range(32))}), (key,), b"[200, []]", b"{}")
@@ -147,7 +147,7 @@ async def test_an_answer_under_a_key_that_is_not_here_is_not_passed_by(
     await connection.close()
 
     expect_problem(await erase(client, user), 503, "key_not_loaded")
-    assert (await client.get(url_of(user), headers={"Cache-Control": "no-cache"})).json()["email"] == user["email"]
+    assert (await client.get(user_url(user), headers={"Cache-Control": "no-cache"})).json()["email"] == user["email"]
 
 
 async def test_two_of_one_batch_erased_at_once_are_both_out_of_its_answer(client: httpx.AsyncClient) -> None:
@@ -171,14 +171,14 @@ async def test_an_erasure_among_changes_and_reads_leaves_a_tombstone_alone(
 
     async def change(number: int) -> None:
         headers = {"Idempotency-Key": f"k-{number}"}
-        answer = await client.patch(url_of(user), json={"display_name": f"Elwetritsch {number}"}, headers=headers)
+        answer = await client.patch(user_url(user), json={"display_name": f"Elwetritsch {number}"}, headers=headers)
         # On a busy machine a change may wait for the row for longer than it may.
         assert answer.status_code in {200, 404, 503}, answer.text
 
     async def read() -> None:
         while not over.is_set():
             begun_after = bool(late)
-            answer = await client.get(url_of(user), params={"include": "deleted"})
+            answer = await client.get(user_url(user), params={"include": "deleted"})
             assert answer.status_code == 200
             if begun_after:
                 assert words_in(answer.content) == set()
@@ -198,7 +198,7 @@ async def test_an_erasure_among_changes_and_reads_leaves_a_tombstone_alone(
     assert late[0].status_code == 204
     assert words_in((await tombstone_of(client, user)).content) == set()
     assert await nothing_is_left(database_url)
-    types = [item["type"] for item in (await client.get(url_of(user, "/audit?limit=200"))).json()["items"]]
+    types = [item["type"] for item in (await client.get(user_url(user, "/audit?limit=200"))).json()["items"]]
     assert types[-1] == "erased"
 
 

@@ -6,7 +6,7 @@ import asyncpg
 import httpx
 import orjson
 
-from support.answers import USERS, expect_problem, make_user, url_of
+from support.api import USERS, expect_problem, make_user, user_url
 
 
 async def test_an_export_has_the_user_the_trail_and_where_else_the_person_shows(client: httpx.AsyncClient) -> None:
@@ -19,7 +19,7 @@ async def test_an_export_has_the_user_the_trail_and_where_else_the_person_shows(
     await client.post("/events", content=orjson.dumps(event | {"id": "e-2", "data": {"ids": []}}), headers=headers)
     await make_user(client)
 
-    answer = await client.get(url_of(user, "/export"))
+    answer = await client.get(user_url(user, "/export"))
 
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["content-disposition"] == f'attachment; filename="user-{user["id"]}.json"'
@@ -27,7 +27,7 @@ async def test_an_export_has_the_user_the_trail_and_where_else_the_person_shows(
     export = answer.json()
     assert set(export) == {"exported_at", "user", "stored", "changes"}
     assert export["user"] == user
-    assert export["changes"] == (await client.get(url_of(user, "/audit"))).json()["items"]
+    assert export["changes"] == (await client.get(user_url(user, "/audit"))).json()["items"]
     stored = export["stored"]
     assert stored["blind_indexes"] == {"email": True, "search_terms": 2}
     assert len(stored["idempotency_answers"]) == 1
@@ -37,10 +37,10 @@ async def test_an_export_has_the_user_the_trail_and_where_else_the_person_shows(
 
 async def test_deleted_and_purged_users_are_exported(client: httpx.AsyncClient) -> None:
     user = await make_user(client, given_name="Wilhelmina")
-    await client.delete(url_of(user))
-    deleted = (await client.get(url_of(user, "/export"))).json()
-    await client.delete(url_of(user, "?purge=true"))
-    purged = (await client.get(url_of(user, "/export"))).json()
+    await client.delete(user_url(user))
+    deleted = (await client.get(user_url(user, "/export"))).json()
+    await client.delete(user_url(user, "?purge=true"))
+    purged = (await client.get(user_url(user, "/export"))).json()
 
     assert (deleted["user"]["status"], deleted["user"]["given_name"]) == ("deleted", "Wilhelmina")
     assert deleted["stored"]["prior_status"] == "active"
@@ -57,7 +57,7 @@ async def test_a_long_trail_is_exported_whole(client: httpx.AsyncClient, databas
     )
     await connection.close()
 
-    export = (await client.get(url_of(user, "/export"))).json()
+    export = (await client.get(user_url(user, "/export"))).json()
 
     assert [change["version"] for change in export["changes"]] == list(range(1, 2101))
 

@@ -10,10 +10,9 @@ import httpx
 import orjson
 import pytest
 
-from support.answers import USERS
-from support.app_fixtures import API_KEY
+from support.api import USERS
 from support.leftovers import PERSON, WORDS, in_redis, leftovers, words_in
-from support.served import Served
+from support.process import serving
 from support.servers import PostgresServer
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -101,14 +100,15 @@ async def live(client: httpx.AsyncClient, user_id: str) -> None:
 
 @pytest.fixture
 async def client(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    served = Served(database_url, tmp_path, REDIS_URL=redis_url)
-    try:
-        served.wait_until_ready()
-        async with httpx.AsyncClient(base_url=served.url, headers={"X-API-Key": API_KEY}, timeout=60) as client:
+    environ = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "APP_ENV": "production", "LOG_LEVEL": "debug"}
+    with serving(tmp_path, **environ) as service:
+        async with service.async_client() as client:
             yield client
-    finally:
-        served.process.kill()
-        served.process.wait()
+
+
+def read_log(folder: Path) -> bytes:
+    (log,) = folder.glob("service-*.log")
+    return log.read_bytes()
 
 
 def dumped(postgres: PostgresServer, database_url: str) -> bytes:
@@ -141,7 +141,7 @@ async def test_nothing_of_an_erased_person_is_left_anywhere(
     for path in ("audit", "export"):
         assert words_in((await client.get(f"{USERS}/{user['id']}/{path}")).content) == set()
     # What a sink has not been told yet goes out later, and the log is written as it happens.
-    assert words_in((tmp_path / "log").read_bytes()) == set()
+    assert words_in(read_log(tmp_path)) == set()
 
 
 @pytest.mark.parametrize("door", ["request", "batch", "event"])

@@ -8,9 +8,9 @@ import asyncpg
 import httpx
 import pytest
 
-from support.answers import USERS, url_of
-from support.app_fixtures import API_KEY, ENCRYPTION_KEY
-from support.served import Served
+from support.api import USERS, user_url
+from support.process import ServiceProcess
+from support.settings import API_KEY, ENCRYPTION_KEY
 
 PERSONAL = {
     "email": "Xylophon.Quetzal@Jabberwock.example",
@@ -64,11 +64,11 @@ async def live_a_little(client: httpx.AsyncClient) -> dict[str, Any]:
     user: dict[str, Any] = (await client.post(USERS, json={**PERSONAL, "external_id": "crm-1"})).json()
     assert user["version"] == 1
     for verb in ("suspend", "activate", "login"):
-        assert (await client.post(url_of(user, f"/{verb}"))).is_success
+        assert (await client.post(user_url(user, f"/{verb}"))).is_success
     patch = {"given_name": "XylophonquintessenzX", "preferences": {"more": "Snickersnack!"}}
-    assert (await client.patch(url_of(user), json=patch)).is_success
-    assert (await client.delete(url_of(user))).is_success
-    assert (await client.post(url_of(user, "/restore"))).is_success
+    assert (await client.patch(user_url(user), json=patch)).is_success
+    assert (await client.delete(user_url(user))).is_success
+    assert (await client.post(user_url(user, "/restore"))).is_success
     return user
 
 
@@ -87,8 +87,8 @@ async def refusals(client: httpx.AsyncClient, user: dict[str, Any]) -> list[http
     return [
         await client.post(USERS, json=PERSONAL),
         await client.post(USERS, json=wrong),
-        await client.patch(url_of(user), json=wrong),
-        await client.patch(url_of(user), json=PERSONAL, headers={"If-Match": '"99"'}),
+        await client.patch(user_url(user), json=wrong),
+        await client.patch(user_url(user), json=PERSONAL, headers={"If-Match": '"99"'}),
         await client.post(USERS, content=broken, headers={"Content-Type": "application/json"}),
         await client.post(USERS, content=broken, headers={"Content-Type": "text/vorpalschwert"}),
         await client.get(
@@ -125,17 +125,17 @@ def test_the_search_for_traces_finds_them() -> None:
         assert traces_in(content if isinstance(content, bytes) else content.encode())
 
 
-async def test_no_log_line_shows_any_nor_a_key(served: Served) -> None:
-    async with httpx.AsyncClient(base_url=served.url, headers={"X-API-Key": API_KEY}, timeout=60) as client:
+async def test_no_log_line_shows_any_nor_a_key(service_process: ServiceProcess) -> None:
+    async with service_process.async_client() as client:
         user = await live_a_little(client)
         for answer in await refusals(client, user):
             assert answer.is_client_error
         assert (await client.get(USERS, params={"email": PERSONAL["email"], "q": "vorpalschwert"})).is_success
-        refused = await client.get(url_of(user), headers={"X-API-Key": API_KEY + "x"})
+        refused = await client.get(user_url(user), headers={"X-API-Key": API_KEY + "x"})
         metrics = await client.get("/metrics")
 
-    assert served.stop() == 0
-    log = served.log.read_bytes()
+    assert service_process.stop() == 0
+    log = service_process.log.read_bytes()
     assert refused.status_code == 401
     assert len(re.findall(rb'"logger":"access"', log)) > 15
     assert traces_in(log) == traces_in(metrics.content) == []
@@ -153,9 +153,9 @@ async def test_a_row_that_does_not_open_is_an_error_that_shows_nothing(
     await connection.close()
 
     for answer in (
-        await client.get(url_of(user), headers={"Cache-Control": "no-cache"}),
+        await client.get(user_url(user), headers={"Cache-Control": "no-cache"}),
         await client.get(USERS),
-        await client.patch(url_of(user), json={"given_name": "Vorpalschwert"}),
+        await client.patch(user_url(user), json={"given_name": "Vorpalschwert"}),
     ):
         assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
         assert traces_in(answer.content) == []

@@ -4,7 +4,7 @@ from typing import Any
 import orjson
 import pytest
 
-from support.answers import USERS
+from support.api import USERS
 from support.batch_service import BatchService, creation
 from user_service.security.authentication import Principal
 
@@ -61,7 +61,7 @@ async def raw_request(service: BatchService, length: bytes, parts: list[bytes]) 
     headers = [(b"x-api-key", service.client.headers["x-api-key"].encode()), (b"content-type", b"application/json")]
     scope = {"type": "http", "method": "POST", "path": CREATE, "raw_path": CREATE.encode(), "query_string": b""}
     scope |= {"headers": [*headers, (b"content-length", length)], "http_version": "1.1", "scheme": "http"}
-    await service.application(scope, receive, send)
+    await service.client.application(scope, receive, send)
     return sent[0]["status"], len(parts) - len(left)
 
 
@@ -121,7 +121,7 @@ async def test_batches_are_posted(service: BatchService, verb: str) -> None:
 )
 async def test_each_batch_needs_its_scope(service: BatchService, verb: str, scope: str) -> None:
     body: Any = {} if verb == "find" else {"items": []}
-    authenticator = service.application.authenticator
+    authenticator = service.client.application.authenticator
     known = list(authenticator.principals)
     scopes = {"users:read", "users:write", "users:delete"}
 

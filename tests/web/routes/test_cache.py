@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from support.running import Client, running, settings_of
+from support.application import Client, running
 from support.servers import PostgresServer
+from support.settings import make_settings
 from user_service.users import reader
 
 CACHE = "/api/v1/cache"
@@ -33,7 +34,7 @@ async def metadata_of(client: Client, path: str, **headers: str) -> dict[str, st
 async def test_no_cache_goes_to_the_database(
     database_url: str, postgres: PostgresServer, tmp_path: Path, directive: str
 ) -> None:
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         path = await client.make()
         await client.get(path)
         change_behind(postgres, database_url)
@@ -46,7 +47,7 @@ async def test_no_cache_goes_to_the_database(
 
 
 async def test_statistics_name_the_tier_and_count(database_url: str, tmp_path: Path, options: dict[str, str]) -> None:
-    async with running(settings_of(database_url, tmp_path, **options)) as client:
+    async with running(make_settings(database_url, tmp_path, **options)) as client:
         path = await client.make()
         await client.get(path)
         await client.get(path)
@@ -63,7 +64,7 @@ async def test_warm_asks_for_a_few_at_a_time_and_counts_those_that_it_could_read
     postgres: PostgresServer, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reader, "WARMED_AT_ONCE", 2)
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         paths = [await client.make() for _ in range(5)]
         broken = paths[3].rpartition("/")[2]
         postgres.execute(f"\\c {database_url}\nUPDATE users SET personal = '\\x00' WHERE id = '{broken}';")
@@ -75,7 +76,7 @@ async def test_warm_asks_for_a_few_at_a_time_and_counts_those_that_it_could_read
 
 
 async def test_warm_reads_the_last_changed_into_the_cache(database_url: str, tmp_path: Path) -> None:
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         old, changed, deleted = [await client.make() for _ in range(3)]
         await client.patch(changed, json={"given_name": "Ada"})
         await client.delete(deleted)
@@ -92,7 +93,7 @@ async def test_warm_reads_the_last_changed_into_the_cache(database_url: str, tmp
 
 
 async def test_clear_drops_what_was_cached(database_url: str, tmp_path: Path, options: dict[str, str]) -> None:
-    async with running(settings_of(database_url, tmp_path, **options)) as client:
+    async with running(make_settings(database_url, tmp_path, **options)) as client:
         path = await client.make()
         await client.get(path)
         answer = await client.delete(CACHE)
@@ -108,7 +109,7 @@ async def test_clear_drops_what_was_cached(database_url: str, tmp_path: Path, op
 async def test_a_purged_and_a_deleted_user_leave_the_cache(
     database_url: str, tmp_path: Path, options: dict[str, str]
 ) -> None:
-    async with running(settings_of(database_url, tmp_path, **options)) as client:
+    async with running(make_settings(database_url, tmp_path, **options)) as client:
         deleted, purged = await client.make(), await client.make()
         await client.get(deleted)
         await client.get(purged)
@@ -124,7 +125,7 @@ async def test_a_purged_and_a_deleted_user_leave_the_cache(
 
 
 async def test_the_cache_is_closed_to_strangers(database_url: str, tmp_path: Path) -> None:
-    async with running(settings_of(database_url, tmp_path)) as client:
+    async with running(make_settings(database_url, tmp_path)) as client:
         client.headers.pop("X-API-Key")
         answers = [await client.get(CACHE), await client.delete(CACHE), await client.post(f"{CACHE}/warm")]
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.answers import expect_problem
-from support.app_fixtures import API_KEY
+from support.api import expect_problem
 from support.browser import Page, browsing, needs_chromium
+from support.process import ServiceProcess, serving
 from support.servers import PostgresServer
-from support.service import Service, serving
+from support.settings import API_KEY
 
 
 @pytest.fixture(scope="module")
 def service(
     postgres: PostgresServer, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+) -> Iterator[ServiceProcess]:
     url = postgres.create_database("docs", template=migrated_template)
     with serving(tmp_path_factory.mktemp("docs"), url) as service:
         yield service
@@ -60,7 +60,7 @@ async def test_the_package_is_imported_with_the_first_visit(shared_client: httpx
 
 
 @needs_chromium
-def test_the_page_shows_every_operation_and_asks_no_other_host(service: Service, page: Page) -> None:
+def test_the_page_shows_every_operation_and_asks_no_other_host(service: ServiceProcess, page: Page) -> None:
     document = httpx.get(f"{service.url}/openapi.json").json()
     expected = sorted(operation["operationId"] for path in document["paths"].values() for operation in path.values())
 
@@ -74,7 +74,7 @@ def test_the_page_shows_every_operation_and_asks_no_other_host(service: Service,
 
 
 @needs_chromium
-def test_an_operation_can_be_tried_with_a_key_that_is_not_stored(service: Service, page: Page) -> None:
+def test_an_operation_can_be_tried_with_a_key_that_is_not_stored(service: ServiceProcess, page: Page) -> None:
     page.open(f"{service.url}/docs")
     page.wait_for("document.querySelector('.btn.authorize') !== null")
     page.value("document.querySelector('.btn.authorize').click()")

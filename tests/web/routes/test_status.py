@@ -7,19 +7,21 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from support.app_fixtures import API_KEY
+from support.api import USERS, create_user, user_url
 from support.browser import Page, browsing, needs_chromium
+from support.load import put_load
+from support.process import ServiceProcess, serving
 from support.servers import PostgresServer
-from support.service import USERS, Service, make_user, put_load, serving
+from support.settings import API_KEY
 from user_service import __version__
 
 
 @pytest.fixture(scope="module")
 def service(
     postgres: PostgresServer, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+) -> Iterator[ServiceProcess]:
     url = postgres.create_database("status", template=migrated_template)
-    with serving(tmp_path_factory.mktemp("status"), url) as service:
+    with serving(tmp_path_factory.mktemp("status"), DATABASE_URL=url, APP_ENV="production") as service:
         with service.client() as client:
             put_load(client)
         yield service
@@ -27,7 +29,7 @@ def service(
 
 
 @pytest.fixture
-def client(service: Service) -> Iterator[httpx.Client]:
+def client(service: ServiceProcess) -> Iterator[httpx.Client]:
     with service.client() as client:
         yield client
 
@@ -56,7 +58,7 @@ def test_the_status_counts_requests_by_route(client: httpx.Client) -> None:
         (count,) = (r["answered"] for r in routes if (r["method"], r["route"]) == ("GET", f"{USERS}/{{user_id}}"))
         return int(count)
 
-    path = make_user(client)
+    path = user_url(create_user(client))
     before = answered()
     for _ in range(3):
         client.get(path)
@@ -65,7 +67,7 @@ def test_the_status_counts_requests_by_route(client: httpx.Client) -> None:
 
 
 def test_the_last_minute_has_a_pace(client: httpx.Client) -> None:
-    client.get(make_user(client))
+    client.get(user_url(create_user(client)))
 
     requests = client.get("/api/v1/status").json()["requests"]
     pace = requests["last_minute"]
@@ -127,7 +129,7 @@ def test_the_status_lives_without_its_database(own_postgres: PostgresServer, tmp
 
     url = own_postgres.create_database("status")
     upgrade(url)
-    with serving(tmp_path, url) as service, service.client() as client:
+    with serving(tmp_path, DATABASE_URL=url, APP_ENV="production") as service, service.client() as client:
         assert client.get("/api/v1/status").json()["status"] == "ok"
         own_postgres.stop()
 
@@ -138,7 +140,7 @@ def test_the_status_lives_without_its_database(own_postgres: PostgresServer, tmp
 
 
 @needs_chromium
-def test_the_page_shows_the_status_to_who_has_a_key(service: Service, page: Page) -> None:
+def test_the_page_shows_the_status_to_who_has_a_key(service: ServiceProcess, page: Page) -> None:
     page.open(f"{service.url}/status")
     page.value(f"document.getElementById('key').value = '{API_KEY}'; document.querySelector('button').click()")
     page.wait_for("!document.getElementById('board').hidden")
@@ -154,7 +156,7 @@ def test_the_page_shows_the_status_to_who_has_a_key(service: Service, page: Page
 
 
 @needs_chromium
-def test_the_page_keeps_itself_up_to_date(service: Service, client: httpx.Client, page: Page) -> None:
+def test_the_page_keeps_itself_up_to_date(service: ServiceProcess, client: httpx.Client, page: Page) -> None:
     page.open(f"{service.url}/status")
     page.value(f"document.getElementById('key').value = '{API_KEY}'; document.querySelector('button').click()")
     page.wait_for("!document.getElementById('board').hidden")
@@ -166,7 +168,7 @@ def test_the_page_keeps_itself_up_to_date(service: Service, client: httpx.Client
 
 
 @needs_chromium
-def test_the_page_refuses_a_wrong_key_and_keeps_none(service: Service, page: Page) -> None:
+def test_the_page_refuses_a_wrong_key_and_keeps_none(service: ServiceProcess, page: Page) -> None:
     page.open(f"{service.url}/status")
     page.value("document.getElementById('key').value = 'wrong'; document.querySelector('button').click()")
     page.wait_for("!document.getElementById('error').hidden")

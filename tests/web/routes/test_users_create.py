@@ -7,7 +7,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from support.answers import USERS, expect_fault, expect_problem, make_user, unique_email, url_of
+from support.api import USERS, expect_fault, expect_problem, make_user, unique_email, user_url
 
 EVERYTHING = {
     "external_id": "crm/42 ü",
@@ -31,7 +31,7 @@ async def test_a_new_user_is_answered_whole_with_its_address_and_version(shared_
 
     user = answer.json()
     assert answer.status_code == 201
-    assert answer.headers["location"] == url_of(user)
+    assert answer.headers["location"] == user_url(user)
     assert answer.headers["etag"] == '"1"'
     assert answer.headers["content-type"] == "application/json"
     assert UUID(user["id"]).version == 7
@@ -53,8 +53,8 @@ async def test_every_field_comes_back_as_it_was_given(client: httpx.AsyncClient)
     made = await make_user(client, **EVERYTHING)
 
     cached, stored = (
-        await client.get(url_of(made)),
-        await client.get(url_of(made), headers={"Cache-Control": "no-cache"}),
+        await client.get(user_url(made)),
+        await client.get(user_url(made), headers={"Cache-Control": "no-cache"}),
     )
 
     assert {name: made[name] for name in EVERYTHING} == EVERYTHING
@@ -75,7 +75,7 @@ async def test_an_email_belongs_to_one_living_user(shared_client: httpx.AsyncCli
 
     expect_problem(await shared_client.post(USERS, json={"email": user["email"]}), 409, "email_taken")
 
-    await shared_client.delete(url_of(user))
+    await shared_client.delete(user_url(user))
     assert (await shared_client.post(USERS, json={"email": user["email"]})).status_code == 201
 
 
@@ -86,7 +86,7 @@ async def test_an_external_id_belongs_to_one_living_user(shared_client: httpx.As
     again = await shared_client.post(USERS, json={"email": unique_email(), "external_id": key})
     expect_problem(again, 409, "external_id_taken")
 
-    await shared_client.delete(url_of(user))
+    await shared_client.delete(user_url(user))
     await make_user(shared_client, external_id=key)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.answers import USERS, expect_fault, make_user, unique_email, url_of
+from support.api import USERS, expect_fault, make_user, unique_email, user_url
 
 
 async def found(client: httpx.AsyncClient, **filters: Any) -> list[str]:
@@ -35,14 +35,14 @@ async def test_an_external_id_is_found_exactly(client: httpx.AsyncClient) -> Non
 async def test_a_status_is_found(client: httpx.AsyncClient, status: str) -> None:
     users = {name: await make_user(client, status=name) for name in ("pending", "active", "suspended")}
     users["deleted"] = await make_user(client)
-    await client.delete(url_of(users["deleted"]))
+    await client.delete(user_url(users["deleted"]))
 
     assert await found(client, status=status) == [users[status]["id"]]
 
 
 async def test_deleted_users_are_listed_for_those_who_ask(client: httpx.AsyncClient) -> None:
     alive, gone = await make_user(client), await make_user(client, email="gone@example.org", external_id="gone")
-    await client.delete(url_of(gone))
+    await client.delete(user_url(gone))
     again = await make_user(client, email="gone@example.org", external_id="gone")
 
     assert await found(client) == [alive["id"], again["id"]]
@@ -76,7 +76,7 @@ async def test_parts_of_words_and_other_words_find_nobody(client: httpx.AsyncCli
 
 async def test_a_changed_name_is_found_by_its_new_words_only(client: httpx.AsyncClient) -> None:
     user = await make_user(client, given_name="Ada Byron", display_name="Ada")
-    await client.patch(url_of(user), json={"given_name": "Augusta King"})
+    await client.patch(user_url(user), json={"given_name": "Augusta King"})
 
     assert await found(client, q="byron") == []
     for q in ("augusta", "king", "ada"):
@@ -92,7 +92,7 @@ async def test_time_bounds_leave_out_the_moment_itself_and_end_before_it(client:
     assert await found(client, created_after=users[0]["created_at"], created_before=users[2]["created_at"]) == [
         users[1]["id"]
     ]
-    changed = (await client.patch(url_of(users[0]), json={"locale": "fr"})).json()
+    changed = (await client.patch(user_url(users[0]), json={"locale": "fr"})).json()
     assert await found(client, updated_after=users[2]["updated_at"]) == [users[0]["id"]]
     assert await found(client, updated_after=changed["updated_at"]) == []
 
@@ -178,7 +178,7 @@ async def test_metadata_of_every_kind_is_found(client: httpx.AsyncClient, value:
 async def test_metadata_that_changed_is_not_found_any_more(client: httpx.AsyncClient, value: object, text: str) -> None:
     user = await make_user(client, metadata={"key": value})
 
-    await client.patch(url_of(user), json={"metadata": {"key": "changed"}})
+    await client.patch(user_url(user), json={"metadata": {"key": "changed"}})
 
     assert await found(client, **{"metadata.key": text}) == []
     assert await found(client, **{"metadata.key": "changed"}) == [user["id"]]
@@ -197,7 +197,7 @@ async def test_filters_work_together_in_every_order(client: httpx.AsyncClient) -
     for less in ({"given_name": "Eve"}, {"status": "active"}, {"metadata": {"plan": "pro", "seats": 4}}):
         await make_user(client, **(wanted | less))
     gone = await make_user(client, **wanted)
-    await client.delete(url_of(gone))
+    await client.delete(user_url(gone))
     filters = {
         "q": "king ada",
         "status": "pending",

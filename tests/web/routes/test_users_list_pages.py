@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from support.answers import USERS, expect_fault, expect_problem, make_user, url_of
+from support.api import USERS, expect_fault, expect_problem, make_user, user_url
 
 ORDERS = ["created_at", "-created_at", "updated_at", "-updated_at"]
 ALTERED = ["", "x", "AAAA", "=", "ü", "%00", "a b", "A" * 200, "A" * 54]
@@ -37,7 +37,7 @@ async def walk(client: httpx.AsyncClient, **parameters: Any) -> list[dict[str, A
 async def test_a_walk_sees_everybody_once_in_order(client: httpx.AsyncClient, order: str, limit: int) -> None:
     users = [await make_user(client) for _ in range(8)]
     for user in (users[5], users[0]):
-        await client.post(url_of(user, "/login"))
+        await client.post(user_url(user, "/login"))
 
     seen = await walk(client, sort=order, limit=limit)
 
@@ -59,8 +59,8 @@ async def test_who_stays_is_seen_once_while_others_change(client: httpx.AsyncCli
         restless = users[1::2]
         while not stop.is_set():
             for user in restless:
-                await client.post(url_of(user, "/login"))
-            await client.delete(url_of(restless.pop()))
+                await client.post(user_url(user, "/login"))
+            await client.delete(user_url(restless.pop()))
             await make_user(client, given_name="Ada")
 
     task = asyncio.create_task(unrest())

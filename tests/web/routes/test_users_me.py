@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from support.issuer import AUDIENCE, Issuer
-from support.live_server import LiveServer, live, settings_for
+from support.live_server import LiveServer, live
+from support.settings import make_settings
 
 USERS = "/api/v1/users"
 ME = f"{USERS}/me"
@@ -78,7 +79,7 @@ def test_an_id_in_another_spelling_is_no_id(
 def test_an_operator_says_what_subjects_are(
     database_url: str, data_dir: Path, shared_issuer: Issuer, known_as: str, found: str
 ) -> None:
-    settings = settings_for(
+    settings = make_settings(
         database_url,
         data_dir,
         jwt_issuer=shared_issuer.url,

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.answers import expect_problem, make_user, url_of
+from support.api import expect_problem, make_user, user_url
 
 WRITES: dict[str, tuple[str, str, dict[str, Any] | None]] = {
     "update": ("PATCH", "", {"given_name": "Ada"}),
@@ -20,13 +20,13 @@ WRITES: dict[str, tuple[str, str, dict[str, Any] | None]] = {
 async def write(client: httpx.AsyncClient, name: str, user: dict[str, Any], if_match: str) -> httpx.Response:
     method, ending, body = WRITES[name]
     headers = [("If-Match", if_match.encode("latin-1"))]
-    return await client.request(method, url_of(user, ending), json=body, headers=headers)
+    return await client.request(method, user_url(user, ending), json=body, headers=headers)
 
 
 async def user_for(client: httpx.AsyncClient, name: str) -> dict[str, Any]:
     user = await make_user(client, status="pending")
     if name == "restore":
-        await client.delete(url_of(user))
+        await client.delete(user_url(user))
         user["version"] = 2
     return user
 
@@ -45,7 +45,7 @@ async def test_a_write_on_another_version_is_refused(shared_client: httpx.AsyncC
 
     expect_problem(await write(shared_client, name, user, tag), 412, "version_mismatch")
 
-    seen = await shared_client.get(url_of(user, "?include=deleted"), headers={"Cache-Control": "no-cache"})
+    seen = await shared_client.get(user_url(user, "?include=deleted"), headers={"Cache-Control": "no-cache"})
     assert seen.json()["version"] == user["version"]
 
 

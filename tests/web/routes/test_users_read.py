@@ -5,7 +5,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from support.answers import USERS, expect_fault, expect_problem, make_user, url_of
+from support.api import USERS, expect_fault, expect_problem, make_user, user_url
 
 FRESH = {"Cache-Control": "no-cache"}
 
@@ -14,7 +14,7 @@ FRESH = {"Cache-Control": "no-cache"}
 async def test_a_read_gives_the_user_and_its_version(shared_client: httpx.AsyncClient, headers: dict[str, str]) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.get(url_of(user), headers=headers)
+    answer = await shared_client.get(user_url(user), headers=headers)
 
     assert (answer.status_code, answer.json()) == (200, user)
     assert answer.headers["etag"] == '"1"'
@@ -27,10 +27,10 @@ async def test_an_unknown_user_is_not_found(shared_client: httpx.AsyncClient) ->
 
 async def test_a_deleted_user_is_there_for_those_who_ask(shared_client: httpx.AsyncClient) -> None:
     user = await make_user(shared_client)
-    await shared_client.delete(url_of(user))
+    await shared_client.delete(user_url(user))
 
-    expect_problem(await shared_client.get(url_of(user)), 404, "user_not_found")
-    seen = (await shared_client.get(url_of(user), params={"include": "deleted"})).json()
+    expect_problem(await shared_client.get(user_url(user)), 404, "user_not_found")
+    seen = (await shared_client.get(user_url(user), params={"include": "deleted"})).json()
 
     assert (seen["status"], seen["version"]) == ("deleted", 2)
     assert seen["deleted_at"] is not None
@@ -40,7 +40,7 @@ async def test_a_deleted_user_is_there_for_those_who_ask(shared_client: httpx.As
 async def test_a_version_that_is_known_already_is_not_sent_again(shared_client: httpx.AsyncClient, tag: str) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.get(url_of(user), headers={"If-None-Match": tag})
+    answer = await shared_client.get(user_url(user), headers={"If-None-Match": tag})
 
     assert (answer.status_code, answer.content) == (304, b"")
     assert answer.headers["etag"] == '"1"'
@@ -50,16 +50,16 @@ async def test_a_version_that_is_known_already_is_not_sent_again(shared_client: 
 async def test_another_version_is_sent(shared_client: httpx.AsyncClient, tag: str) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.get(url_of(user), headers=[("If-None-Match", tag.encode("latin-1"))])
+    answer = await shared_client.get(user_url(user), headers=[("If-None-Match", tag.encode("latin-1"))])
 
     assert (answer.status_code, answer.json()) == (200, user)
 
 
 async def test_a_changed_user_is_sent(shared_client: httpx.AsyncClient) -> None:
     user = await make_user(shared_client)
-    await shared_client.patch(url_of(user), json={"given_name": "Ada"})
+    await shared_client.patch(user_url(user), json={"given_name": "Ada"})
 
-    answer = await shared_client.get(url_of(user), headers={"If-None-Match": '"1"'})
+    answer = await shared_client.get(user_url(user), headers={"If-None-Match": '"1"'})
 
     assert (answer.status_code, answer.headers["etag"]) == (200, '"2"')
 
@@ -67,7 +67,7 @@ async def test_a_changed_user_is_sent(shared_client: httpx.AsyncClient) -> None:
 async def test_the_head_of_a_user_is_its_read_without_the_body(shared_client: httpx.AsyncClient) -> None:
     user = await make_user(shared_client)
 
-    head, read = await shared_client.head(url_of(user)), await shared_client.get(url_of(user))
+    head, read = await shared_client.head(user_url(user)), await shared_client.get(user_url(user))
 
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["etag"] == read.headers["etag"]
@@ -114,7 +114,7 @@ async def test_what_is_no_id_is_refused(shared_client: httpx.AsyncClient, text: 
 async def test_other_parameters_are_refused(shared_client: httpx.AsyncClient, query: str) -> None:
     user = await make_user(shared_client)
 
-    expect_fault(await shared_client.get(f"{url_of(user)}?{query}"), "?" + query.partition("=")[0])
+    expect_fault(await shared_client.get(f"{user_url(user)}?{query}"), "?" + query.partition("=")[0])
 
 
 @pytest.mark.parametrize("headers", [{}, {"Cache-Control": "no-cache"}])
@@ -122,7 +122,7 @@ async def test_the_query_of_a_read_is_checked_as_that_of_any_route(
     shared_client: httpx.AsyncClient, headers: dict[str, str]
 ) -> None:
     user = await make_user(shared_client)
-    for path in (url_of(user), "/api/v1/users"):
+    for path in (user_url(user), "/api/v1/users"):
         expect_problem(await shared_client.get(f"{path}?include=%FF", headers=headers), 400, "bad_request")
         twice = await shared_client.get(f"{path}?x=1&x=2&include=deleted&include=deleted", headers=headers)
         assert [(fault["pointer"], fault["code"]) for fault in twice.json()["errors"]] == [

@@ -7,11 +7,11 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from support.answers import USERS, expect_fault, expect_problem, make_user, unique_email, url_of
+from support.api import USERS, expect_fault, expect_problem, make_user, unique_email, user_url
 
 
 async def patch(client: httpx.AsyncClient, user: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    answer = await client.patch(url_of(user), json=changes)
+    answer = await client.patch(user_url(user), json=changes)
     assert answer.status_code == 200, answer.text
     changed: dict[str, Any] = answer.json()
     return changed
@@ -25,7 +25,7 @@ async def test_a_patch_changes_what_it_names_and_nothing_else(shared_client: htt
     expected = user | {"given_name": "Augusta", "phone": None, "version": 2, "updated_at": changed["updated_at"]}
     assert changed == expected
     assert datetime.fromisoformat(changed["updated_at"]) > datetime.fromisoformat(user["updated_at"])
-    assert (await shared_client.get(url_of(user))).json() == changed
+    assert (await shared_client.get(user_url(user))).json() == changed
 
 
 async def test_objects_are_merged_and_null_removes(shared_client: httpx.AsyncClient) -> None:
@@ -56,7 +56,9 @@ async def test_null_empties_an_object(shared_client: httpx.AsyncClient) -> None:
 async def test_both_content_types_will_do(shared_client: httpx.AsyncClient, content_type: str) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.patch(url_of(user), content=b'{"locale":"fr"}', headers={"Content-Type": content_type})
+    answer = await shared_client.patch(
+        user_url(user), content=b'{"locale":"fr"}', headers={"Content-Type": content_type}
+    )
 
     assert answer.json()["locale"] == "fr"
 
@@ -83,7 +85,7 @@ async def test_values_that_python_takes_for_equal_are_different(
 
     assert changed["version"] == 2
     assert repr(changed[field]["x"]) == repr(after)
-    stored = await shared_client.get(url_of(user), headers={"Cache-Control": "no-cache"})
+    stored = await shared_client.get(user_url(user), headers={"Cache-Control": "no-cache"})
     assert repr(stored.json()[field]["x"]) == repr(after)
 
 
@@ -98,33 +100,33 @@ async def test_anothers_email_and_external_id_are_refused(shared_client: httpx.A
     other = await make_user(shared_client, external_id=unique_email())
     user = await make_user(shared_client)
 
-    taken = await shared_client.patch(url_of(user), json={"email": other["email"].upper(), "given_name": "Ada"})
+    taken = await shared_client.patch(user_url(user), json={"email": other["email"].upper(), "given_name": "Ada"})
     expect_problem(taken, 409, "email_taken")
-    taken = await shared_client.patch(url_of(user), json={"external_id": other["external_id"]})
+    taken = await shared_client.patch(user_url(user), json={"external_id": other["external_id"]})
     expect_problem(taken, 409, "external_id_taken")
 
-    assert (await shared_client.get(url_of(user), headers={"Cache-Control": "no-cache"})).json() == user
+    assert (await shared_client.get(user_url(user), headers={"Cache-Control": "no-cache"})).json() == user
 
 
 @pytest.mark.parametrize("field", ["email", "email_verified", "status"])
 async def test_null_is_refused_where_a_field_can_not_be_empty(shared_client: httpx.AsyncClient, field: str) -> None:
     user = await make_user(shared_client)
 
-    expect_fault(await shared_client.patch(url_of(user), json={field: None}), f"/{field}")
+    expect_fault(await shared_client.patch(user_url(user), json={field: None}), f"/{field}")
 
 
 @pytest.mark.parametrize("field", ["id", "version", "deleted_at", "last_login_at", "created_at"])
 async def test_what_the_service_sets_is_refused(shared_client: httpx.AsyncClient, field: str) -> None:
     user = await make_user(shared_client)
 
-    expect_fault(await shared_client.patch(url_of(user), json={field: user[field]}), f"/{field}")
+    expect_fault(await shared_client.patch(user_url(user), json={field: user[field]}), f"/{field}")
 
 
 @pytest.mark.parametrize("field", ["preferences", "metadata"])
 async def test_an_object_may_not_outgrow_its_limit_by_merging(shared_client: httpx.AsyncClient, field: str) -> None:
     user = await make_user(shared_client, **{field: {"a": "x" * 9000}})
 
-    fault = expect_fault(await shared_client.patch(url_of(user), json={field: {"b": "x" * 9000}}), f"/{field}")
+    fault = expect_fault(await shared_client.patch(user_url(user), json={field: {"b": "x" * 9000}}), f"/{field}")
 
     assert fault["code"] == "too_large"
 
@@ -133,13 +135,13 @@ async def test_a_status_follows_its_transitions(shared_client: httpx.AsyncClient
     user = await make_user(shared_client)
 
     assert (await patch(shared_client, user, status="suspended"))["status"] == "suspended"
-    expect_problem(await shared_client.patch(url_of(user), json={"status": "pending"}), 409, "invalid_transition")
-    expect_fault(await shared_client.patch(url_of(user), json={"status": "deleted"}), "/status")
+    expect_problem(await shared_client.patch(user_url(user), json={"status": "pending"}), 409, "invalid_transition")
+    expect_fault(await shared_client.patch(user_url(user), json={"status": "deleted"}), "/status")
 
 
 async def test_unknown_and_deleted_users_are_not_found(shared_client: httpx.AsyncClient) -> None:
     user = await make_user(shared_client)
-    await shared_client.delete(url_of(user))
+    await shared_client.delete(user_url(user))
 
-    for path in (url_of(user), f"{USERS}/{uuid4()}"):
+    for path in (user_url(user), f"{USERS}/{uuid4()}"):
         expect_problem(await shared_client.patch(path, json={"given_name": "Ada"}), 404, "user_not_found")

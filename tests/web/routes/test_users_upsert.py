@@ -5,7 +5,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from support.answers import USERS, expect_fault, expect_problem, make_user, unique_email, url_of
+from support.api import USERS, expect_fault, expect_problem, make_user, unique_email, user_url
 
 
 def place(external_id: str) -> str:
@@ -20,7 +20,7 @@ async def test_an_upsert_makes_a_user_then_changes_it(shared_client: httpx.Async
     same = await shared_client.put(place(key), json={"email": email})
 
     assert (made.status_code, changed.status_code, same.status_code) == (201, 200, 200)
-    assert made.headers["location"] == url_of(made.json())
+    assert made.headers["location"] == user_url(made.json())
     assert "location" not in changed.headers
     assert changed.json()["id"] == made.json()["id"]
     assert changed.json()["external_id"] == key
@@ -36,7 +36,7 @@ async def test_an_external_id_may_hold_any_printable_character(shared_client: ht
 
     assert made.json()["external_id"] == key, made.text
     assert (await shared_client.get(USERS, params={"external_id": key})).json()["items"] == [made.json()]
-    await shared_client.delete(url_of(made.json()))
+    await shared_client.delete(user_url(made.json()))
 
 
 @pytest.mark.parametrize("path", ["", "%00", "a%0Ab", "%0A", "a%7F", "%FF", "a%C3", "%ED%A0%80", "x" * 256])
@@ -71,7 +71,7 @@ async def test_the_email_is_required_and_unique(shared_client: httpx.AsyncClient
 async def test_a_deleted_users_external_id_is_free_again(shared_client: httpx.AsyncClient) -> None:
     key = unique_email()
     first = (await shared_client.put(place(key), json={"email": unique_email()})).json()
-    await shared_client.delete(url_of(first))
+    await shared_client.delete(user_url(first))
 
     second = await shared_client.put(place(key), json={"email": unique_email()})
 

@@ -12,6 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
+from support.http_server import serving_http
+
 Answer = Callable[["Received"], int]
 
 
@@ -105,14 +107,8 @@ class Sink:
 @contextmanager
 def running_sink(*, certificate: Path | None = None) -> Iterator[Sink]:
     sink = Sink(certificate)
-    thread = threading.Thread(target=sink.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving_http(sink.server):
         yield sink
-    finally:
-        sink.server.shutdown()
-        thread.join()
-        sink.server.server_close()
 
 
 @pytest.fixture
