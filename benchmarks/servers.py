@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.client import Client
 from benchmarks.errors import BenchmarkError
 from benchmarks.processes import LOOPBACK, free_port, running, stop, wait_until_listening
-from user_service.postgres.embedded.wheel import Cluster, account_for, own, programs_for
+from user_service.postgres.embedded.wheel import Cluster, change_owner, find_account, find_readable_programs
 
 CODE_ROOT = Path(__file__).resolve().parents[1] / "func"
 API_KEY = "benchmark-key-of-a-private-run-on-loopback"
@@ -51,9 +51,9 @@ def postgres(folder: Path) -> Iterator[str]:
     """A new PostgreSQL with its own data in `folder`; yields its URL. TCP, as a pod reaches one."""
     data, log, port = folder / "postgres", folder / "postgres.log", free_port()
     data.mkdir(mode=0o700)
-    account = account_for(data)
-    cluster = Cluster(data, programs_for(account, None), account)
-    own(data, account)
+    account = find_account(data)
+    cluster = Cluster(data, find_readable_programs(account, None), account)
+    change_owner(data, account)
     cluster.initialise()
     settings = (f"listen_addresses={LOOPBACK}", f"port={port}", "shared_buffers=512MB", "max_wal_size=4GB")
     process = cluster.launch(sockets=".", log=log, settings=settings)

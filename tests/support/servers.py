@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from user_service.postgres.embedded.socket_folder import make_socket_folder, url_of
-from user_service.postgres.embedded.wheel import Cluster, account_for, own, programs_for, psql
+from user_service.postgres.embedded.socket_folder import make_socket_folder, socket_url
+from user_service.postgres.embedded.wheel import Cluster, change_owner, find_account, find_readable_programs, psql
 
 START_SECONDS = 60.0
 # A test database may be lost with the machine, never within a test. What autovacuum does in any database holds back the
@@ -27,9 +27,9 @@ class PostgresServer:
         self.home = folder
         data = folder / "data"
         data.mkdir(mode=0o700)
-        account = account_for(data)
-        self.cluster = Cluster(data, programs_for(account, None), account)
-        own(data, account)
+        account = find_account(data)
+        self.cluster = Cluster(data, find_readable_programs(account, None), account)
+        change_owner(data, account)
         self.cluster.initialise(options=["--no-sync"])
         self.sockets = make_socket_folder(folder, data, account)
         self.process: subprocess.Popen[bytes] | None = None
@@ -40,7 +40,7 @@ class PostgresServer:
         return self.process.pid
 
     def url(self, database: str) -> str:
-        return url_of(self.sockets, database)
+        return socket_url(self.sockets, database)
 
     def start(self) -> None:
         self.process = self.cluster.launch(

@@ -12,7 +12,7 @@ from user_service.encryption.keyring import load_keys, secret_path
 from user_service.errors import ConfigurationError, DatabaseUnavailable
 from user_service.observability.metrics import Metrics
 from user_service.postgres import migrations
-from user_service.postgres.embedded.wheel import EmbeddedPostgresError, installed_programs
+from user_service.postgres.embedded.wheel import EmbeddedPostgresError, find_programs
 from user_service.postgres.pool import ReadPool
 from user_service.settings import Settings
 
@@ -63,7 +63,7 @@ def report(name: str, finding: Finding) -> None:
 
 async def check_embedded(settings: Settings) -> Finding:
     try:
-        installed_programs(None)
+        find_programs(None)
     except EmbeddedPostgresError as error:
         return False, str(error)
     return True, f"embedded, in {settings.data_dir.expanduser()}; `user-service serve` starts it"

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from user_service.postgres.embedded.server import EmbeddedPostgres, EmbeddedPostgresError
-from user_service.postgres.embedded.wheel import PACKAGE, installed_programs, open_to_all
+from user_service.postgres.embedded.wheel import PACKAGE, find_programs, readable_by_all
 
 NOBODY = 65534
 PATIENCE_SECONDS = 60.0
@@ -344,8 +344,8 @@ def needs_root() -> None:
 
 def test_an_ordinary_account_runs_it(start_service: Callable[..., Service]) -> None:
     needs_root()
-    if not open_to_all(installed_programs(None)):
-        pytest.skip(f"the wheel in {installed_programs(None)} is closed to other accounts")
+    if not readable_by_all(find_programs(None)):
+        pytest.skip(f"the wheel in {find_programs(None)} is closed to other accounts")
     home = Path("/tmp", f"user-service-test-{os.getpid()}")
     home.mkdir(mode=0o700)
     os.chown(home, NOBODY, NOBODY)
@@ -384,7 +384,7 @@ def test_root_runs_it_from_a_closed_virtual_environment(tmp_path: Path) -> None:
     needs_root()
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
-    wheel = installed_programs(None).parents[1]
+    wheel = find_programs(None).parents[1]
     for part in (wheel, wheel.with_name(f"{PACKAGE}.libs")):
         shutil.copytree(part, closed / part.name, ignore=shutil.ignore_patterns("include", "pginstall"))
     code = "import sys; sys.path.insert(0, sys.argv.pop())" + SERVICE

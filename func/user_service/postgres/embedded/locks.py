@@ -1,4 +1,4 @@
-"""The locks by which services share one embedded PostgreSQL."""
+"""File locks through which several services share one embedded PostgreSQL."""
 
 import fcntl
 import os
@@ -9,22 +9,22 @@ from pathlib import Path
 
 from user_service.postgres.embedded.wheel import EmbeddedPostgresError
 
-LONGEST_WAIT_SECONDS = 120.0
+MAX_WAIT_SECONDS = 120.0
 
 
 class Locks:
     """
-    Three locks in a folder. The kernel drops each with its last holder: a killed one leaves nothing stale.
+    Three locks in a folder. The kernel releases a lock with its last holder, so a killed process leaves none behind.
 
-    `change` is held while a server is started or stopped, `use` shared by all services that run. `server` is
-    inherited by every process of PostgreSQL, so that it is free only when the last of them is gone.
+    `change` is held while a server is started or stopped. `use` is shared by all running services. `server` is
+    inherited by every process of PostgreSQL, so it is free only after the last of them has ended.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def share(self, name: str) -> int:
-        """An open descriptor that holds the lock together with others."""
+        """An open descriptor that holds the lock together with other holders."""
         descriptor = self.open(name)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -34,7 +34,7 @@ class Locks:
         return descriptor
 
     def take(self, name: str) -> int | None:
-        """An open descriptor that alone holds the lock, `None` where somebody else has it."""
+        """An open descriptor that holds the lock exclusively; None if it is held already."""
         descriptor = self.open(name)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,21 +49,21 @@ class Locks:
     def open(self, name: str) -> int:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o600)
-        if os.geteuid() == 0:  # what root leaves in somebody's DATA_DIR must not shut them out
+        if os.geteuid() == 0:  # the owner of DATA_DIR must be able to open what root creates there
             owner = self.folder.parent.stat()
             os.chown(self.folder, owner.st_uid, owner.st_gid)
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
         return descriptor
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Waits for `change` and holds it. Raises EmbeddedPostgresError after two minutes."""
-        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+    def hold_change(self) -> Iterator[None]:
+        """Waits for the lock `change` and holds it. Raises EmbeddedPostgresError after two minutes."""
+        deadline = time.monotonic() + MAX_WAIT_SECONDS
         while (lock := self.take("change")) is None:
             if time.monotonic() > deadline:
                 raise EmbeddedPostgresError(
                     f"Another service has been starting or stopping PostgreSQL in {self.folder.parent} for "
-                    f"{LONGEST_WAIT_SECONDS:.0f} s. Stop that service, or choose another DATA_DIR."
+                    f"{MAX_WAIT_SECONDS:.0f} s. Stop that service, or choose another DATA_DIR."
                 )
             time.sleep(0.02)
         try:

