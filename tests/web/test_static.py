@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from user_service.web.static import ASSETS, Page, fingerprint, load_asset, load_docs_page, load_status_page
+from user_service.web.static import ASSETS, WebPage, content_hash, load_asset, load_docs_page, load_status_page
 
 pages = pytest.mark.parametrize("load", [load_docs_page, load_status_page])
-Load = Callable[[], Page]
+Load = Callable[[], WebPage]
 VOID = {"meta", "link", "input", "br", "hr", "img"}
 
 
@@ -143,7 +143,7 @@ def test_the_documentation_addresses_each_of_its_files_by_its_content() -> None:
 
     linked = [attrs.get("src") or attrs.get("href") for tag, attrs in outline.tags if tag in {"script", "link"}]
 
-    assert sorted(filter(None, linked)) == sorted(["data:,", *(f"docs/{fingerprint(name)}/{name}" for name in ASSETS)])
+    assert sorted(filter(None, linked)) == sorted(["data:,", *(f"docs/{content_hash(name)}/{name}" for name in ASSETS)])
 
 
 @pages

@@ -57,7 +57,7 @@ DESCRIPTIONS: Final = {
     503: "The database is unavailable, or the service is overloaded; retry after `Retry-After` seconds",
 }
 # app.py checks credentials before FastAPI gets the request.
-CREDENTIALS: Final[dict[str, Any]] = {
+SECURITY_SCHEMES: Final[dict[str, Any]] = {
     "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "Bearer": {"type": "http", "scheme": "bearer"},
 }
@@ -90,11 +90,11 @@ def add_openapi(app: FastAPI) -> None:
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     document["components"]["schemas"]["Problem"] = PROBLEM
-    document["components"]["securitySchemes"] = CREDENTIALS
+    document["components"]["securitySchemes"] = SECURITY_SCHEMES
     for operations in document["paths"].values():
         for operation in operations.values():
             if "401" in operation["responses"]:
-                operation["security"] = [{name: []} for name in CREDENTIALS]
+                operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = without_null(parameter["schema"])
             for response in operation["responses"].values():

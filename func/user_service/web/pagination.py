@@ -14,10 +14,10 @@ from user_service.users.search import Page
 from user_service.users.search import Query as UserListQuery
 from user_service.web.dependencies import resources_of
 from user_service.web.problems import request_context
-from user_service.web.query_types import Time, whole_number
+from user_service.web.query_types import Timestamp, strict_integer
 
-METADATA_PREFIX: Final = "metadata."
-PageSize = Annotated[int, Field(ge=1, le=200), whole_number]
+METADATA_PARAMETER_PREFIX: Final = "metadata."
+PageSize = Annotated[int, Field(ge=1, le=200), strict_integer]
 PAGE_PARAMETERS: Final = frozenset({"cursor", "limit"})
 
 
@@ -27,9 +27,9 @@ async def parse_user_query(
     external_id: Annotated[ExternalId | None, Query()] = None,
     status: Annotated[Literal["pending", "active", "suspended", "deleted"] | None, Query()] = None,
     q: Annotated[str | None, Query(max_length=200, description="Whole words of the names, all of them")] = None,
-    created_after: Annotated[Time | None, Query()] = None,
-    created_before: Annotated[Time | None, Query()] = None,
-    updated_after: Annotated[Time | None, Query()] = None,
+    created_after: Annotated[Timestamp | None, Query()] = None,
+    created_before: Annotated[Timestamp | None, Query()] = None,
+    updated_after: Annotated[Timestamp | None, Query()] = None,
     include: Annotated[Literal["deleted"] | None, Query()] = None,
     sort: Annotated[Literal["created_at", "-created_at", "updated_at", "-updated_at"], Query()] = "created_at",
     limit: Annotated[PageSize, Query()] = 50,
@@ -58,9 +58,9 @@ UserQuery = Annotated[UserListQuery, Depends(parse_user_query)]
 def metadata_filters(request: Request) -> dict[str, str]:
     """The `metadata.<key>=<value>` parameters. Raises ValidationFailed for one without a key."""
     filters = {
-        name.removeprefix(METADATA_PREFIX): value
+        name.removeprefix(METADATA_PARAMETER_PREFIX): value
         for name, value in request.query_params.items()
-        if name.startswith(METADATA_PREFIX)
+        if name.startswith(METADATA_PARAMETER_PREFIX)
     }
     if "" in filters:
         raise ValidationFailed(

@@ -15,7 +15,7 @@ from user_service.web.request_context import RequestContext
 from user_service.web.responses import RawResponse, render_problem
 
 # More would make a response far larger than its request.
-MAX_FAULTS: Final = 100
+MAX_FIELD_ERRORS: Final = 100
 TITLES: Final = {
     400: ("bad_request", "Bad request"),
     404: ("not_found", "No resource has this address"),
@@ -85,4 +85,4 @@ def to_service_error(faults: Sequence[Any]) -> ServiceError:
     for fault in faults:
         if fault["type"] == "json_invalid":
             return MalformedJson(f"The body is not JSON: {fault['ctx']['error']}.")
-    return ValidationFailed(errors=[field_error(fault) for fault in faults[:MAX_FAULTS]])
+    return ValidationFailed(errors=[field_error(fault) for fault in faults[:MAX_FIELD_ERRORS]])

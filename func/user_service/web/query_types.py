@@ -9,12 +9,12 @@ from pydantic_core import PydanticCustomError
 
 INTEGER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 # RFC 3339, 5.6; `fromisoformat` checks the calendar.
-TIME: Final = re.compile(
+RFC3339_TIMESTAMP: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})",
     re.ASCII | re.IGNORECASE,
 )
-MIN_TIME: Final = datetime(1, 1, 1, tzinfo=UTC)
-MAX_TIME: Final = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+MIN_TIMESTAMP: Final = datetime(1, 1, 1, tzinfo=UTC)
+MAX_TIMESTAMP: Final = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 FLAGS: Final = {"true": True, "false": False}
 
 
@@ -32,10 +32,10 @@ def parse_flag(text: str | bool) -> bool:
     return FLAGS[text]
 
 
-def parse_time(text: str) -> datetime:
+def parse_timestamp(text: str) -> datetime:
     """In UTC. A time outside the years 1 to 9999 of UTC becomes the nearest one within."""
     try:
-        if not TIME.fullmatch(text):
+        if not RFC3339_TIMESTAMP.fullmatch(text):
             raise ValueError
         moment = datetime.fromisoformat(text.upper())
     except ValueError:
@@ -45,10 +45,10 @@ def parse_time(text: str) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        return MIN_TIME if moment.year == 1 else MAX_TIME
+        return MIN_TIMESTAMP if moment.year == 1 else MAX_TIMESTAMP
 
 
-# Use it with bounds: Annotated[int, Field(ge=1), whole_number].
-whole_number: Final = BeforeValidator(parse_integer)
+# Use it with bounds: Annotated[int, Field(ge=1), strict_integer].
+strict_integer: Final = BeforeValidator(parse_integer)
 Flag = Annotated[bool, BeforeValidator(parse_flag)]
-Time = Annotated[datetime, BeforeValidator(parse_time)]
+Timestamp = Annotated[datetime, BeforeValidator(parse_timestamp)]

@@ -111,7 +111,7 @@ async def batch_write(request: Request, hook: IdempotencyKey) -> Run:
 
 
 Write = Annotated[Run, Depends(batch_write)]
-ANSWERS: Final[Responses] = {
+BATCH_RESPONSES: Final[Responses] = {
     207: {"model": BatchRead, "description": "Some items failed"},
     409: problems(409)[409]
     | {
@@ -127,25 +127,25 @@ def scoped(operation: str) -> list[Any]:
     return [Depends(requires(OPERATIONS[operation].scope))]
 
 
-@router.post("/create", response_model=BatchRead, responses=ANSWERS, dependencies=scoped("create"))
+@router.post("/create", response_model=BatchRead, responses=BATCH_RESPONSES, dependencies=scoped("create"))
 async def create_users(body: CreateBatch, run: Write) -> Response:
     """Create up to 1,000 users."""
     return await run("create", body)
 
 
-@router.post("/update", response_model=BatchRead, responses=ANSWERS, dependencies=scoped("update"))
+@router.post("/update", response_model=BatchRead, responses=BATCH_RESPONSES, dependencies=scoped("update"))
 async def update_users(body: UpdateBatch, run: Write) -> Response:
     """Change up to 1,000 users, each by a merge patch."""
     return await run("update", body)
 
 
-@router.post("/delete", response_model=BatchRead, responses=ANSWERS, dependencies=scoped("delete"))
+@router.post("/delete", response_model=BatchRead, responses=BATCH_RESPONSES, dependencies=scoped("delete"))
 async def delete_users(body: UserBatch, run: Write) -> Response:
     """Delete up to 1,000 users, which can be restored."""
     return await run("delete", body)
 
 
-@router.post("/restore", response_model=BatchRead, responses=ANSWERS, dependencies=scoped("restore"))
+@router.post("/restore", response_model=BatchRead, responses=BATCH_RESPONSES, dependencies=scoped("restore"))
 async def restore_users(body: UserBatch, run: Write) -> Response:
     """Restore up to 1,000 deleted users."""
     return await run("restore", body)

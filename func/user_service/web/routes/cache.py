@@ -7,10 +7,10 @@ from pydantic import BaseModel, Field
 
 from user_service.web.dependencies import Search, requires, resources_of
 from user_service.web.openapi import COMMON_PROBLEMS
-from user_service.web.query_types import whole_number
+from user_service.web.query_types import strict_integer
 from user_service.web.routing import make_router
 
-WarmLimit = Annotated[int, Field(ge=1, le=10_000), whole_number]
+WarmLimit = Annotated[int, Field(ge=1, le=10_000), strict_integer]
 router = make_router(
     "operations", prefix="/api/v1/cache", dependencies=[Depends(requires("cache:manage"))], responses=COMMON_PROBLEMS
 )

@@ -7,7 +7,7 @@ from fastapi import Request, Response
 
 from user_service.errors import NotFound
 from user_service.web.routing import make_router
-from user_service.web.static import ASSETS, fingerprint, load_asset, load_docs_page
+from user_service.web.static import ASSETS, content_hash, load_asset, load_docs_page
 
 router = make_router("operations")
 
@@ -27,8 +27,8 @@ async def read_docs() -> Response:
 
 @router.get("/docs/{version}/{name}", include_in_schema=False)
 async def read_docs_asset(version: str, name: str) -> Response:
-    """A file of the page; `version` is the fingerprint of its content."""
-    if name not in ASSETS or version != await to_thread(fingerprint, name):
+    """A file of the page; `version` is the content_hash of its content."""
+    if name not in ASSETS or version != await to_thread(content_hash, name):
         raise NotFound
     asset = await to_thread(load_asset, name)
     return Response(asset.content, 200, {"Cache-Control": "public, max-age=31536000, immutable"}, asset.media_type)

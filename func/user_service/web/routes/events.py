@@ -53,7 +53,7 @@ event_body: Final[dict[str, Any]] = {
         },
     }
 }
-ANSWERS: Final[Responses] = {
+EVENT_RESPONSES: Final[Responses] = {
     200: {"description": "Processed; the reply is a CloudEvent, or a batch of them", "content": {"*/*": {}}},
     202: {"description": "Processed; there is no reply"},
     204: {"description": "Processed; there is no reply"},
@@ -62,7 +62,7 @@ ANSWERS: Final[Responses] = {
 
 
 @router.post("/", include_in_schema=False)
-@router.post("/events", response_class=Response, responses=ANSWERS, openapi_extra=event_body)
+@router.post("/events", response_class=Response, responses=EVENT_RESPONSES, openapi_extra=event_body)
 async def receive_events(request: Request) -> Response:
     """Process CloudEvents. The same event again gets the same reply and has no other effect."""
     principal_of(request).require("events:write")

@@ -21,7 +21,12 @@ from user_service.web.routing import StrictRoute, make_router
 
 NDJSON: Final = "application/x-ndjson"
 CSV: Final = "text/csv"
-FORMATS: Final = {NDJSON: "ndjson", "application/ndjson": "ndjson", "application/jsonl": "ndjson", CSV: "csv"}
+FORMATS_BY_MEDIA_TYPE: Final = {
+    NDJSON: "ndjson",
+    "application/ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+    CSV: "csv",
+}
 LATEST: Final = 50
 
 
@@ -157,9 +162,9 @@ async def export_users(request: Request, include: Annotated[Literal["deleted"] |
 def format_of(request: Request) -> str:
     """Raises UnsupportedMediaType."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in FORMATS:
+    if media_type not in FORMATS_BY_MEDIA_TYPE:
         raise UnsupportedMediaType(f"Send the users with Content-Type: {NDJSON} or {CSV}.")
-    return FORMATS[media_type]
+    return FORMATS_BY_MEDIA_TYPE[media_type]
 
 
 def import_response(found: Import, *, status: int = 200) -> Response:

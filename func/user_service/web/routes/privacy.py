@@ -22,7 +22,7 @@ from user_service.web.routing import make_router
 
 router = make_router("privacy", prefix="/api/v1/users", responses=COMMON_PROBLEMS)
 reading = [Depends(requires("users:read"))]
-NO_STORE: Final = {"Cache-Control": "private, no-store"}
+PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store"}
 
 
 class ChangeRead(BaseModel):
@@ -140,7 +140,7 @@ async def read_audit_trail(
     changes, more_after = await trail.page(user_id, after=after, limit=limit)
     request_context(request).rows = len(changes)
     following = cursor_codec(request).encode_version(more_after, query=of) if more_after is not None else None
-    headers = dict(NO_STORE)
+    headers = dict(PRIVATE_HEADERS)
     if following is not None:
         parameters = {**request.query_params, "cursor": following}
         headers["Link"] = f'<{request.url.path}?{urlencode(parameters)}>; rel="next"'

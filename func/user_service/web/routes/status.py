@@ -140,8 +140,8 @@ async def read_status(request: Request) -> StatusRead:
         now=datetime.now(UTC),
         versions=await read_versions(resources),
         requests=summarise_requests(resources.metrics.requests, resources.request_stats),
-        cache=await read_cache(resources),
-        database=sum_connections([resources.pool.use, *storage_of(request).pool_uses], resources),
+        cache=await summarise_cache(resources),
+        database=summarise_connections([resources.pool.use, *storage_of(request).pool_uses], resources),
         outbox=await read_outbox(resources),
         jobs=await list_jobs(resources, parts.services.imports),
     )
@@ -201,7 +201,7 @@ def convert_pace(pace: Pace) -> PaceRead:
     )
 
 
-async def read_cache(resources: Resources) -> CacheRead:
+async def summarise_cache(resources: Resources) -> CacheRead:
     metrics = resources.metrics
     hits, misses, errors = (
         int(sum(counter.values.values()))
@@ -213,7 +213,7 @@ async def read_cache(resources: Resources) -> CacheRead:
     return CacheRead(tier=tier, hits=hits, misses=misses, errors=errors, hit_ratio=ratio, details=details)
 
 
-def sum_connections(uses: Sequence[PoolStats], resources: Resources) -> DatabaseRead:
+def summarise_connections(uses: Sequence[PoolStats], resources: Resources) -> DatabaseRead:
     total = PoolStats(*map(sum, zip(*uses, strict=True)))
     errors = int(sum(resources.metrics.database_errors.values.values()))
     return DatabaseRead(limit=total.limit, open=total.opened, active=total.active, waiting=total.waiting, errors=errors)

@@ -10,7 +10,7 @@ from user_service.users.service import single_user
 from user_service.web.dependencies import IfMatch, Own, Search, UserId, Users, get_parts, may_delete, requires
 from user_service.web.fast_path import matches_etag
 from user_service.web.openapi import COMMON_PROBLEMS, problems
-from user_service.web.pagination import METADATA_PREFIX, UserQuery, page_response
+from user_service.web.pagination import METADATA_PARAMETER_PREFIX, UserQuery, page_response
 from user_service.web.problems import request_context, to_response
 from user_service.web.query_types import Flag
 from user_service.web.routing import MERGE_PATCH, OPEN_QUERY, make_router
@@ -39,7 +39,7 @@ async def create_user(body: UserCreate, users: Users) -> Response:
     return user_response(single_user(await users.create([body])), status=201)
 
 
-@router.get("", response_model=UserPage, dependencies=reading, openapi_extra={OPEN_QUERY: METADATA_PREFIX})
+@router.get("", response_model=UserPage, dependencies=reading, openapi_extra={OPEN_QUERY: METADATA_PARAMETER_PREFIX})
 async def list_users(request: Request, query: UserQuery, search: Search) -> Response:
     """List and find users, page by page. Further parameters: `metadata.<key>=<value>`."""
     return page_response(request, await search.page(query))

@@ -24,7 +24,7 @@ POLICY: Final = (
 NO_MARKUP_FROM_SCRIPTS: Final = "; require-trusted-types-for 'script'; trusted-types 'none'"
 
 
-class Page(NamedTuple):
+class WebPage(NamedTuple):
     """UTF-8, and the Content-Security-Policy (level 3) that allows what is in the page, and nothing else."""
 
     content: bytes
@@ -37,18 +37,18 @@ class Asset(NamedTuple):
 
 
 @cache
-def load_status_page() -> Page:
+def load_status_page() -> WebPage:
     """The status page, whose style and script are inline and allowed by their hashes."""
     page = read_page("status.html")
     policy = POLICY.format(script=hash_inline(page, "script"), style=hash_inline(page, "style"))
-    return Page(page.encode(), policy + NO_MARKUP_FROM_SCRIPTS)
+    return WebPage(page.encode(), policy + NO_MARKUP_FROM_SCRIPTS)
 
 
 @cache
-def load_docs_page() -> Page:
+def load_docs_page() -> WebPage:
     """Swagger UI, whose files are addressed by their content."""
-    page = re.sub(r'"docs/([^"]+)"', lambda link: f'"docs/{fingerprint(link[1])}/{link[1]}"', read_page("docs.html"))
-    return Page(page.encode(), POLICY.format(script="'self'", style="'self'"))
+    page = re.sub(r'"docs/([^"]+)"', lambda link: f'"docs/{content_hash(link[1])}/{link[1]}"', read_page("docs.html"))
+    return WebPage(page.encode(), POLICY.format(script="'self'", style="'self'"))
 
 
 def load_asset(name: str) -> Asset:
@@ -57,7 +57,7 @@ def load_asset(name: str) -> Asset:
 
 
 @cache
-def fingerprint(name: str) -> str:
+def content_hash(name: str) -> str:
     """Changes with the asset's content. Raises KeyError."""
     return sha256(find_asset(name).read_bytes()).hexdigest()[:16]
 
