@@ -21,7 +21,7 @@ from user_service.users.cursors import Cursor, CursorCodec
 from user_service.users.service import parse_canonical_id
 from user_service.values.emails import normalise_email
 from user_service.values.ids import id_time, new_id, parse_id
-from user_service.web.dependencies import version_of
+from user_service.web.dependencies import parse_if_match
 from user_service.web.fast_path import includes_deleted, matches_etag
 
 TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -73,7 +73,7 @@ def test_a_cursor_that_was_altered_is_refused(data: st.DataObject) -> None:
 @given(st.text(max_size=50) | st.from_regex(r'\s*(W/)?"[0-9]{0,12}"\s*', fullmatch=True))
 def test_if_match_is_a_version_or_refused(text: str) -> None:
     with suppress(InvalidHeader):
-        assert -1 <= version_of(text) <= 999_999_999
+        assert -1 <= parse_if_match(text) <= 999_999_999
 
 
 @given(st.binary(max_size=100), st.integers(1, 2**31))

@@ -1,4 +1,4 @@
-"""What endpoints ask for, each named once. All of them are coroutines: what is not, FastAPI runs on another thread."""
+"""Dependencies of the endpoints. All are coroutines: FastAPI would run other functions on a worker thread."""
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -52,16 +52,16 @@ def get_parts(request: Request) -> ApiParts:
     return parts
 
 
-def resources_of(request: Request) -> Resources:
+def get_resources(request: Request) -> Resources:
     return get_parts(request).resources
 
 
-def storage_of(request: Request) -> Storage:
+def get_storage(request: Request) -> Storage:
     return get_parts(request).services.storage
 
 
-def principal_of(request: Request) -> Principal:
-    """Who asks. Raises Unauthenticated where the path let nobody in particular through."""
+def get_principal(request: Request) -> Principal:
+    """The caller, which app.py has authenticated. Raises Unauthenticated on paths that need no credentials."""
     principal = request_context(request).principal
     if principal is None:
         raise Unauthenticated
@@ -69,10 +69,10 @@ def principal_of(request: Request) -> Principal:
 
 
 def requires(scope: str) -> Callable[[Request], Awaitable[None]]:
-    """A dependency that lets only principals with a scope pass."""
+    """A dependency that raises Forbidden for principals without the scope."""
 
     async def check(request: Request) -> None:
-        principal_of(request).require(scope)
+        get_principal(request).require(scope)
 
     return check
 
@@ -93,22 +93,26 @@ async def idempotent_request(
         return None
     url = request.url
     parts = [request.method, url.path, url.query, request.headers.get("if-match", "")]
-    keys, index, principal = resources_of(request).keys, storage_of(request).index, principal_of(request).name
+    keys, index, principal = get_resources(request).keys, get_storage(request).index, get_principal(request).name
     return IdempotentRequest(keys, index, principal=principal, key=key, request=parts, body=await request.body())
 
 
 IdempotencyKey = Annotated[IdempotentRequest | None, Depends(idempotent_request)]
 
 
-async def may_delete(request: Request, purge: Annotated[Flag, Query()] = False) -> None:
-    """Raises Forbidden. Asked before anything else, so that a replay needs the scope too."""
-    principal_of(request).require("users:purge" if purge else "users:delete")
+async def authorise_delete(request: Request, purge: Annotated[Flag, Query()] = False) -> bool:
+    """Whether to purge. Raises Forbidden; comes before other dependencies, so that a replay needs the scope too."""
+    get_principal(request).require("users:purge" if purge else "users:delete")
+    return purge
 
 
-async def user_service(request: Request, hook: IdempotencyKey) -> AsyncIterator[UserService]:
-    resources_of(request).require_database()
+Purge = Annotated[bool, Depends(authorise_delete)]
+
+
+async def open_user_service(request: Request, hook: IdempotencyKey) -> AsyncIterator[UserService]:
+    get_resources(request).require_database()
     context = request_context(request)
-    async with storage_of(request).unit_of_work(context.origin) as service:
+    async with get_storage(request).unit_of_work(context.origin) as service:
         if hook is not None:
             transaction = IdempotentTransaction(service, hook)
             await transaction.begin()
@@ -117,31 +121,31 @@ async def user_service(request: Request, hook: IdempotencyKey) -> AsyncIterator[
     context.rows = len(service.changed_versions)
 
 
-Users = Annotated[UserService, Depends(user_service, scope="function")]
+Users = Annotated[UserService, Depends(open_user_service, scope="function")]
 
 
-async def own_user(request: Request, users: Users) -> User:
-    """The user of the token. Raises Forbidden for who has no token of a user's issuer, UserNotFound."""
-    subject = principal_of(request).subject
+async def get_own_user(request: Request, users: Users) -> User:
+    """The user of the token. Raises UserNotFound, and Forbidden without a token of a user's issuer."""
+    subject = get_principal(request).subject
     if subject is None:
-        raise Forbidden("This is for tokens: an API key is nobody's own.")
-    return await users.get_by_subject(subject, subject_type=resources_of(request).settings.jwt_subject)
+        raise Forbidden("This endpoint needs a user's token; an API key has no user.")
+    return await users.get_by_subject(subject, subject_type=get_resources(request).settings.jwt_subject)
 
 
-async def user_search(request: Request) -> AsyncIterator[UserSearch]:
-    resources_of(request).require_database()
-    async with storage_of(request).reading() as search:
+async def open_user_search(request: Request) -> AsyncIterator[UserSearch]:
+    get_resources(request).require_database()
+    async with get_storage(request).reading() as search:
         yield search
 
 
 async def version_condition(
     if_match: Annotated[str | None, Header(alias="If-Match", json_schema_extra=ENTITY_TAG_SCHEMA)] = None,
 ) -> int | None:
-    """The version that a write asks for, None for no condition. Raises InvalidHeader."""
-    return None if if_match is None else version_of(if_match)
+    """The version that `If-Match` requires; None without the header. Raises InvalidHeader."""
+    return None if if_match is None else parse_if_match(if_match)
 
 
-def version_of(if_match: str) -> int:
+def parse_if_match(if_match: str) -> int:
     """The version that `If-Match` names; strong comparison (RFC 9110, 13.1.1). Raises InvalidHeader."""
     text = if_match.strip()
     if text == "*":
@@ -150,10 +154,10 @@ def version_of(if_match: str) -> int:
         return int(tag[1])
     if not text or ENTITY_TAG.fullmatch(text):
         return NO_VERSION
-    raise InvalidHeader('If-Match must be one ETag of this user, as "3", or *.')
+    raise InvalidHeader('If-Match must be one ETag of this user, such as "3", or *.')
 
 
 UserId = Annotated[UUID, BeforeValidator(check_id)]
-Search = Annotated[UserSearch, Depends(user_search, scope="function")]
-Own = Annotated[User, Depends(own_user, scope="function")]
+Search = Annotated[UserSearch, Depends(open_user_search, scope="function")]
+Own = Annotated[User, Depends(get_own_user, scope="function")]
 IfMatch = Annotated[int | None, Depends(version_condition)]

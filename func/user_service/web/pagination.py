@@ -12,7 +12,7 @@ from user_service.users.cursors import CursorCodec
 from user_service.users.schemas import Email, ExternalId
 from user_service.users.search import Page
 from user_service.users.search import Query as UserListQuery
-from user_service.web.dependencies import resources_of
+from user_service.web.dependencies import get_resources
 from user_service.web.problems import request_context
 from user_service.web.query_types import Timestamp, strict_integer
 
@@ -70,7 +70,7 @@ def metadata_filters(request: Request) -> dict[str, str]:
 
 
 def cursor_codec(request: Request) -> CursorCodec:
-    return CursorCodec(resources_of(request).keys.cursor)
+    return CursorCodec(get_resources(request).keys.cursor)
 
 
 def list_parameters(request: Request) -> dict[str, str]:
@@ -84,9 +84,14 @@ def page_response(request: Request, page: Page) -> Response:
         cursor_codec(request).encode(page.next, query=list_parameters(request)) if page.next is not None else None
     )
     items = b",".join(user.to_json() for user in page.users)
+    body = b'{"items":[' + items + b'],"next_cursor":' + orjson.dumps(next_cursor) + b"}"
+    return Response(body, 200, page_headers(request, next_cursor), "application/json")
+
+
+def page_headers(request: Request, next_cursor: str | None) -> dict[str, str]:
+    """`Link` (RFC 8288) leads to the next page, if there is one."""
     headers = {"Cache-Control": "private, no-store"}
     if next_cursor is not None:
         parameters = {**request.query_params, "cursor": next_cursor}
         headers["Link"] = f'<{request.url.path}?{urlencode(parameters)}>; rel="next"'
-    body = b'{"items":[' + items + b'],"next_cursor":' + orjson.dumps(next_cursor) + b"}"
-    return Response(body, 200, headers, "application/json")
+    return headers

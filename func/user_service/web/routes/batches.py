@@ -10,9 +10,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from user_service.users.batch.bodies import Batch, CreateBatch, FindBatch, UpdateBatch, UserBatch
 from user_service.users.batch.operations import OPERATIONS
-from user_service.users.batch.runner import BatchRunner
 from user_service.users.schemas import UserRead
-from user_service.web.dependencies import IdempotencyKey, get_parts, requires, resources_of
+from user_service.web.dependencies import IdempotencyKey, get_parts, get_resources, requires
 from user_service.web.fast_path import bypasses_cache
 from user_service.web.idempotency import REPLAYED_HEADER
 from user_service.web.openapi import COMMON_PROBLEMS, DESCRIPTIONS, Responses, problems
@@ -88,29 +87,25 @@ class BatchRefused(BaseModel):
     items: list[ItemOutcome]
 
 
-def batches_of(request: Request) -> BatchRunner:
-    return get_parts(request).services.batches
+RunBatch = Callable[[str, Batch], Awaitable[Response]]
 
 
-Run = Callable[[str, Batch], Awaitable[Response]]
-
-
-async def batch_write(request: Request, hook: IdempotencyKey) -> Run:
-    """Runs a batch for this request, once when it has an Idempotency-Key."""
-    resources_of(request).require_database()
+async def batch_run(request: Request, hook: IdempotencyKey) -> RunBatch:
+    """A function that runs a batch of this request, and only once with an Idempotency-Key."""
+    get_resources(request).require_database()
 
     async def run(operation: str, body: Batch) -> Response:
         context = request_context(request)
         await context.charge(len(body.items))
-        answer = await batches_of(request).run(operation, body, context.origin, hook=hook)
-        context.rows = len(answer.items)
-        headers = {"Cache-Control": "no-store"} | (REPLAYED_HEADER if answer.replayed else {})
-        return Response(answer.body, answer.status, headers, answer.media_type)
+        outcome = await get_parts(request).services.batches.run(operation, body, context.origin, hook=hook)
+        context.rows = len(outcome.items)
+        headers = {"Cache-Control": "no-store"} | (REPLAYED_HEADER if outcome.replayed else {})
+        return Response(outcome.body, outcome.status, headers, outcome.media_type)
 
     return run
 
 
-Write = Annotated[Run, Depends(batch_write)]
+Run = Annotated[RunBatch, Depends(batch_run)]
 BATCH_RESPONSES: Final[Responses] = {
     207: {"model": BatchRead, "description": "Some items failed"},
     409: problems(409)[409]
@@ -128,34 +123,34 @@ def scoped(operation: str) -> list[Any]:
 
 
 @router.post("/create", response_model=BatchRead, responses=BATCH_RESPONSES, dependencies=scoped("create"))
-async def create_users(body: CreateBatch, run: Write) -> Response:
+async def create_users(body: CreateBatch, run: Run) -> Response:
     """Create up to 1,000 users."""
     return await run("create", body)
 
 
 @router.post("/update", response_model=BatchRead, responses=BATCH_RESPONSES, dependencies=scoped("update"))
-async def update_users(body: UpdateBatch, run: Write) -> Response:
+async def update_users(body: UpdateBatch, run: Run) -> Response:
     """Change up to 1,000 users, each by a merge patch."""
     return await run("update", body)
 
 
 @router.post("/delete", response_model=BatchRead, responses=BATCH_RESPONSES, dependencies=scoped("delete"))
-async def delete_users(body: UserBatch, run: Write) -> Response:
+async def delete_users(body: UserBatch, run: Run) -> Response:
     """Delete up to 1,000 users, which can be restored."""
     return await run("delete", body)
 
 
 @router.post("/restore", response_model=BatchRead, responses=BATCH_RESPONSES, dependencies=scoped("restore"))
-async def restore_users(body: UserBatch, run: Write) -> Response:
+async def restore_users(body: UserBatch, run: Run) -> Response:
     """Restore up to 1,000 deleted users."""
     return await run("restore", body)
 
 
 @find_router.post("/find", response_model=FoundRead, dependencies=scoped("find"))
 async def find_users(request: Request, body: FindBatch) -> Response:
-    """Read users by up to 1,000 keys. `Cache-Control: no-cache` goes to the database."""
-    resources_of(request).require_database()
+    """Read users by up to 1,000 keys. `Cache-Control: no-cache` reads from the database."""
+    get_resources(request).require_database()
     context = request_context(request)
     await context.charge(body.size)
-    answer = await batches_of(request).find(body, fresh=bypasses_cache(context.headers))
-    return Response(answer.body, 200, {"Cache-Control": "private, no-store"}, answer.media_type)
+    outcome = await get_parts(request).services.batches.find(body, fresh=bypasses_cache(context.headers))
+    return Response(outcome.body, 200, {"Cache-Control": "private, no-store"}, outcome.media_type)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel, Field
 
-from user_service.web.dependencies import Search, requires, resources_of
+from user_service.web.dependencies import Search, get_resources, requires
 from user_service.web.openapi import COMMON_PROBLEMS
 from user_service.web.query_types import strict_integer
 from user_service.web.routing import make_router
@@ -27,7 +27,7 @@ class Warmed(BaseModel):
 @router.get("", response_model=dict[str, Any])
 async def read_cache(request: Request) -> dict[str, Any]:
     """Statistics of the cache, with the hits and misses of this replica."""
-    resources = resources_of(request)
+    resources = get_resources(request)
     metrics = resources.metrics
     return {
         **await resources.cache.statistics(),
@@ -40,10 +40,10 @@ async def read_cache(request: Request) -> dict[str, Any]:
 @router.delete("")
 async def clear_cache(request: Request) -> Dropped:
     """Drop all cached users; other keys of a shared Redis stay."""
-    return Dropped(dropped=await resources_of(request).cache.clear())
+    return Dropped(dropped=await get_resources(request).cache.clear())
 
 
 @router.post("/warm")
 async def warm_cache(request: Request, search: Search, limit: Annotated[WarmLimit, Query()] = 1000) -> Warmed:
     """Read the most recently changed users into the cache."""
-    return Warmed(warmed=await resources_of(request).reader.warm(await search.last_changed(limit)))
+    return Warmed(warmed=await get_resources(request).reader.warm(await search.last_changed(limit)))

@@ -1,6 +1,6 @@
 """`POST /events`, and `POST /` for kn func's own triggers: CloudEvents over HTTP.
 
-A broker retries after 404, 408, 409, 429 and 5xx. A 2xx counts for it only when the body is an event, or empty.
+A broker retries after 404, 408, 409, 429 and 5xx. It accepts a 2xx only when the body is an event, or empty.
 """
 
 from dataclasses import replace
@@ -17,14 +17,13 @@ from user_service.events.inbox import ParsedEvent, reply_documents
 from user_service.events.types import BATCH_OPERATIONS, PING
 from user_service.observability.trace_context import continue_trace
 from user_service.users.change_log import Origin
-from user_service.web.dependencies import get_parts, principal_of, resources_of
+from user_service.web.dependencies import get_parts, get_resources
 from user_service.web.openapi import Responses, problems
 from user_service.web.problems import request_context
 from user_service.web.request_context import RequestContext
 from user_service.web.routing import LargeRoute, make_router
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
-
 
 router = make_router("events", route_class=LargeRoute)
 TEXT: Final = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_BYTES}
@@ -42,7 +41,7 @@ EVENT: Final[dict[str, Any]] = {
     },
     "additionalProperties": {"type": ["string", "integer", "boolean", "null"]},
 }
-event_body: Final[dict[str, Any]] = {
+EVENT_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "description": "One event or a batch of them; in binary mode the data, with the attributes in `ce-` headers",
@@ -62,39 +61,39 @@ EVENT_RESPONSES: Final[Responses] = {
 
 
 @router.post("/", include_in_schema=False)
-@router.post("/events", response_class=Response, responses=EVENT_RESPONSES, openapi_extra=event_body)
+@router.post("/events", response_class=Response, responses=EVENT_RESPONSES, openapi_extra=EVENT_BODY)
 async def receive_events(request: Request) -> Response:
     """Process CloudEvents. The same event again gets the same reply and has no other effect."""
-    principal_of(request).require("events:write")
+    # app.py has checked the scope, before it reads the body.
     if get_parts(request).health.stopping:
         raise ShuttingDown
     events, is_batch = decode(request.scope["headers"], await request.body())
-    resources_of(request).require_database()
+    get_resources(request).require_database()
     inbox = get_parts(request).services.inbox
     parsed = inbox.parse_all(events, is_batch=is_batch)
     await request_context(request).charge(sum(event.size for event in events))
     replies = []
     for event in parsed:
-        reply = await answer(request, event)
+        reply = await process_event(request, event)
         replies += [reply] if reply is not None else []
     if is_batch:
         return batch_response(replies)
     return reply_response(replies[0]) if replies else Response(status_code=204)
 
 
-async def answer(request: Request, parsed: ParsedEvent) -> CloudEvent | None:
-    """The reply to one event, whose processing is a span where tracing is on."""
+async def process_event(request: Request, parsed: ParsedEvent) -> CloudEvent | None:
+    """The reply to one event. With tracing, its processing is a span."""
     inbox = get_parts(request).services.inbox
     event = parsed.event
-    context, tracing = request_context(request), resources_of(request).tracing
+    context, tracing = request_context(request), get_resources(request).tracing
     if tracing is None:
-        return await inbox.answer(parsed, origin_of(context, event.traceparent))
+        return await inbox.answer(parsed, event_origin(context, event.traceparent))
     with tracing.consume(event.type, event.traceparent) as traceparent:
         return await inbox.answer(parsed, replace(context.origin, traceparent=traceparent))
 
 
-def origin_of(context: RequestContext, traceparent: str | None) -> Origin:
-    """Where the changes come from: in the event's trace where it names one, else in the request's."""
+def event_origin(context: RequestContext, traceparent: str | None) -> Origin:
+    """The origin of the event's changes, in the trace that the event names or else in that of the request."""
     origin = context.origin
     if traceparent is None:
         return origin
@@ -110,7 +109,7 @@ def reply_response(reply: CloudEvent) -> Response:
 
 
 def batch_response(replies: list[CloudEvent]) -> Response:
-    """The replies as a batch; an empty 202 where there are none."""
+    """The replies as a batch; an empty 202 without replies."""
     if not replies:
         return Response(status_code=202)
     body = orjson.dumps(reply_documents(replies), option=orjson.OPT_UTC_Z)

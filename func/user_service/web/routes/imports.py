@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from user_service.errors import UnsupportedMediaType
 from user_service.users.imports.parsers import Record, make_parser
 from user_service.users.imports.runner import Import, ImportRunner
-from user_service.web.dependencies import get_parts, requires, resources_of, storage_of
+from user_service.web.dependencies import get_parts, get_resources, get_storage, requires
 from user_service.web.openapi import COMMON_PROBLEMS, Responses, problems
 from user_service.web.problems import request_context
 from user_service.web.routing import StrictRoute, make_router
@@ -57,13 +57,13 @@ class ImportList(BaseModel):
     items: list[ImportRead]
 
 
-body: dict[str, Any] = {
+IMPORT_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {NDJSON: {"schema": {"type": "string"}}, CSV: {"schema": {"type": "string"}}},
     }
 }
-lines: Responses = {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}}
+NDJSON_RESPONSE: Final[Responses] = {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}}
 
 
 async def lift_deadline(request: Request) -> None:
@@ -71,8 +71,8 @@ async def lift_deadline(request: Request) -> None:
     request_context(request).lift_deadline()
 
 
-async def imports_of(request: Request) -> ImportRunner:
-    resources_of(request).require_database()
+async def get_import_runner(request: Request) -> ImportRunner:
+    get_resources(request).require_database()
     return get_parts(request).services.imports
 
 
@@ -83,7 +83,8 @@ router = make_router(
     dependencies=[Depends(lift_deadline)],
     responses=COMMON_PROBLEMS,
 )
-ImportStore = Annotated[ImportRunner, Depends(imports_of)]
+reading = [Depends(requires("users:read"))]
+Imports = Annotated[ImportRunner, Depends(get_import_runner)]
 ImportKey = Annotated[
     str | None,
     Header(
@@ -101,11 +102,11 @@ ImportKey = Annotated[
     response_model=ImportRead,
     dependencies=[Depends(requires("users:write"))],
     responses=problems(409),
-    openapi_extra=body,
+    openapi_extra=IMPORT_BODY,
 )
 async def import_users(
     request: Request,
-    imports: ImportStore,
+    imports: Imports,
     key: ImportKey = None,
     on_conflict: Annotated[Literal["fail", "skip", "update"], Query()] = "fail",
 ) -> Response:
@@ -113,16 +114,16 @@ async def import_users(
 
     An interrupted import continues when the same file is sent with the same `Idempotency-Key`.
     """
-    file_format = format_of(request)
+    file_format = parse_format(request)
     origin = request_context(request).origin
     started = await imports.begin(origin, file_format=file_format, on_conflict=on_conflict, key=key)
     with suppress(ClientDisconnect):
-        await imports.run(started, records_of(request, file_format), origin)
+        await imports.run(started, parse_records(request, file_format), origin)
     return import_response(await imports.find(started["id"]), status=202)
 
 
-@router.get("/imports", response_model=ImportList, dependencies=[Depends(requires("users:read"))])
-async def list_imports(imports: ImportStore) -> ImportList:
+@router.get("/imports", response_model=ImportList, dependencies=reading)
+async def list_imports(imports: Imports) -> ImportList:
     """The latest imports, the newest first."""
     return ImportList(items=[ImportRead.model_validate(dict(row)) for row in await imports.latest(LATEST)])
 
@@ -130,10 +131,10 @@ async def list_imports(imports: ImportStore) -> ImportList:
 @router.get(
     "/imports/{import_id}",
     response_model=ImportRead,
-    dependencies=[Depends(requires("users:read"))],
+    dependencies=reading,
     responses=problems(404),
 )
-async def read_import(import_id: UUID, imports: ImportStore) -> Response:
+async def read_import(import_id: UUID, imports: Imports) -> Response:
     """The state of an import. It is `interrupted` when it has not advanced for a minute."""
     return import_response(await imports.find(import_id))
 
@@ -141,25 +142,28 @@ async def read_import(import_id: UUID, imports: ImportStore) -> Response:
 @router.get(
     "/imports/{import_id}/errors",
     response_class=StreamingResponse,
-    responses={**lines, **problems(404)},
-    dependencies=[Depends(requires("users:read"))],
+    responses={**NDJSON_RESPONSE, **problems(404)},
+    dependencies=reading,
 )
-async def read_import_failures(import_id: UUID, imports: ImportStore) -> Response:
+async def read_import_failures(import_id: UUID, imports: Imports) -> Response:
     """The records that failed, as NDJSON: the number of each, from 1, and the error."""
     await imports.find(import_id)
     return StreamingResponse(imports.failures(import_id), media_type=NDJSON)
 
 
 @router.get(
-    "/export", response_class=StreamingResponse, responses=lines, dependencies=[Depends(requires("users:read"))]
+    "/export",
+    response_class=StreamingResponse,
+    responses=NDJSON_RESPONSE,
+    dependencies=reading,
 )
 async def export_users(request: Request, include: Annotated[Literal["deleted"] | None, Query()] = None) -> Response:
     """All users as NDJSON, in order of creation, as of the time of the request."""
-    resources_of(request).require_database()
-    return StreamingResponse(storage_of(request).export(deleted=include == "deleted"), media_type=NDJSON)
+    get_resources(request).require_database()
+    return StreamingResponse(get_storage(request).export(deleted=include == "deleted"), media_type=NDJSON)
 
 
-def format_of(request: Request) -> str:
+def parse_format(request: Request) -> str:
     """Raises UnsupportedMediaType."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in FORMATS_BY_MEDIA_TYPE:
@@ -173,7 +177,7 @@ def import_response(found: Import, *, status: int = 200) -> Response:
     return Response(content, status, headers, "application/json")
 
 
-async def records_of(request: Request, file_format: str) -> AsyncIterator[Sequence[Record]]:
+async def parse_records(request: Request, file_format: str) -> AsyncIterator[Sequence[Record]]:
     parser = make_parser(file_format)
     async for piece in request.stream():
         yield list(parser.feed(piece))

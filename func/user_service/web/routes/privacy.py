@@ -2,8 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Collection
 from datetime import datetime
-from typing import Annotated, Final, Literal
-from urllib.parse import urlencode
+from typing import Annotated, Literal
 from uuid import UUID
 
 import orjson
@@ -14,15 +13,14 @@ from pydantic import BaseModel, Field
 from user_service.users.audit import AuditTrail
 from user_service.users.model import JSON_OPTIONS, User
 from user_service.users.schemas import UserRead
-from user_service.web.dependencies import IfMatch, UserId, Users, requires, resources_of, storage_of
+from user_service.web.dependencies import IfMatch, UserId, Users, get_resources, get_storage, requires
 from user_service.web.openapi import COMMON_PROBLEMS, problems
-from user_service.web.pagination import PageSize, cursor_codec
+from user_service.web.pagination import PageSize, cursor_codec, page_headers
 from user_service.web.problems import request_context
 from user_service.web.routing import make_router
 
 router = make_router("privacy", prefix="/api/v1/users", responses=COMMON_PROBLEMS)
 reading = [Depends(requires("users:read"))]
-PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store"}
 
 
 class ChangeRead(BaseModel):
@@ -103,12 +101,15 @@ class PersonalExportRead(BaseModel):
 
 
 async def actor_names(request: Request) -> Callable[[User], Collection[str]]:
-    """Gives the names that a user has in the audit trail, as a token's subject."""
-    resources = resources_of(request)
-    known_as = resources.settings.jwt_subject
+    """A function that returns the names that a user has in the audit trail as the subject of tokens."""
+    resources = get_resources(request)
+    subject_type = resources.settings.jwt_subject
 
     def names(user: User) -> Collection[str]:
-        subjects = [user.external_id if known_as != "id" else None, str(user.id) if known_as != "external_id" else None]
+        subjects = [
+            user.external_id if subject_type != "id" else None,
+            str(user.id) if subject_type != "external_id" else None,
+        ]
         return [name for subject in subjects if subject for name in resources.authenticator.subject_names(subject)]
 
     return names
@@ -118,8 +119,8 @@ Names = Annotated[Callable[[User], Collection[str]], Depends(actor_names)]
 
 
 async def audit_trail(request: Request) -> AsyncIterator[AuditTrail]:
-    resources_of(request).require_database()
-    async with storage_of(request).transaction() as session:
+    get_resources(request).require_database()
+    async with get_storage(request).transaction() as session:
         yield AuditTrail(session)
 
 
@@ -135,24 +136,20 @@ async def read_audit_trail(
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
     """Who changed a user, and when, without values. Includes deleted, erased and purged users."""
-    of = {"audit": str(user_id)}
-    after = cursor_codec(request).decode_version(cursor, query=of) if cursor is not None else 0
-    changes, more_after = await trail.page(user_id, after=after, limit=limit)
+    codec, query = cursor_codec(request), {"audit": str(user_id)}
+    after = codec.decode_version(cursor, query=query) if cursor is not None else 0
+    changes, last_version = await trail.page(user_id, after=after, limit=limit)
     request_context(request).rows = len(changes)
-    following = cursor_codec(request).encode_version(more_after, query=of) if more_after is not None else None
-    headers = dict(PRIVATE_HEADERS)
-    if following is not None:
-        parameters = {**request.query_params, "cursor": following}
-        headers["Link"] = f'<{request.url.path}?{urlencode(parameters)}>; rel="next"'
-    body = orjson.dumps({"items": changes, "next_cursor": following}, option=JSON_OPTIONS)
-    return Response(body, 200, headers, "application/json")
+    next_cursor = codec.encode_version(last_version, query=query) if last_version is not None else None
+    body = orjson.dumps({"items": changes, "next_cursor": next_cursor}, option=JSON_OPTIONS)
+    return Response(body, 200, page_headers(request, next_cursor), "application/json")
 
 
 @router.get("/{user_id:user}/export", response_model=PersonalExportRead, dependencies=reading, responses=problems(404))
 async def export_user(request: Request, user_id: UserId, names: Names) -> Response:
     """All data stored about one person, in plain text: the user, deleted or not, the audit trail, and more."""
-    resources_of(request).require_database()
-    pieces = storage_of(request).export_user(user_id, actor_names=names)
+    get_resources(request).require_database()
+    pieces = get_storage(request).export_user(user_id, actor_names=names)
     # Raises UserNotFound before the response starts.
     first = await anext(pieces)
     request_context(request).rows = 1

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from user_service.bootstrap import Resources
 from user_service.users.unit_of_work import Storage
-from user_service.web.dependencies import get_parts, resources_of
+from user_service.web.dependencies import get_parts, get_resources
 from user_service.web.health import LIVE
 from user_service.web.problems import to_response
 from user_service.web.routing import make_router
@@ -40,7 +40,7 @@ async def read_readiness(request: Request) -> Response:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def read_metrics(request: Request) -> Response:
     """Metrics in the Prometheus text format."""
-    await resources_of(request).backlog.look()
+    await get_resources(request).backlog.look()
     exposition = await get_parts(request).exposition.get()
     return Response(exposition.render(), media_type=exposition.content_type)
 

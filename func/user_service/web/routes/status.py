@@ -18,7 +18,7 @@ from user_service.observability.metrics import Requests
 from user_service.observability.request_stats import SERVER_ERROR, Pace, RequestStats, quantile
 from user_service.postgres.pool import PoolStats
 from user_service.users.imports.runner import Import, ImportRunner
-from user_service.web.dependencies import get_parts, requires, resources_of, storage_of
+from user_service.web.dependencies import get_parts, get_resources, get_storage, requires
 from user_service.web.openapi import COMMON_PROBLEMS
 from user_service.web.routing import make_router
 from user_service.web.static import load_status_page
@@ -128,7 +128,7 @@ class StatusRead(BaseModel):
 @router.get("/api/v1/status", dependencies=[Depends(requires("cache:manage"))])
 async def read_status(request: Request) -> StatusRead:
     """The state of this replica: health, versions, requests, cache, database, batches and imports."""
-    resources = resources_of(request)
+    resources = get_resources(request)
     parts = get_parts(request)
     health = await parts.health.check()
     return StatusRead(
@@ -141,7 +141,7 @@ async def read_status(request: Request) -> StatusRead:
         versions=await read_versions(resources),
         requests=summarise_requests(resources.metrics.requests, resources.request_stats),
         cache=await summarise_cache(resources),
-        database=summarise_connections([resources.pool.use, *storage_of(request).pool_uses], resources),
+        database=summarise_connections([resources.pool.use, *get_storage(request).pool_uses], resources),
         outbox=await read_outbox(resources),
         jobs=await list_jobs(resources, parts.services.imports),
     )

@@ -7,12 +7,11 @@ from fastapi import Depends, Header, Path, Query, Request, Response
 from user_service.users.model import User
 from user_service.users.schemas import ExternalId, OwnUpdate, UserCreate, UserPage, UserRead, UserUpdate, UserUpsert
 from user_service.users.service import single_user
-from user_service.web.dependencies import IfMatch, Own, Search, UserId, Users, get_parts, may_delete, requires
+from user_service.web.dependencies import IfMatch, Own, Purge, Search, UserId, Users, get_parts, requires
 from user_service.web.fast_path import matches_etag
 from user_service.web.openapi import COMMON_PROBLEMS, problems
 from user_service.web.pagination import METADATA_PARAMETER_PREFIX, UserQuery, page_response
 from user_service.web.problems import request_context, to_response
-from user_service.web.query_types import Flag
 from user_service.web.routing import MERGE_PATCH, OPEN_QUERY, make_router
 
 router = make_router("users", prefix="/api/v1/users", responses=COMMON_PROBLEMS)
@@ -58,7 +57,7 @@ async def read_own_user(request: Request, own: Own) -> Response:
 @router.patch(
     "/me",
     response_model=UserRead,
-    responses=problems(404, 409, 410, 412),
+    responses=WRITE_PROBLEMS,
     openapi_extra=patch_body("OwnUpdate"),
 )
 async def update_own_user(body: OwnUpdate, own: Own, users: Users, if_match: IfMatch) -> Response:
@@ -108,14 +107,12 @@ async def upsert_user(
     external_id: Annotated[ExternalId, Path()], body: UserUpsert, users: Users, if_match: IfMatch
 ) -> Response:
     """Create the user with an external id, or change the fields in the body."""
-    user, made = await users.upsert(external_id, body, if_version=if_match)
-    return user_response(user, status=201 if made else 200)
+    user, created = await users.upsert(external_id, body, if_version=if_match)
+    return user_response(user, status=201 if created else 200)
 
 
-@router.delete("/{user_id:user}", status_code=204, dependencies=[Depends(may_delete)], responses=WRITE_PROBLEMS)
-async def delete_user(
-    user_id: UserId, users: Users, if_match: IfMatch, purge: Annotated[Flag, Query()] = False
-) -> Response:
+@router.delete("/{user_id:user}", status_code=204, responses=WRITE_PROBLEMS)
+async def delete_user(purge: Purge, user_id: UserId, users: Users, if_match: IfMatch) -> Response:
     """Delete a user, which can be restored. `purge=true` removes it permanently and needs `users:purge`."""
     if purge:
         await users.purge(user_id, if_version=if_match)
