@@ -21,7 +21,7 @@ def service(
     postgres: PostgresServer, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServiceProcess]:
     url = postgres.create_database("docs", template=migrated_template)
-    with serving(tmp_path_factory.mktemp("docs"), url) as service:
+    with serving(tmp_path_factory.mktemp("docs"), DATABASE_URL=url) as service:
         yield service
     postgres.drop_database("docs")
 
