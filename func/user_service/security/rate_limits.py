@@ -1,16 +1,13 @@
-"""How much a principal may ask for in a minute (docs/limits.md).
+"""How many requests a principal may make in a minute (docs/limits.md), by the `limits` library.
 
-A sliding window of two counters: what was granted in the current window, and the share of the window before it that the
-last 60 seconds still cover. A grant costs one round trip to Redis, where all replicas share the windows. While Redis is
-away or slower than 50 ms, each replica counts for itself. Where there is no limit, there is no work.
+A sliding window of two counters, in Redis for all replicas: its cost does not grow with the limit. While Redis is
+away or slower than 50 ms, each replica counts for itself. A principal without a limit costs nothing.
 """
 
+import time
 from asyncio import timeout
-from collections.abc import Callable
-from functools import partial
-from math import ceil, floor
-from time import monotonic
-from typing import Final, NamedTuple
+from math import ceil
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from user_service.cache.circuit_breaker import CircuitBreaker
 from user_service.errors import RateLimited
@@ -19,31 +16,13 @@ from user_service.security.authentication import Principal
 from user_service.settings import Settings
 from user_service.values.deferred import Deferred
 
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+    from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
 WINDOW_SECONDS: Final = 60
 ITEMS_PER_COST: Final = 100
 REDIS_BUDGET_SECONDS: Final = 0.05
-SWEEP_SECONDS: Final = 10.0
-# `LocalWindows.take` in Redis: KEYS[1] is the window, ARGV its milliseconds, the limit and the cost. Returns
-# {1 for granted, the grants of this window, of the one before, milliseconds since this window's start}.
-TAKE: Final = """
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local length, limit, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local window = redis.call('HMGET', KEYS[1], 'start', 'current', 'previous')
-local start, current, previous = tonumber(window[1]) or now, tonumber(window[2]) or 0, tonumber(window[3]) or 0
-if now < start or now >= start + 2 * length then
-  start, current, previous = now, 0, 0
-elseif now >= start + length then
-  start, current, previous = start + length, 0, current
-end
-local granted = current + math.floor(previous * (length - (now - start)) / length) + cost <= limit
-if granted then
-  current = current + cost
-  redis.call('HSET', KEYS[1], 'start', start, 'current', current, 'previous', previous)
-  redis.call('PEXPIRE', KEYS[1], 2 * length)
-end
-return {granted and 1 or 0, current, previous, now - start}
-"""
 
 
 class Usage(NamedTuple):
@@ -54,122 +33,85 @@ class Usage(NamedTuple):
     reset_seconds: float
 
 
-def measure_usage(limit: int, *, granted: bool, current: int, previous: int, elapsed: float) -> Usage:
-    """The usage of a window that started `elapsed` seconds ago, with its grants and those of the window before."""
-    rest = WINDOW_SECONDS - elapsed
-    used = current + floor(previous * rest / WINDOW_SECONDS)
-    return Usage(granted, max(0, limit - used), rest % (WINDOW_SECONDS / previous) if previous else rest)
+class Windows:
+    """The windows of all principals. Imports `limits` and the Redis client: make it on a worker thread."""
 
-
-class Window(NamedTuple):
-    """One name's window in this process: its start on the monotonic clock, its grants, and those of the one before."""
-
-    start: float
-    current: int
-    previous: int
-
-
-class LocalWindows:
-    """The windows of this process."""
-
-    def __init__(self) -> None:
-        self.windows: dict[str, Window] = {}
-        self.sweep_at = 0.0
-
-    def take(self, name: str, *, cost: int, limit: int) -> Usage:
-        """Grants `cost` unless more than `limit` would then be granted in a minute."""
-        now = monotonic()
-        if now >= self.sweep_at:
-            self.remove_ended(now)
-        start, current, previous = self.windows.get(name) or Window(now, 0, 0)
-        if now >= start + 2 * WINDOW_SECONDS:
-            start, current, previous = now, 0, 0
-        elif now >= start + WINDOW_SECONDS:
-            start, current, previous = start + WINDOW_SECONDS, 0, current
-        elapsed = now - start
-        granted = current + floor(previous * (WINDOW_SECONDS - elapsed) / WINDOW_SECONDS) + cost <= limit
-        if granted:
-            current += cost
-            self.windows[name] = Window(start, current, previous)
-        return measure_usage(limit, granted=granted, current=current, previous=previous, elapsed=elapsed)
-
-    def remove_ended(self, now: float) -> None:
-        self.sweep_at = now + SWEEP_SECONDS
-        oldest = now - 2 * WINDOW_SECONDS
-        self.windows = {name: window for name, window in self.windows.items() if window.start > oldest}
-
-
-class RedisWindows:
-    """The windows of all replicas, and the circuit breaker before them. Imports the Redis client when it is made."""
-
-    def __init__(self, url: str, *, prefix: str, count_failure: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, *, budget_seconds: float) -> None:
+        from limits.aio.storage import MemoryStorage, RedisStorage
+        from limits.aio.strategies import SlidingWindowCounterRateLimiter
         from redis.exceptions import RedisError
 
         from user_service.cache.redis import connect
 
-        # What `take` raises; TimeoutError is an OSError.
-        self.errors: tuple[type[Exception], ...] = (RedisError, OSError)
-        self.redis = connect(url)
-        self.breaker = CircuitBreaker("rate limits", probe=self.redis.ping, count_failure=count_failure)
-        self.script = self.redis.register_script(TAKE)
-        self.prefix = f"{prefix}rate:"
+        self.budget_seconds = budget_seconds
+        self.metrics = metrics
+        # What a call of Redis raises; TimeoutError is an OSError.
+        self.redis_errors: tuple[type[Exception], ...] = (RedisError, OSError)
+        self.local = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self.shared: SlidingWindowCounterRateLimiter | None = None
+        if settings.redis_url is not None:
+            self.redis = connect(settings.redis_url)
+            storage = RedisStorage(
+                "async+redis://",
+                implementation="redispy",
+                key_prefix=f"{settings.redis_key_prefix}rate",
+                connection_pool=self.redis.connection_pool,  # type: ignore[arg-type]  # documented, not in its types
+            )
+            self.shared = SlidingWindowCounterRateLimiter(storage)
+            self.breaker = CircuitBreaker(
+                "rate limits", probe=self.redis.ping, count_failure=metrics.rate_limit_errors.add
+            )
 
     async def take(self, name: str, *, cost: int, limit: int) -> Usage:
-        """As `LocalWindows.take`."""
-        keys, arguments = [self.prefix + name], [WINDOW_SECONDS * 1000, limit, cost]
-        granted, current, previous, elapsed = await self.script(keys, arguments)
-        return measure_usage(limit, granted=bool(granted), current=current, previous=previous, elapsed=elapsed / 1000)
+        """Takes `cost` from a limit a minute, in Redis unless it is away. A refused request takes nothing."""
+        from limits import RateLimitItemPerMinute
+
+        item = RateLimitItemPerMinute(limit)
+        if self.shared is not None and not self.breaker.is_open:
+            try:
+                async with timeout(self.budget_seconds):
+                    usage = await hit(self.shared, item, name, cost)
+                self.breaker.record_success()
+                return usage
+            except self.redis_errors as error:
+                self.breaker.record_failure(error)
+                self.metrics.rate_limit_errors.add()
+        return await hit(self.local, item, name, cost)
 
     async def close(self) -> None:
-        await self.breaker.close()
-        await self.redis.aclose()
+        if self.shared is not None:
+            await self.breaker.close()
+            await self.redis.aclose()
+
+
+async def hit(windows: "SlidingWindowCounterRateLimiter", item: "RateLimitItem", name: str, cost: int) -> Usage:
+    granted = await windows.hit(item, name, cost=cost)
+    stats = await windows.get_window_stats(item, name)
+    return Usage(granted, stats.remaining, min(WINDOW_SECONDS, max(0.0, stats.reset_time - time.time())))
 
 
 class Limiter:
-    """The limits of each kind of principal, over the windows of Redis where the settings name one."""
+    """The limits of each kind of principal. `budget_seconds` bounds a call of Redis."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, *, budget_seconds: float = REDIS_BUDGET_SECONDS) -> None:
         limits = {"jwt": settings.rate_limit_max, "api_key": settings.rate_limit_internal_max}
         self.limits = {kind: limit for kind, limit in limits.items() if limit}
         self.metrics = metrics
-        self.budget_seconds = REDIS_BUDGET_SECONDS
-        self.local = LocalWindows()
-        self.shared: Deferred[RedisWindows] | None = None
-        if settings.redis_url is not None:
-            self.shared = Deferred(
-                partial(
-                    RedisWindows,
-                    settings.redis_url,
-                    prefix=settings.redis_key_prefix,
-                    count_failure=metrics.rate_limit_errors.add,
-                )
-            )
+        self.budget_seconds = budget_seconds
+        self.windows = Deferred(lambda: Windows(settings, metrics, budget_seconds=self.budget_seconds))
 
     def find_allowance(self, principal: Principal) -> "Allowance | None":
-        """What one request of a principal is charged to; None for a principal without a limit."""
+        """The allowance of one request; None for a principal without a limit."""
         limit = self.limits.get(principal.kind)
         return Allowance(self, principal, limit) if limit is not None else None
 
-    async def take(self, name: str, *, cost: int, limit: int) -> Usage:
-        """Takes `cost` from the windows of all replicas, or from those of this process while Redis is away."""
-        if self.shared is not None and not (windows := await self.shared.get()).breaker.is_open:
-            try:
-                async with timeout(self.budget_seconds):
-                    usage = await windows.take(name, cost=cost, limit=limit)
-                windows.breaker.record_success()
-                return usage
-            except windows.errors as error:
-                windows.breaker.record_failure(error)
-                self.metrics.rate_limit_errors.add()
-        return self.local.take(name, cost=cost, limit=limit)
-
     async def close(self) -> None:
-        if self.shared is not None and (windows := await self.shared.get_if_started()) is not None:
+        if (windows := await self.windows.get_if_started()) is not None:
             await windows.close()
 
 
 class Allowance:
-    """What one request is charged to, and what is left then."""
+    """What one request is charged to, and what remains after it."""
 
     __slots__ = ("kind", "limit", "limiter", "name", "usage")
 
@@ -181,7 +123,8 @@ class Allowance:
 
     async def charge(self, cost: int = 1) -> None:
         """Takes `cost` of the limit; more than the whole limit counts as the whole limit. Raises RateLimited."""
-        self.usage = await self.limiter.take(self.name, cost=min(cost, self.limit), limit=self.limit)
+        windows = self.limiter.windows.value or await self.limiter.windows.get()
+        self.usage = await windows.take(self.name, cost=min(cost, self.limit), limit=self.limit)
         if not self.usage.granted:
             self.limiter.metrics.rate_limited.add(self.kind)
             raise RateLimited(
