@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from user_service import __version__
-from user_service.cli.transfer import add_commands
+from user_service.cli.imports import add_commands
 from user_service.errors import EXIT_CONFIGURATION, EXIT_FAILED, CommandFailed, ConfigurationError
 
 MAX_BATCH_SIZE: Final = 10_000

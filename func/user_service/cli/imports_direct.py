@@ -10,8 +10,8 @@ import orjson
 
 from user_service.bootstrap import Resources
 from user_service.cli.database import open_database
-from user_service.cli.transfer import Summary, TransferRefused
-from user_service.cli.transfer_chunks import dry_failures, readable_chunks
+from user_service.cli.dry_run import dry_failures, readable_chunks
+from user_service.cli.imports import Summary, TransferRefused
 from user_service.errors import ServiceError
 from user_service.observability.trace_context import choose_request_id, continue_trace
 from user_service.users.batch.bodies import CreateBatch

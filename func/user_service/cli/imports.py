@@ -119,10 +119,10 @@ def run_export(options: argparse.Namespace) -> int:
 
 def target_of(options: argparse.Namespace) -> Target:
     if options.url is not None:
-        from user_service.cli.transfer_http import HttpTarget
+        from user_service.cli.http_client import HttpTarget
 
         return HttpTarget(options.url, options.api_key)
-    from user_service.cli.transfer_direct import DirectTarget
+    from user_service.cli.imports_direct import DirectTarget
 
     return DirectTarget()
 

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from user_service.cli.transfer import PIECE_BYTES, Summary, TransferRefused
-from user_service.cli.transfer_chunks import dry_failures, readable_chunks
+from user_service.cli.dry_run import dry_failures, readable_chunks
+from user_service.cli.imports import PIECE_BYTES, Summary, TransferRefused
 from user_service.errors import ConfigurationError
 
 CONTENT_TYPES: Final = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
