@@ -26,6 +26,7 @@ from typing import Final, NamedTuple
 # Exit statuses of the command line.
 EXIT_FAILED: Final = 1
 EXIT_CONFIGURATION: Final = 2
+EXIT_INTERRUPTED: Final = 130
 
 
 class FieldError(NamedTuple):
@@ -199,3 +200,5 @@ class ConfigurationError(Exception):
 
 class CommandFailed(Exception):
     """A command could not do its work; the message says why and what to do."""
+
+    exit_status = EXIT_FAILED

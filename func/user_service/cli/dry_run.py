@@ -1,55 +1,58 @@
-"""Files of users as batches, for a dry run."""
+"""A dry run of an import: the records as batches that change nothing."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
 
+import orjson
+
+from user_service.cli.http_client import RequestRefused, ServiceClient
+from user_service.cli.import_summary import ImportSummary
+from user_service.errors import ValidationFailed
 from user_service.users.imports.parsers import BadRecord, Record, make_parser
-from user_service.users.imports.runner import CHUNK_RECORDS
 
-Failures = list[dict[str, Any]]
-
-
-def readable_chunks(
-    pieces: Iterator[bytes], file_format: str
-) -> Iterator[tuple[list[int], list[dict[str, Any]], Failures]]:
-    """A thousand records at a time: the numbers of the readable ones, these, and the failures that the others are."""
-    start, held = 1, list[Record]()
-    for record in records_of(pieces, file_format):
-        held.append(record)
-        if len(held) == CHUNK_RECORDS:
-            yield divide(start, held)
-            start, held = start + CHUNK_RECORDS, []
-    if held:
-        yield divide(start, held)
+BATCH_RECORDS: Final = 1000
 
 
-def records_of(pieces: Iterator[bytes], file_format: str) -> Iterator[Record]:
-    reader = make_parser(file_format)
-    for piece in pieces:
-        yield from reader.feed(piece)
-    yield from reader.end()
+async def preview_import(
+    client: ServiceClient, pieces: Iterator[bytes], *, file_format: str, on_conflict: str
+) -> ImportSummary:
+    """What an import would do. Duplicates are found within 1,000 records only. Raises RequestRefused."""
+    counts: Counter[str] = Counter()
+    failures: list[dict[str, Any]] = []
+    numbered = enumerate(parse_records(pieces, file_format), 1)
+    while chunk := list(islice(numbered, BATCH_RECORDS)):
+        items = []
+        numbers = []
+        for number, record in chunk:
+            if isinstance(record, BadRecord):
+                counts["failed"] += 1
+                failures.append({"record": number, "code": record.code, "detail": record.detail, "pointer": None})
+            else:
+                numbers.append(number)
+                items.append({"data": record})
+        body = orjson.dumps({"dry_run": True, "on_conflict": on_conflict, "items": items})
+        outcome = await client.request_json("POST", "/batch/create", body, {"Content-Type": "application/json"})
+        for number, result in zip(numbers, outcome["items"], strict=True):
+            counts[result["status"]] += 1
+            if result["status"] == "failed":
+                failures.append(describe_failure(number, result["error"]))
+    return ImportSummary(counts, failures)
 
 
-def divide(start: int, held: Sequence[Record]) -> tuple[list[int], list[dict[str, Any]], Failures]:
-    numbered = list(enumerate(held, start))
-    bad = [
-        {"record": number, "code": record.code, "detail": record.detail, "pointer": None}
-        for number, record in numbered
-        if isinstance(record, BadRecord)
-    ]
-    good = [(number, record) for number, record in numbered if not isinstance(record, BadRecord)]
-    return [number for number, _ in good], [record for _, record in good], bad
+def parse_records(pieces: Iterator[bytes], file_format: str) -> Iterator[Record]:
+    parser = make_parser(file_format)
+    try:
+        for piece in pieces:
+            yield from parser.feed(piece)
+        yield from parser.end()
+    except ValidationFailed as error:
+        errors = "".join(f"\n- {fault.pointer} {fault.detail}" for fault in error.errors)
+        raise RequestRefused(f"{error.status} {error.code}: {error.detail}{errors}") from None
 
 
-def dry_failures(numbers: Sequence[int], results: Sequence[dict[str, Any]]) -> Failures:
-    """The failures of a batch's results, by the numbers of their records."""
-    return [
-        {
-            "record": number,
-            "code": result["error"]["code"],
-            "detail": result["error"]["detail"],
-            "pointer": result["error"].get("pointer", "").partition("/data")[2] or None,
-        }
-        for number, result in zip(numbers, results, strict=True)
-        if result["status"] == "failed"
-    ]
+def describe_failure(number: int, error: dict[str, Any]) -> dict[str, Any]:
+    """The error of a batch's item as that of a record: its pointer begins at the record."""
+    pointer = error.get("pointer", "").partition("/data")[2] or None
+    return {"record": number, "code": error["code"], "detail": error["detail"], "pointer": pointer}

@@ -1,95 +1,92 @@
-"""Files of users against a running service, over HTTP."""
+"""The client of a running service, for the commands that work over HTTP."""
 
-import http.client
-import os
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import aiohttp
 import orjson
 
-from user_service.cli.dry_run import dry_failures, readable_chunks
-from user_service.cli.imports import PIECE_BYTES, Summary, TransferRefused
-from user_service.errors import ConfigurationError
+from user_service.errors import CommandFailed, ConfigurationError
+from user_service.settings import Settings
 
-CONTENT_TYPES: Final = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
-COUNTS: Final = ("created", "updated", "skipped", "failed")
-TIMEOUT_SECONDS: Final = 300
-MAX_FAILURES: Final = 10_000
+# For one read of a response: the length of an import or an export is not bounded.
+READ_SECONDS: Final = 300
+PIECE_BYTES: Final = 256 * 1024
 
 
-class HttpTarget:
-    """A service at `url`, such as http://localhost:3002."""
+class RequestRefused(CommandFailed):
+    """The service refused a request or did not respond; the message says why."""
 
-    def __init__(self, url: str, api_key: str | None) -> None:
-        parts = urlsplit(url)
-        key = api_key or os.environ.get("USER_SERVICE_API_KEY")
-        if parts.scheme not in {"http", "https"} or parts.hostname is None:
-            raise ConfigurationError(f"--url: {url} is not an address such as http://localhost:3002")
-        if key is None:
-            raise ConfigurationError("--api-key: give the service's key, or set USER_SERVICE_API_KEY")
-        secure = parts.scheme == "https"
-        self.connection_type = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        self.address = (parts.hostname, parts.port)
-        self.base = parts.path.rstrip("/") + "/api/v1/users"
-        self.headers = {"X-API-Key": key}
+    exit_status = 3
 
-    def send(self, pieces: Iterator[bytes], *, file_format: str, on_conflict: str, key: str) -> Summary:
-        headers = {"Content-Type": CONTENT_TYPES[file_format], "Idempotency-Key": key}
-        response = self.request("POST", f"/imports?on_conflict={on_conflict}", pieces, headers)
-        found = orjson.loads(response.read())
-        failures = self.failures(found["id"]) if found["failed"] else []
-        return Summary({name: found[name] for name in COUNTS}, failures, found["id"])
 
-    def failures(self, import_id: str) -> list[dict[str, Any]]:
-        response = self.request("GET", f"/imports/{import_id}/errors")
-        return [orjson.loads(line) for line, _ in zip(response, range(MAX_FAILURES), strict=False)]
+class ServiceClient:
+    """Requests to /api/v1/users of the service at `url`, such as http://localhost:3002."""
 
-    def rehearse(self, pieces: Iterator[bytes], *, file_format: str, on_conflict: str) -> Summary:
-        counts: Counter[str] = Counter()
-        failures: list[dict[str, Any]] = []
-        for numbers, records, bad in readable_chunks(pieces, file_format):
-            items = [{"data": record} for record in records]
-            body = orjson.dumps({"dry_run": True, "on_conflict": on_conflict, "items": items})
-            headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-            results = orjson.loads(self.request("POST", "/batch/create", body, headers).read())["items"]
-            counts.update(result["status"] for result in results)
-            counts["failed"] += len(bad)
-            failures += bad + dry_failures(numbers, results)
-        return Summary(counts, failures)
+    def __init__(self, url: str, api_key: str) -> None:
+        self.url = url
+        self.base = url.rstrip("/") + "/api/v1/users"
+        self.api_key = api_key
 
-    def fetch(self, *, deleted: bool) -> Iterator[bytes]:
-        response = self.request("GET", "/export?include=deleted" if deleted else "/export")
+    @asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | AsyncIterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response to a request; an iterator is sent while it is read. Raises RequestRefused."""
+        session = aiohttp.ClientSession(
+            headers={"X-API-Key": self.api_key},
+            timeout=aiohttp.ClientTimeout(sock_read=READ_SECONDS),
+            read_bufsize=PIECE_BYTES,
+        )
         try:
-            while piece := response.read1(PIECE_BYTES):
-                yield piece
-        except (OSError, http.client.HTTPException) as error:
-            raise TransferRefused(f"The export was cut off ({type(error).__name__}).") from None
-
-    def request(
-        self, method: str, path: str, body: Iterator[bytes] | bytes | None = None, headers: dict[str, str] | None = None
-    ) -> http.client.HTTPResponse:
-        connection = self.connection_type(*self.address, timeout=TIMEOUT_SECONDS)
-        streamed = body is not None and not isinstance(body, bytes)
-        try:
-            connection.request(
-                method, self.base + path, body, {**self.headers, **(headers or {})}, encode_chunked=streamed
-            )
-            response = connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            raise TransferRefused(
-                f"{self.address[0]} did not answer ({type(error).__name__}). The same command goes on where it was."
+            async with (
+                session,
+                session.request(
+                    method, self.base + path, data=body, headers=headers, allow_redirects=False
+                ) as response,
+            ):
+                if response.status >= 300:
+                    raise RequestRefused(await describe_refusal(response))
+                yield response
+        except (aiohttp.ClientPayloadError, TimeoutError) as error:
+            raise RequestRefused(f"The response was cut off ({type(error).__name__}).") from None
+        except aiohttp.ClientError as error:
+            cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+            raise RequestRefused(
+                f"No response from {self.url} ({type(cause).__name__}). Check that the service runs there, or pass "
+                "another --url. The same command resumes an import."
             ) from None
-        if response.status >= 400:
-            raise TransferRefused(reason_of(response))
-        return response
+
+    async def request_json(
+        self, method: str, path: str, body: bytes | AsyncIterator[bytes], headers: Mapping[str, str]
+    ) -> Any:
+        async with self.request(method, path, body, headers) as response:
+            return orjson.loads(await response.read())
 
 
-def reason_of(response: http.client.HTTPResponse) -> str:
+def open_client(url: str | None, api_key: str | None, environ: Mapping[str, str]) -> ServiceClient:
+    """The client of `url`, or of the service on this machine. Raises ConfigurationError."""
+    url = url or f"http://localhost:{environ.get('PORT') or Settings().port}"
+    api_key = api_key or environ.get("USER_SERVICE_API_KEY")
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ConfigurationError(f"--url: {url} is not an address such as http://localhost:3002")
+    if not api_key:
+        raise ConfigurationError("--api-key: give the service's API key, or set USER_SERVICE_API_KEY")
+    return ServiceClient(url, api_key)
+
+
+async def describe_refusal(response: aiohttp.ClientResponse) -> str:
+    """The problem document of a response (RFC 9457), with a line for each of its faults."""
     try:
-        problem = orjson.loads(response.read())
-        faults = "".join(f"\n- {fault['pointer']} {fault['detail']}" for fault in problem["errors"])
-        return f"{response.status} {problem['code']}: {problem['detail']}{faults}"
+        problem = orjson.loads(await response.read())
+        errors = "".join(f"\n- {error['pointer']} {error['detail']}" for error in problem["errors"])
+        return f"{response.status} {problem['code']}: {problem['detail']}{errors}"
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return f"The answer was {response.status} {response.reason}, and not one of this service's."
+        return f"The response was {response.status} {response.reason}, and not one of this service."

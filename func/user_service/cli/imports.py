@@ -1,133 +1,81 @@
-"""`user-service import` and `export`: files of users, against a running service or straight on the database.
+"""`user-service import`: creates users from a file, through a running service.
 
-Exit status: 0 all fine, 1 some records failed, 2 wrong usage or settings, 3 refused by the service or the database,
-130 stopped by Ctrl-C.
+Exit status: 0 all records were imported, 1 some records failed, 2 wrong usage or settings, 3 the service refused the
+import or did not respond, 130 Ctrl-C.
 """
 
-import argparse
+import asyncio
 import hashlib
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from operator import itemgetter
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final
 
+import orjson
+
+from user_service.cli.http_client import PIECE_BYTES, ServiceClient
+from user_service.cli.import_summary import ImportSummary, print_summary
 from user_service.cli.progress import Progress, progress_on
-from user_service.errors import ConfigurationError
+from user_service.errors import EXIT_FAILED, ConfigurationError
 
-EXIT_FINE, EXIT_FAILURES, EXIT_REFUSED, EXIT_INTERRUPTED = 0, 1, 3, 130
-PIECE_BYTES: Final = 256 * 1024
-SHOWN_FAILURES: Final = 20
 FORMATS: Final = {".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson"}
+CONTENT_TYPES: Final = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
+OUTCOMES: Final = ("created", "updated", "skipped", "failed")
+MAX_FAILURES: Final = 10_000
 
 
-class TransferRefused(Exception):
-    """The service or the database did not take or give the users; the message says why."""
+def import_users(
+    client: ServiceClient, path: Path, *, file_format: str | None, on_conflict: str, key: str | None, dry_run: bool
+) -> int:
+    """Imports a file and prints the outcome; with `dry_run`, changes nothing.
 
-
-@dataclass(slots=True)
-class Summary:
-    """What became of a file. `failures` are the first of them, each with `record`, `code`, `detail` and `pointer`."""
-
-    counts: Mapping[str, int]
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    import_id: str | None = None
-
-
-class Target(Protocol):
-    """Where users are sent to and fetched from. Everything raises TransferRefused."""
-
-    def send(self, pieces: Iterator[bytes], *, file_format: str, on_conflict: str, key: str) -> Summary:
-        """Imports a file; the same key goes on with an import that was cut off."""
-
-    def rehearse(self, pieces: Iterator[bytes], *, file_format: str, on_conflict: str) -> Summary:
-        """Tells what an import would do, and changes nothing. Chunks of 1,000 do not see each other."""
-
-    def fetch(self, *, deleted: bool) -> Iterator[bytes]:
-        """All users as NDJSON."""
-
-
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds `import` and `export` to the command line."""
-    sending = commands.add_parser("import", help="create users from a file of NDJSON or CSV")
-    sending.add_argument("file", type=Path, help="a .ndjson, .jsonl or .csv file")
-    sending.add_argument("--format", choices=["ndjson", "csv"], help="what the file is, where its name does not say")
-    sending.add_argument("--on-conflict", choices=["fail", "skip", "update"], default="fail")
-    sending.add_argument("--key", help="the import's Idempotency-Key (default: from the file's content)")
-    sending.add_argument("--dry-run", action="store_true", help="tell what would happen, and change nothing")
-    sending.set_defaults(run=run_import)
-    fetching = commands.add_parser("export", help="write all users to a file as NDJSON")
-    fetching.add_argument("file", type=Path, help="the file to write; - for standard output")
-    fetching.add_argument("--include-deleted", action="store_true")
-    fetching.set_defaults(run=run_export)
-    for command in (sending, fetching):
-        command.add_argument("--url", help="a running service; without it, the database of the settings is used")
-        command.add_argument("--api-key", help="its API key (default: USER_SERVICE_API_KEY)")
-
-
-def run_import(options: argparse.Namespace) -> int:
-    file_format = options.format or FORMATS.get(options.file.suffix.lower())
+    `key` is the Idempotency-Key, by default from the file's content, so that the same command resumes an import.
+    Raises ConfigurationError, RequestRefused.
+    """
+    file_format = file_format or FORMATS.get(path.suffix.lower())
     if file_format is None:
-        raise ConfigurationError(f"{options.file}: the name does not say what it is; add --format ndjson or csv")
-    target = target_of(options)
+        raise ConfigurationError(f"{path}: the name does not tell the format; add --format ndjson or csv")
     try:
-        with options.file.open("rb") as file, progress_on(sys.stderr) as progress:
-            pieces = pieces_of(file, progress, options.file.stat().st_size)
-            if options.dry_run:
-                summary = target.rehearse(pieces, file_format=file_format, on_conflict=options.on_conflict)
+        with path.open("rb") as file, progress_on(sys.stderr) as progress:
+            pieces = read_pieces(file, progress, path.stat().st_size)
+            if dry_run:
+                from user_service.cli.dry_run import preview_import
+
+                work = preview_import(client, pieces, file_format=file_format, on_conflict=on_conflict)
             else:
-                key = options.key or f"file:{digest_of(options.file)}:{options.on_conflict}"
-                summary = target.send(pieces, file_format=file_format, on_conflict=options.on_conflict, key=key)
+                key = key or f"file:{hash_file(path)}:{on_conflict}"
+                work = send_file(client, pieces, file_format=file_format, on_conflict=on_conflict, key=key)
+            summary = asyncio.run(work)
     except OSError as error:
-        raise ConfigurationError(f"{options.file}: can't be read ({error.strerror})") from None
-    except TransferRefused as error:
-        print(error, file=sys.stderr)
-        return EXIT_REFUSED
+        raise ConfigurationError(f"{path}: can't be read ({error.strerror})") from None
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on where the import stands.", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    show(summary, dry_run=options.dry_run)
-    return EXIT_FAILURES if summary.counts.get("failed") else EXIT_FINE
+        print("\nStopped. The same command resumes the import.", file=sys.stderr)
+        raise
+    print_summary(summary, dry_run=dry_run)
+    return EXIT_FAILED if summary.counts.get("failed") else 0
 
 
-def run_export(options: argparse.Namespace) -> int:
-    target = target_of(options)
-    to_screen = str(options.file) == "-"
-    draft = options.file.with_name(options.file.name + ".part")
-    count = 0
-    try:
-        with sys.stdout.buffer if to_screen else draft.open("wb") as file, progress_on(sys.stderr) as progress:
-            for piece in target.fetch(deleted=options.include_deleted):
-                file.write(piece)
-                count += piece.count(b"\n")
-                progress.show(count, None, "users")
-        if not to_screen:
-            draft.replace(options.file)
-    except OSError as error:
-        raise ConfigurationError(f"{options.file}: can't be written ({error.strerror})") from None
-    except TransferRefused as error:
-        print(error, file=sys.stderr)
-        return EXIT_REFUSED
-    except KeyboardInterrupt:
-        print(f"\nStopped. What had come is in {draft}.", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    print(f"{count:,} users exported.", file=sys.stderr)
-    return EXIT_FINE
+async def send_file(
+    client: ServiceClient, pieces: Iterator[bytes], *, file_format: str, on_conflict: str, key: str
+) -> ImportSummary:
+    headers = {"Content-Type": CONTENT_TYPES[file_format], "Idempotency-Key": key}
+    found = await client.request_json("POST", f"/imports?on_conflict={on_conflict}", send_pieces(pieces), headers)
+    failures = await fetch_failures(client, found["id"]) if found["failed"] else []
+    return ImportSummary({name: found[name] for name in OUTCOMES}, failures, found["id"])
 
 
-def target_of(options: argparse.Namespace) -> Target:
-    if options.url is not None:
-        from user_service.cli.http_client import HttpTarget
-
-        return HttpTarget(options.url, options.api_key)
-    from user_service.cli.imports_direct import DirectTarget
-
-    return DirectTarget()
+async def send_pieces(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
 
 
-def pieces_of(file: BinaryIO, progress: Progress, size: int) -> Iterator[bytes]:
+async def fetch_failures(client: ServiceClient, import_id: str) -> list[dict[str, Any]]:
+    async with client.request("GET", f"/imports/{import_id}/errors") as response:
+        lines = (await response.read()).splitlines()
+    return [orjson.loads(line) for line in lines[:MAX_FAILURES]]
+
+
+def read_pieces(file: BinaryIO, progress: Progress, size: int) -> Iterator[bytes]:
     done = 0
     while piece := file.read(PIECE_BYTES):
         yield piece
@@ -135,23 +83,6 @@ def pieces_of(file: BinaryIO, progress: Progress, size: int) -> Iterator[bytes]:
         progress.show(done, size, "bytes")
 
 
-def digest_of(path: Path) -> str:
+def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-
-
-def show(summary: Summary, *, dry_run: bool) -> None:
-    """The counts, and a table of the first failures with the count of each kind."""
-    counts = ", ".join(f"{count:,} {name}" for name, count in summary.counts.items() if count) or "no records"
-    print(f"{'Would be: ' if dry_run else ''}{counts}.")
-    if not summary.failures:
-        return
-    kinds = Counter(failure["code"] for failure in summary.failures)
-    print("\nrecord      code                    field               what is wrong")
-    for failure in sorted(summary.failures, key=itemgetter("record"))[:SHOWN_FAILURES]:
-        place = failure.get("pointer") or ""
-        print(f"{failure['record']:<11} {failure['code']:<23} {place:<19} {failure['detail']}")
-    if len(summary.failures) > SHOWN_FAILURES:
-        print("and more: " + ", ".join(f"{count:,} x {code}" for code, count in kinds.most_common()))
-    if summary.import_id is not None:
-        print(f"\nAll failures: GET /api/v1/users/imports/{summary.import_id}/errors")

@@ -1,0 +1,249 @@
+"""`user-service import` against a running service: what it prints, its exit status, and what it resumes."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from support.http_server import serving_http
+from support.live_server import LiveServer, live
+from support.ports import free_port
+from support.process import command
+from support.settings import API_KEY, make_environ, make_settings
+from support.waiting import PATIENCE_SECONDS, wait_until
+
+USERS = "/api/v1/users"
+
+
+@pytest.fixture
+def server(database_url: str, tmp_path: Path) -> Iterator[LiveServer]:
+    with live(make_settings(database_url, tmp_path)) as running:
+        yield running
+
+
+def url_of(server: LiveServer) -> str:
+    return f"http://127.0.0.1:{server.port}"
+
+
+def import_file(folder: Path, server: LiveServer, file: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return command(folder, "import", str(file), "--url", url_of(server), *options, USER_SERVICE_API_KEY=API_KEY)
+
+
+def people(count: int) -> list[dict[str, Any]]:
+    return [{"email": f"u{number}@example.org", "external_id": f"u-{number}"} for number in range(count)]
+
+
+def write_ndjson(file: Path, users: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(user) + "\n" for user in users))
+    return file
+
+
+def exported(server: LiveServer) -> list[dict[str, Any]]:
+    with server.client() as client:
+        return [json.loads(line) for line in client.get(f"{USERS}/export").text.splitlines()]
+
+
+def test_a_file_is_imported_once_however_often_the_command_runs(server: LiveServer, tmp_path: Path) -> None:
+    file = write_ndjson(tmp_path / "users.jsonl", people(2500))
+
+    first, again = (import_file(tmp_path, server, file) for _ in range(2))
+
+    assert (first.returncode, first.stdout) == (0, "2,500 created.\n"), first.stderr
+    assert (again.returncode, again.stdout) == (0, "2,500 created.\n"), again.stderr
+    assert [user["external_id"] for user in exported(server)] == [f"u-{number}" for number in range(2500)]
+
+
+def test_failed_records_are_shown_and_the_others_imported(server: LiveServer, tmp_path: Path) -> None:
+    file = tmp_path / "users.csv"
+    rows = [f"u{number}@example.org" for number in range(1200)]
+    rows[6], rows[1100] = "nobody", "U9@EXAMPLE.org"
+    file.write_text("email\n" + "\n".join(rows) + "\n")
+
+    result = import_file(tmp_path, server, file)
+
+    lines = result.stdout.splitlines()
+    assert result.returncode == 1, result.stderr
+    assert lines[0] == "1,198 created, 2 failed."
+    assert [line.split()[:3] for line in lines[3:5]] == [
+        ["7", "validation_failed", "/email"],
+        ["1101", "email_taken", "/email"],
+    ]
+    assert f"{USERS}/imports/" in lines[-1]
+    assert "nobody" not in result.stdout
+    assert len(exported(server)) == 1198
+
+
+def test_many_failures_are_shown_in_part_and_counted(server: LiveServer, tmp_path: Path) -> None:
+    file = write_ndjson(tmp_path / "users.ndjson", [{"email": "nobody"}] * 30)
+
+    result = import_file(tmp_path, server, file)
+
+    assert result.returncode == 1
+    assert sum("/email" in line for line in result.stdout.splitlines()) == 20
+    assert "and more: 30 x validation_failed" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("on_conflict", "status", "said"),
+    [("fail", 1, "1 created, 3 failed."), ("skip", 0, "1 created, 3 skipped."), ("update", 0, "1 created, 3 updated.")],
+)
+def test_on_conflict_reaches_the_service(
+    server: LiveServer, tmp_path: Path, on_conflict: str, status: int, said: str
+) -> None:
+    import_file(tmp_path, server, write_ndjson(tmp_path / "known.ndjson", people(3)))
+
+    result = import_file(
+        tmp_path, server, write_ndjson(tmp_path / "users.ndjson", people(4)), "--on-conflict", on_conflict
+    )
+
+    assert (result.returncode, result.stdout.splitlines()[0]) == (status, said), result.stderr
+
+
+def test_a_dry_run_reports_and_changes_nothing(server: LiveServer, tmp_path: Path) -> None:
+    users = people(1300)
+    users[4]["email"] = "nobody"
+    users[1200]["shoe_size"] = 5
+    file = write_ndjson(tmp_path / "users.ndjson", users)
+    with file.open("a") as more:
+        more.write("{bad\n")
+
+    result = import_file(tmp_path, server, file, "--dry-run")
+
+    lines = result.stdout.splitlines()
+    assert result.returncode == 1, result.stderr
+    assert lines[0] == "Would be: 1,298 created, 3 failed."
+    assert [line.split()[:2] for line in lines[3:6]] == [
+        ["5", "validation_failed"],
+        ["1201", "validation_failed"],
+        ["1301", "malformed_json"],
+    ]
+    assert lines[3].split()[2] == "/email"
+    assert exported(server) == []
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_file_with_an_unknown_column_is_refused(server: LiveServer, tmp_path: Path, options: tuple[str, ...]) -> None:
+    file = tmp_path / "users.csv"
+    file.write_text("email,shoe_size\na@example.org,5\n")
+
+    result = import_file(tmp_path, server, file, *options)
+
+    assert result.returncode == 3
+    assert result.stderr.startswith("422 validation_failed")
+    assert "\n- /header" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def wait_for_import(server: LiveServer, condition: Callable[[dict[str, Any]], bool]) -> None:
+    with server.client() as client:
+        wait_until(lambda: any(map(condition, client.get(f"{USERS}/imports").json()["items"])), "the import")
+
+
+def test_an_interrupted_import_is_resumed(server: LiveServer, tmp_path: Path) -> None:
+    # More than the buffers of a connection hold: the service can't have all of it before the command ends.
+    users = [{**user, "preferences": {"text": "x" * 4000}} for user in people(8000)]
+    file = write_ndjson(tmp_path / "users.ndjson", users)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "user_service.cli.main", "import", str(file), "--url", url_of(server)],
+        env=make_environ(tmp_path, {"USER_SERVICE_API_KEY": API_KEY}),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_import(server, lambda begun: begun["position"] > 0)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    wait_for_import(server, lambda begun: begun["state"] == "interrupted")
+
+    resumed = import_file(tmp_path, server, file)
+
+    assert process.returncode == 130
+    assert "The same command resumes the import." in said
+    assert "Traceback" not in said
+    assert (resumed.returncode, resumed.stdout) == (0, "8,000 created.\n"), resumed.stderr
+    assert len(exported(server)) == 8000
+
+
+def test_the_service_of_this_machine_is_the_default(server: LiveServer, tmp_path: Path) -> None:
+    file = write_ndjson(tmp_path / "users.ndjson", people(1))
+
+    result = command(tmp_path, "import", str(file), PORT=str(server.port), USER_SERVICE_API_KEY=API_KEY)
+
+    assert (result.returncode, result.stdout) == (0, "1 created.\n"), result.stderr
+
+
+@pytest.mark.parametrize("name", ["import", "export"])
+def test_a_service_that_does_not_respond_is_named(tmp_path: Path, name: str) -> None:
+    port = free_port()
+    file = write_ndjson(tmp_path / "users.ndjson", people(1))
+
+    result = command(tmp_path, name, str(file), PORT=str(port), USER_SERVICE_API_KEY=API_KEY)
+
+    assert result.returncode == 3
+    assert f"No response from http://localhost:{port} (ConnectionRefusedError)" in result.stderr
+    assert "pass another --url" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_wrong_key_is_refused(server: LiveServer, tmp_path: Path) -> None:
+    file = write_ndjson(tmp_path / "users.ndjson", people(1))
+
+    result = import_file(tmp_path, server, file, "--api-key", "another-key-of-nobody-0123456789")
+
+    assert result.returncode == 3
+    assert result.stderr.startswith("401 unauthenticated: ")
+    assert "another-key" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "environ", "said"),
+    [
+        ("users.ndjson", [], {}, "--api-key: give the service's API key"),
+        ("users.xlsx", ["--api-key", "x"], {}, "add --format ndjson or csv"),
+        ("absent.csv", ["--api-key", "x"], {}, "absent.csv: can't be read (No such file or directory)"),
+        ("users.ndjson", ["--api-key", "x", "--url", "localhost:3002"], {}, "--url: localhost:3002 is not an address"),
+        ("users.ndjson", ["--api-key", "x"], {"PORT": "x y"}, None),
+    ],
+)
+def test_wrong_usage_is_refused_before_anything_is_sent(
+    tmp_path: Path, name: str, options: list[str], environ: dict[str, str], said: str | None
+) -> None:
+    write_ndjson(tmp_path / "users.ndjson", people(1))
+    write_ndjson(tmp_path / "users.xlsx", people(1))
+
+    result = command(tmp_path, "import", str(tmp_path / name), *options, **environ)
+
+    assert result.returncode == (2 if said is not None else 3)
+    assert (said or "No response from http://localhost:x y") in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+class OtherService(BaseHTTPRequestHandler):
+    """Redirects an export to where the key must not go, and knows nothing else."""
+
+    paths: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.paths.append(self.path)
+        self.send_response(302 if self.path.endswith("/export") else 404)
+        self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", "6")
+        self.end_headers()
+        self.wfile.write(b"<html>")
+
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002
+        """Not on the output of the tests."""
+
+
+def test_another_service_is_told_apart_and_a_redirect_is_not_followed(tmp_path: Path) -> None:
+    with serving_http(ThreadingHTTPServer(("127.0.0.1", 0), OtherService)) as url:
+        result = command(tmp_path, "export", str(tmp_path / "users.ndjson"), "--url", url, USER_SERVICE_API_KEY="x")
+
+    assert result.returncode == 3
+    assert result.stderr == "The response was 302 Found, and not one of this service.\n"
+    assert OtherService.paths == [f"{USERS}/export"]
