@@ -29,9 +29,10 @@ from user_service.postgres.clock import DatabaseClock
 from user_service.postgres.pool import ReadPool, read_seconds
 from user_service.security.authentication import NETWORK, Authenticator
 from user_service.security.issuers import broker_issuers, user_issuers
-from user_service.security.rate_limits import Limiter
+from user_service.security.rate_limits import REDIS_BUDGET_SECONDS, Limiter
 from user_service.security.tokens import Tokens
 from user_service.settings import Settings
+from user_service.users.imports.pipeline import TURN_TIMEOUT_SECONDS
 from user_service.users.reader import UserReader
 from user_service.values.deferred import Deferred
 
@@ -60,9 +61,17 @@ class Resources:
     """The parts that every front door shares.
 
     `find_keys` is asked for encryption keys that were added since the start, by key id (see `Cipher`).
+    `rate_limit_budget_seconds` bounds a call of Redis for rate limits, `turn_timeout_seconds` the wait of a chunk.
     """
 
-    def __init__(self, settings: Settings, *, find_keys: FindKeys = find_none) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        find_keys: FindKeys = find_none,
+        rate_limit_budget_seconds: float = REDIS_BUDGET_SECONDS,
+        turn_timeout_seconds: float = TURN_TIMEOUT_SECONDS,
+    ) -> None:
         if settings.database_url is None:
             raise ConfigurationError(
                 "DATABASE_URL: no database is named; set it, or start with `user-service serve`, which brings one"
@@ -97,7 +106,7 @@ class Resources:
             traced=self.tracing.redis if self.tracing is not None else untraced,
         )
         self.exit_stack.push_async_callback(self.cache.close)
-        self.limiter = Limiter(settings, self.metrics)
+        self.limiter = Limiter(settings, self.metrics, budget_seconds=rate_limit_budget_seconds)
         self.exit_stack.push_async_callback(self.limiter.close)
         self.reader = UserReader(self.pool, self.cache, self.keys.cipher, self.metrics, clock=self.clock)
         self.loop_lag = LoopLagMonitor(self.metrics.loop_lag)
@@ -105,6 +114,7 @@ class Resources:
         self.request_stats = RequestStats(self.metrics.requests)
         self.exit_stack.callback(self.request_stats.stop)
         self.jobs = JobLog()
+        self.turn_timeout_seconds = turn_timeout_seconds
         self.services: Services | None = None
         self.outbox = Outbox(self.pool)
         self.backlog = Backlog(self.outbox)
@@ -192,7 +202,8 @@ class Resources:
         self.exit_stack.push_async_callback(storage.close)
         batches = BatchRunner(storage, self.reader, self.jobs)
         inbox = Inbox(batches, self.keys.cipher, self.metrics, relay=self.relay_now)
-        self.services = Services(storage, batches, ImportRunner(batches), inbox)
+        imports = ImportRunner(batches, turn_timeout_seconds=self.turn_timeout_seconds)
+        self.services = Services(storage, batches, imports, inbox)
         return self.services
 
     async def open_relay(self) -> "Relay | None":

@@ -5,7 +5,6 @@ import pytest
 
 from support.api import USERS, expect_problem, make_user, user_url
 from support.settings import API_KEY, OTHER_API_KEY
-from user_service.security.authentication import SCOPES
 
 GUARDED = [
     ("GET", USERS),
@@ -94,35 +93,3 @@ async def test_each_of_the_keys_opens_every_door(shared_client: httpx.AsyncClien
 @pytest.mark.parametrize("path", ["/api/health/live", "/api/health/ready", "/metrics", "/openapi.json", "/docs"])
 async def test_what_operators_and_readers_need_is_open(shared_client: httpx.AsyncClient, path: str) -> None:
     assert (await shared_client.send(bare(shared_client, "GET", path, {}))).status_code == 200
-
-
-async def test_a_principal_without_a_scope_is_forbidden(
-    client: httpx.AsyncClient, application: "object", monkeypatch: pytest.MonkeyPatch
-) -> None:
-    user = await make_user(client)
-    authenticator = application.authenticator  # type: ignore[attr-defined]
-    needs = {
-        "users:read": [("GET", USERS), ("GET", user_url(user)), ("HEAD", user_url(user))],
-        "users:write": [
-            ("POST", USERS),
-            ("PATCH", user_url(user)),
-            ("PUT", f"{USERS}/by-external-id/x"),
-            *(("POST", user_url(user, f"/{verb}")) for verb in ("restore", "suspend", "activate", "login")),
-        ],
-        "users:delete": [("DELETE", user_url(user))],
-        "users:purge": [("DELETE", user_url(user, "?purge=true"))],
-        "cache:manage": [("GET", "/api/v1/cache"), ("DELETE", "/api/v1/cache"), ("POST", "/api/v1/cache/warm")],
-    }
-
-    for scope, requests in needs.items():
-        for _, principal in authenticator.principals:
-            object.__setattr__(principal, "scopes", SCOPES - {scope})
-        for method, path in requests:
-            body = {"json": {"email": "ada@example.org"}} if method in {"PUT", "PATCH"} or path == USERS else {}
-            answer = await client.request(method, path, **body)  # type: ignore[arg-type]
-            if method != "HEAD":
-                assert scope in expect_problem(answer, 403, "forbidden")["detail"]
-            assert answer.status_code == 403
-    for _, principal in authenticator.principals:
-        object.__setattr__(principal, "scopes", SCOPES)
-    assert (await client.get(user_url(user), headers={"Cache-Control": "no-cache"})).json() == user

@@ -25,7 +25,8 @@ from user_service.security.rate_limits import Allowance, Limiter, Windows
 from user_service.settings import Settings
 
 USERS = "/api/v1/users"
-SOMEBODY = Principal("jwt", "jwt:0123456789abcdef", frozenset())
+PATIENT = {"rate_limit_budget_seconds": 30.0}
+PRINCIPAL = Principal("jwt", "jwt:0123456789abcdef", frozenset())
 
 
 @pytest.fixture
@@ -120,11 +121,13 @@ def test_probes_and_metrics_are_free(limited: Settings) -> None:
 def test_replicas_share_a_limit_through_redis(limited: Settings, shared_issuer: Issuer, redis_url: str) -> None:
     settings = replace(limited, redis_url=redis_url)
 
-    with live(settings) as first, live(settings) as second:
-        first.wait_for_redis()
-        second.wait_for_redis()
-        with as_subject(first, shared_issuer, "one") as a, as_subject(second, shared_issuer, "one") as b:
-            statuses = [client.get(USERS).status_code for client in (a, b) * 8]
+    with (
+        live(settings, **PATIENT) as first,
+        live(settings, **PATIENT) as second,
+        as_subject(first, shared_issuer, "one") as a,
+        as_subject(second, shared_issuer, "one") as b,
+    ):
+        statuses = [client.get(USERS).status_code for client in (a, b) * 8]
 
     assert statuses.count(200) == 10
     assert statuses[10:] == [429] * 6
@@ -135,8 +138,11 @@ def test_concurrent_requests_get_no_more_than_the_limit(
 ) -> None:
     settings = replace(limited, redis_url=redis_url)
 
-    with live(settings) as server, as_subject(server, shared_issuer, "one") as client, ThreadPoolExecutor(8) as pool:
-        server.wait_for_redis()
+    with (
+        live(settings, **PATIENT) as server,
+        as_subject(server, shared_issuer, "one") as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
         statuses = list(pool.map(lambda _: client.get(USERS).status_code, range(40)))
 
     assert statuses.count(200) == 10
@@ -149,8 +155,7 @@ def test_without_redis_a_replica_counts_for_itself(
 ) -> None:
     settings = replace(limited, redis_url=own_redis.url, cache="none")
 
-    with live(settings) as server, as_subject(server, shared_issuer, "one") as client:
-        server.wait_for_redis()
+    with live(settings, **PATIENT) as server, as_subject(server, shared_issuer, "one") as client:
         first = client.get(USERS).status_code
         getattr(own_redis, trouble)()
         try:
@@ -168,8 +173,7 @@ def test_without_redis_a_replica_counts_for_itself(
 def test_a_redis_that_is_back_counts_again(limited: Settings, shared_issuer: Issuer, own_redis: RedisServer) -> None:
     settings = replace(limited, redis_url=own_redis.url, cache="none")
 
-    with live(settings) as server, as_subject(server, shared_issuer, "one") as client:
-        server.wait_for_redis()
+    with live(settings, **PATIENT) as server, as_subject(server, shared_issuer, "one") as client:
         own_redis.stop()
         while_stopped = {client.get(USERS).status_code for _ in range(4)}
         own_redis.start()
@@ -187,8 +191,7 @@ def test_redis_holds_no_subject_and_only_keys_of_the_prefix(
 ) -> None:
     settings = replace(limited, redis_url=own_redis.url, cache="none", redis_key_prefix="directory:")
 
-    with live(settings) as server, as_subject(server, shared_issuer, "ada@example.org") as client:
-        server.wait_for_redis()
+    with live(settings, **PATIENT) as server, as_subject(server, shared_issuer, "ada@example.org") as client:
         assert client.get(USERS).status_code == 200
 
     keys = own_redis.command("KEYS *")
@@ -236,7 +239,7 @@ def limiter(**settings: int) -> Limiter:
 
 
 def allowance_in(made: Limiter) -> Allowance:
-    allowance = made.find_allowance(SOMEBODY)
+    allowance = made.find_allowance(PRINCIPAL)
     assert allowance is not None
     return allowance
 

@@ -27,10 +27,6 @@ class LiveServer:
         self.application = application
         self.port = port
 
-    def wait_for_redis(self) -> None:
-        """Lets Redis take its time to count rate limits: a busy machine is not what these tests are about."""
-        self.application.resources.limiter.budget_seconds = 30.0
-
     @property
     def metrics(self) -> Any:
         return self.application.resources.metrics
@@ -47,10 +43,10 @@ class LiveServer:
 
 
 @contextmanager
-def live(settings: Settings) -> Iterator[LiveServer]:
-    """Starts the service on a free port of this machine, and stops it."""
+def live(settings: Settings, **options: Any) -> Iterator[LiveServer]:
+    """Starts the service on a free port of this machine, and stops it. `options` go to Resources."""
     settings = replace(settings, host="127.0.0.1", port=0)
-    application = Application(Resources(settings))
+    application = Application(Resources(settings, **options))
     server = uvicorn.Server(uvicorn_config(application, settings))
     thread = threading.Thread(target=server.run, name="live-server")
     thread.start()

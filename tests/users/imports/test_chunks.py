@@ -12,9 +12,12 @@ import asyncpg
 import httpx
 import pytest
 
+from support.application import started
 from support.waiting import eventually
+from user_service.app import Application
+from user_service.bootstrap import Resources
 from user_service.postgres.pool import LOCK_TIMEOUT_SECONDS
-from user_service.users.imports import pipeline
+from user_service.settings import Settings
 from user_service.users.imports.chunks import Chunk, ChunkTransaction
 from user_service.users.imports.pipeline import TURN_TIMEOUT_SECONDS, Pipeline
 from user_service.users.imports.runner import CHUNK_RECORDS
@@ -23,7 +26,7 @@ pytestmark = pytest.mark.anyio
 NDJSON = {"Content-Type": "application/x-ndjson"}
 IMPORTS = "/api/v1/users/imports"
 USERS = "/api/v1/users"
-# A row like another one, with keys of its own: what somebody else's transaction may hold.
+# A row like another one, with keys of its own: what another transaction may hold.
 TAKE = (
     "INSERT INTO users SELECT (jsonb_populate_record(u, jsonb_build_object("
     "'id', gen_random_uuid(), 'email_index', '\\x' || md5($1), 'external_id', $1))).* FROM users u LIMIT 1"
@@ -60,7 +63,7 @@ async def connected(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-async def stranger(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+async def other_session(database_url: str) -> AsyncIterator[asyncpg.Connection]:
     async with connected(database_url) as connection:
         yield connection
 
@@ -110,51 +113,51 @@ async def test_the_first_of_two_in_neighbouring_chunks_is_created(client: httpx.
     ]
 
 
-async def test_a_deadlock_by_way_of_somebody_else_ends(
-    client: httpx.AsyncClient,
-    stranger: asyncpg.Connection,
+async def test_a_deadlock_through_another_transaction_ends(
+    settings: Settings,
+    other_session: asyncpg.Connection,
     watcher: asyncpg.Connection,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The first chunk waits for a stranger, the second for the first, and the stranger for the second."""
+    """The first chunk waits for the other session, the second for the first, and the other session for the second."""
     assert TURN_TIMEOUT_SECONDS < 2 < LOCK_TIMEOUT_SECONDS
-    monkeypatch.setattr(pipeline, "TURN_TIMEOUT_SECONDS", 2.0)
-    await imported(client, people(-1, 1))
-    transaction = stranger.transaction()
-    await transaction.start()
-    await stranger.execute(TAKE, "u-5")
-    importing = asyncio.create_task(imported(client, people(0, 2 * CHUNK_RECORDS)))
+    application = Application(Resources(settings, turn_timeout_seconds=2.0))
+    async with started(application) as client:
+        await imported(client, people(-1, 1))
+        transaction = other_session.transaction()
+        await transaction.start()
+        await other_session.execute(TAKE, "u-5")
+        importing = asyncio.create_task(imported(client, people(0, 2 * CHUNK_RECORDS)))
 
-    await eventually(partial(is_second_written, watcher))
-    await stranger.execute(TAKE, f"u-{CHUNK_RECORDS + 500}")
-    await transaction.rollback()
-    assert (await importing)["created"] == 2 * CHUNK_RECORDS
+        await eventually(partial(is_second_written, watcher))
+        await other_session.execute(TAKE, f"u-{CHUNK_RECORDS + 500}")
+        await transaction.rollback()
+        assert (await importing)["created"] == 2 * CHUNK_RECORDS
 
 
 async def test_nothing_of_a_chunk_that_went_ahead_stays_when_the_one_before_fails(
-    client: httpx.AsyncClient,
-    stranger: asyncpg.Connection,
+    settings: Settings,
+    other_session: asyncpg.Connection,
     watcher: asyncpg.Connection,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "TURN_TIMEOUT_SECONDS", 60.0)
-    await imported(client, people(-1, 1))
-    content = "".join(json.dumps(user) + "\n" for user in people(0, 3 * CHUNK_RECORDS)).encode()
-    headers = {**NDJSON, "Idempotency-Key": "cut"}
+    application = Application(Resources(settings, turn_timeout_seconds=60.0))
+    async with started(application) as client:
+        await imported(client, people(-1, 1))
+        content = "".join(json.dumps(user) + "\n" for user in people(0, 3 * CHUNK_RECORDS)).encode()
+        headers = {**NDJSON, "Idempotency-Key": "cut"}
 
-    transaction = stranger.transaction()
-    await transaction.start()
-    await stranger.execute(TAKE, "u-5")
-    importing = asyncio.create_task(client.post(IMPORTS, content=content, headers=headers))
-    await eventually(partial(is_second_written, watcher))
-    await watcher.execute("SELECT pg_terminate_backend($1)", await watcher.fetchval(BLOCKED_PID))
-    assert (await importing).status_code == 503
-    await transaction.rollback()
-    found = (await client.get(IMPORTS)).json()["items"][0]
-    assert (found["state"], found["position"], found["created"]) == ("interrupted", 0, 0)
-    assert await watcher.fetchval("SELECT count(*) FROM users") == 1
-    again = await client.post(IMPORTS, content=content, headers=headers)
-    assert (again.json()["id"], again.json()["created"]) == (found["id"], 3 * CHUNK_RECORDS)
+        transaction = other_session.transaction()
+        await transaction.start()
+        await other_session.execute(TAKE, "u-5")
+        importing = asyncio.create_task(client.post(IMPORTS, content=content, headers=headers))
+        await eventually(partial(is_second_written, watcher))
+        await watcher.execute("SELECT pg_terminate_backend($1)", await watcher.fetchval(BLOCKED_PID))
+        assert (await importing).status_code == 503
+        await transaction.rollback()
+        found = (await client.get(IMPORTS)).json()["items"][0]
+        assert (found["state"], found["position"], found["created"]) == ("interrupted", 0, 0)
+        assert await watcher.fetchval("SELECT count(*) FROM users") == 1
+        again = await client.post(IMPORTS, content=content, headers=headers)
+        assert (again.json()["id"], again.json()["created"]) == (found["id"], 3 * CHUNK_RECORDS)
 
 
 def test_clean_results_do_not_depend_on_existing_users() -> None:

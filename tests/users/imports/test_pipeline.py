@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import pytest
 
 from user_service.errors import NotFound
-from user_service.users.imports import pipeline
 from user_service.users.imports.pipeline import CLEAN_CHUNKS, ImportMoved, OutOfTurn, Pipeline, Turn
 
 pytestmark = pytest.mark.anyio
@@ -107,12 +106,11 @@ async def test_a_chunk_that_started_first_and_met_a_conflict_is_applied_again(re
 
 
 async def test_a_chunk_whose_turn_does_not_come_in_time_is_applied_again(
-    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    recorder: Recorder,
 ) -> None:
-    monkeypatch.setattr(pipeline, "TURN_TIMEOUT_SECONDS", 0.0)
     chunks = [FakeChunk(0), FakeChunk(1)]
     chunks[1].may_end.set()
-    running = asyncio.create_task(Pipeline().run(stream(chunks), recorder.apply))
+    running = asyncio.create_task(Pipeline(turn_timeout_seconds=0.0).run(stream(chunks), recorder.apply))
     await settle()
     assert recorder.events == ["started 0", "first 1", "again 1"]
 

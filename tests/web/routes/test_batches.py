@@ -6,7 +6,6 @@ import pytest
 
 from support.api import USERS
 from support.batch_service import BatchService, creation
-from user_service.security.authentication import Principal
 
 pytestmark = pytest.mark.anyio
 LIMIT = 2 * 1024 * 1024
@@ -107,30 +106,6 @@ async def test_batches_are_posted(service: BatchService, verb: str) -> None:
     for method in ("GET", "PUT", "PATCH", "DELETE"):
         answer = await service.client.request(method, f"{USERS}/batch/{verb}")
         assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
-
-
-@pytest.mark.parametrize(
-    ("verb", "scope"),
-    [
-        ("create", "users:write"),
-        ("update", "users:write"),
-        ("delete", "users:delete"),
-        ("restore", "users:write"),
-        ("find", "users:read"),
-    ],
-)
-async def test_each_batch_needs_its_scope(service: BatchService, verb: str, scope: str) -> None:
-    body: Any = {} if verb == "find" else {"items": []}
-    authenticator = service.client.application.authenticator
-    known = list(authenticator.principals)
-    scopes = {"users:read", "users:write", "users:delete"}
-
-    async def status_with(allowed: set[str]) -> int:
-        authenticator.principals = [(key, Principal("jwt", "tester", frozenset(allowed))) for key, _ in known]
-        return (await service.client.post(f"{USERS}/batch/{verb}", json=body)).status_code
-
-    assert await status_with({scope}) == 200
-    assert await status_with(scopes - {scope}) == 403
 
 
 async def test_batches_are_counted(service: BatchService) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from support.api import USERS
 from support.application import Client, running
 from support.servers import PostgresServer
 from support.settings import make_settings
-from user_service.users import reader
+from user_service.users.reader import WARMED_AT_ONCE
 
 CACHE = "/api/v1/cache"
 BEHIND = 'UPDATE users SET metadata = \'{"changed": "behind"}\''
@@ -60,19 +61,20 @@ async def test_statistics_name_the_tier_and_count(database_url: str, tmp_path: P
     assert found["errors"] == sum(client.resources.metrics.cache_errors.values.values())
 
 
-async def test_warm_asks_for_a_few_at_a_time_and_counts_those_that_it_could_read(
-    postgres: PostgresServer, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_warm_reads_many_in_several_steps_and_counts_those_that_it_could_read(
+    postgres: PostgresServer, database_url: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(reader, "WARMED_AT_ONCE", 2)
+    items = [{"data": {"email": f"u{number}@example.org"}} for number in range(2 * WARMED_AT_ONCE + 1)]
     async with running(make_settings(database_url, tmp_path)) as client:
-        paths = [await client.make() for _ in range(5)]
-        broken = paths[3].rpartition("/")[2]
+        made = (await client.post(f"{USERS}/batch/create", json={"items": items})).json()["items"]
+        paths = [f"{USERS}/{item['id']}" for item in made]
+        broken = made[WARMED_AT_ONCE + 1]["id"]
         postgres.execute(f"\\c {database_url}\nUPDATE users SET personal = '\\x00' WHERE id = '{broken}';")
         warmed = await client.post(f"{CACHE}/warm")
         cached = [await client.is_cached(path) for path in paths]
 
-    assert warmed.json() == {"warmed": 4}
-    assert cached == [True, True, True, False, True]
+    assert warmed.json() == {"warmed": 2 * WARMED_AT_ONCE}
+    assert [path for path, is_cached in zip(paths, cached, strict=True) if not is_cached] == [f"{USERS}/{broken}"]
 
 
 async def test_warm_reads_the_last_changed_into_the_cache(database_url: str, tmp_path: Path) -> None:

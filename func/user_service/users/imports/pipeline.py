@@ -89,7 +89,7 @@ class Turn:
             if not clean:
                 raise OutOfTurn
             try:
-                async with asyncio.timeout(TURN_TIMEOUT_SECONDS):
+                async with asyncio.timeout(self.pipeline.turn_timeout_seconds):
                     await self.before.wait()
             except TimeoutError:
                 raise OutOfTurn from None
@@ -99,7 +99,8 @@ class Turn:
 class Pipeline:
     """Applies the chunks of one import. `clean_chunks` is the number of clean ones since the last that was not."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, turn_timeout_seconds: float = TURN_TIMEOUT_SECONDS) -> None:
+        self.turn_timeout_seconds = turn_timeout_seconds
         self.clean_chunks = CLEAN_CHUNKS
         self.keys: Set[str] = frozenset()
         start = Completion()

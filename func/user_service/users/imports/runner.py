@@ -23,7 +23,7 @@ from user_service.users.batch.runner import BatchRunner
 from user_service.users.change_log import Origin
 from user_service.users.imports.chunks import Chunk, ChunkTransaction
 from user_service.users.imports.parsers import Record
-from user_service.users.imports.pipeline import ImportMoved, Pipeline, Turn
+from user_service.users.imports.pipeline import TURN_TIMEOUT_SECONDS, ImportMoved, Pipeline, Turn
 from user_service.values.ids import new_id
 
 CHUNK_RECORDS: Final = 1000
@@ -49,8 +49,9 @@ class ImportDiffers(IdempotencyKeyReused):
 class ImportRunner:
     """Starts, continues and reads imports."""
 
-    def __init__(self, batches: BatchRunner) -> None:
+    def __init__(self, batches: BatchRunner, *, turn_timeout_seconds: float = TURN_TIMEOUT_SECONDS) -> None:
         self.batches = batches
+        self.turn_timeout_seconds = turn_timeout_seconds
         self.storage = batches.storage
         self.keys = batches.storage.keys
 
@@ -124,7 +125,7 @@ class ImportRunner:
             await self.apply(chunk, turn, started["on_conflict"], origin)
 
         try:
-            await Pipeline().run(self.chunks(started, records), apply)
+            await Pipeline(turn_timeout_seconds=self.turn_timeout_seconds).run(self.chunks(started, records), apply)
         except BaseException as error:
             if not isinstance(error, ImportMoved | ImportDiffers):
                 await self.stop(started["id"], "failed" if isinstance(error, ValidationFailed) else "interrupted")
