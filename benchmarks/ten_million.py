@@ -29,7 +29,7 @@ from user_service.encryption.keyring import load_keys
 from user_service.postgres.pool import PLANNER
 from user_service.settings import Settings
 from user_service.users.cursors import Cursor
-from user_service.users.search import Query, UserSearch
+from user_service.users.search import SearchQuery, UserSearch
 from user_service.values.ids import time_at
 
 EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS) "
@@ -45,24 +45,24 @@ def sql_of(statement: Select[Any]) -> tuple[str, list[Any]]:
     return str(compiled), [values[name] for name in compiled.positiontup or ()]
 
 
-async def queries(connection: asyncpg.Connection, count: int) -> dict[str, Query]:
+async def queries(connection: asyncpg.Connection, count: int) -> dict[str, SearchQuery]:
     """One of each kind of page. Somebody in the middle has an e-mail address that can be asked for."""
     middle = await connection.fetchrow("SELECT id, updated_at FROM users ORDER BY id OFFSET $1 LIMIT 1", count // 2)
     assert middle is not None
     behind = Cursor(middle["updated_at"], middle["id"])
     given, family = names(count // 2)
     return {
-        "the first page": Query(),
-        f"the page behind {count // 2:,} users": Query(cursor=behind),
-        "the same by updated_at": Query(sort="updated_at", cursor=behind),
-        "one e-mail address": Query(email=EMAIL),
-        "one external_id": Query(external_id=f"list-{count // 2}"),
-        "a pair of metadata that 2 % have": Query(metadata={"seats": "7"}),
-        "a pair that all have, behind the middle": Query(metadata={"plan": "team"}, cursor=behind),
-        "two words of a name": Query(q=f"{given} {family}"),
-        "a word and a pair": Query(q=family, metadata={"seats": str(count // 2 % 50)}),
-        "suspended users, newest first": Query(status="suspended", sort="-created_at"),
-        "changed in the last second": Query(
+        "the first page": SearchQuery(),
+        f"the page behind {count // 2:,} users": SearchQuery(cursor=behind),
+        "the same by updated_at": SearchQuery(sort="updated_at", cursor=behind),
+        "one e-mail address": SearchQuery(email=EMAIL),
+        "one external_id": SearchQuery(external_id=f"list-{count // 2}"),
+        "a pair of metadata that 2 % have": SearchQuery(metadata={"seats": "7"}),
+        "a pair that all have, behind the middle": SearchQuery(metadata={"plan": "team"}, cursor=behind),
+        "two words of a name": SearchQuery(q=f"{given} {family}"),
+        "a word and a pair": SearchQuery(q=family, metadata={"seats": str(count // 2 % 50)}),
+        "suspended users, newest first": SearchQuery(status="suspended", sort="-created_at"),
+        "changed in the last second": SearchQuery(
             updated_after=time_at(FIRST_MILLISECOND + count - 1_000), sort="-updated_at"
         ),
     }

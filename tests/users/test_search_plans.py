@@ -19,7 +19,7 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.postgres.pool import PLANNER
 from user_service.users.cursors import Cursor
-from user_service.users.search import Query, UserSearch
+from user_service.users.search import SearchQuery, UserSearch
 from user_service.values.ids import time_at
 
 USERS = 20_000
@@ -27,20 +27,20 @@ MIDDLE = time_at(FIRST_MILLISECOND + USERS // 2)
 GIVEN, FAMILY = names(USERS // 2)
 SEARCH = UserSearch(None, Cipher({"k": bytes(range(32))}), BlindIndex(bytes(32)))  # type: ignore[arg-type]
 FILTERS = {
-    "everybody": Query(),
-    "email": Query(email="ada@example.org"),
-    "external_id": Query(external_id="list-7"),
-    "suspended": Query(status="suspended"),
-    "active": Query(status="active"),
-    "deleted": Query(status="deleted"),
-    "word": Query(q=FAMILY),
-    "words": Query(q=f"{GIVEN} {FAMILY}"),
-    "common pair": Query(metadata={"plan": "team"}),
-    "pairs": Query(metadata={"plan": "team", "seats": "7"}),
-    "word and pair": Query(q=GIVEN, metadata={"seats": "7"}),
-    "created_after": Query(created_after=MIDDLE),
-    "created_before": Query(created_before=MIDDLE),
-    "updated_after": Query(updated_after=MIDDLE + timedelta(seconds=USERS / 4_000)),
+    "everybody": SearchQuery(),
+    "email": SearchQuery(email="ada@example.org"),
+    "external_id": SearchQuery(external_id="list-7"),
+    "suspended": SearchQuery(status="suspended"),
+    "active": SearchQuery(status="active"),
+    "deleted": SearchQuery(status="deleted"),
+    "word": SearchQuery(q=FAMILY),
+    "words": SearchQuery(q=f"{GIVEN} {FAMILY}"),
+    "common pair": SearchQuery(metadata={"plan": "team"}),
+    "pairs": SearchQuery(metadata={"plan": "team", "seats": "7"}),
+    "word and pair": SearchQuery(q=GIVEN, metadata={"seats": "7"}),
+    "created_after": SearchQuery(created_after=MIDDLE),
+    "created_before": SearchQuery(created_before=MIDDLE),
+    "updated_after": SearchQuery(updated_after=MIDDLE + timedelta(seconds=USERS / 4_000)),
 }
 SORTS = ("created_at", "-created_at", "updated_at", "-updated_at")
 BEHIND = Cursor(MIDDLE, UUID(int=((FIRST_MILLISECOND + USERS // 2) << 80) + (7 << 76)))
@@ -97,6 +97,6 @@ async def test_a_table_that_is_read_whole_is_noticed(connection: asyncpg.Connect
 
 
 async def test_what_was_filled_is_what_a_search_finds(connection: asyncpg.Connection) -> None:
-    sql, values = sql_of(SEARCH.statement(Query(q=f"{GIVEN} {FAMILY}", metadata={"plan": "team"})))
+    sql, values = sql_of(SEARCH.statement(SearchQuery(q=f"{GIVEN} {FAMILY}", metadata={"plan": "team"})))
 
     assert f"list-{USERS // 2}" in [row["external_id"] for row in await connection.fetch(sql, *values)]

@@ -31,11 +31,11 @@ from user_service.users.schemas import Body
 REPLY_IDS: Final = UUID("6f0d5d0c-3a51-5f0e-9d1c-5b8f0a9a7c11")
 UNKNOWN_TYPE: Final = "unknown"
 
-FIND: Final = text("SELECT digest, reply FROM inbox WHERE source = :source AND id = :id")
+FIND_EVENT: Final = text("SELECT digest, reply FROM inbox WHERE source = :source AND id = :id")
 # Each event removes a few expired ones, so that the table holds about one week's events.
-REMOVE_OLD: Final = delete_batch("inbox", ("source", "id"), OLD_REPLIES, limit=10)
-STORE: Final = text(
-    f"{REMOVE_OLD} INSERT INTO inbox (source, id, digest, reply, traceparent, mentions)"  # noqa: S608
+REMOVE_OLD_EVENTS: Final = delete_batch("inbox", ("source", "id"), OLD_REPLIES, limit=10)
+STORE_EVENT: Final = text(
+    f"{REMOVE_OLD_EVENTS} INSERT INTO inbox (source, id, digest, reply, traceparent, mentions)"  # noqa: S608
     " VALUES (:source, :id, :digest, :reply, :traceparent, CAST(:mentions AS uuid[]))"
 )
 
@@ -65,7 +65,7 @@ class InboxEntry:
     async def before(self, session: AsyncSession) -> StoredResponse | None:
         """Raises EventInProgress at once while another transaction has the event, and EventIdReused."""
         key = {"source": self.event.source, "id": self.event.id}
-        row = await find_first(session, self.name, FIND, key, busy=EventInProgress())
+        row = await find_first(session, self.name, FIND_EVENT, key, busy=EventInProgress())
         if row is None:
             return None
         if not is_same(row.digest, self.digest, self.index):
@@ -80,7 +80,7 @@ class InboxEntry:
         key = (self.event.source, self.event.id)
         reply = INBOX.seal(self.cipher, key, head, response.body)
         values = {"source": self.event.source, "id": self.event.id, "digest": self.digest, "reply": reply}
-        await session.execute(STORE, values | links.columns)
+        await session.execute(STORE_EVENT, values | links.columns)
 
     def reply(self, response: BatchResponse) -> CloudEvent:
         """The event with the response to this one."""

@@ -23,11 +23,11 @@ from user_service.postgres.retention import RESPONSES as RETENTION
 ID_BYTES: Final = 16
 
 TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:number)")
-FIND: Final = text("SELECT fingerprint, answer FROM idempotency_keys WHERE id = :id AND expires_at > now()")
+FIND_REQUEST: Final = text("SELECT fingerprint, answer FROM idempotency_keys WHERE id = :id AND expires_at > now()")
 # Each new key removes a few expired ones, so that the table holds about one day's requests.
-REMOVE_OLD: Final = delete_batch("idempotency_keys", ("id",), OLD_RESPONSES.format(" AND id <> :id"), limit=10)
-STORE: Final = text(
-    f"{REMOVE_OLD} INSERT INTO idempotency_keys"  # noqa: S608
+REMOVE_OLD_REQUESTS: Final = delete_batch("idempotency_keys", ("id",), OLD_RESPONSES.format(" AND id <> :id"), limit=10)
+STORE_REQUEST: Final = text(
+    f"{REMOVE_OLD_REQUESTS} INSERT INTO idempotency_keys"  # noqa: S608
     " (id, fingerprint, answer, created_at, expires_at, traceparent, mentions)"
     f" VALUES (:id, :fingerprint, :answer, now(), now() + {interval(RETENTION)}, :traceparent,"
     " CAST(:mentions AS uuid[]))"
@@ -86,7 +86,7 @@ class IdempotentRequest:
         AnswerErased.
         """
         busy = IdempotencyInProgress("Try again in a moment: the response will be that of the first request.")
-        row = await find_first(session, self.id, FIND, {"id": self.id}, busy=busy)
+        row = await find_first(session, self.id, FIND_REQUEST, {"id": self.id}, busy=busy)
         if row is None:
             return None
         if not is_same(row.fingerprint, self.fingerprint, self.index):
@@ -100,7 +100,7 @@ class IdempotentRequest:
 
     async def after(self, session: AsyncSession, response: StoredResponse, links: Links) -> None:
         values = {"id": self.id, "fingerprint": self.fingerprint, "answer": self.seal(response)}
-        await session.execute(STORE, values | links.columns)
+        await session.execute(STORE_REQUEST, values | links.columns)
 
     def seal(self, response: StoredResponse) -> bytes:
         head = orjson.dumps([response.status, response.headers])

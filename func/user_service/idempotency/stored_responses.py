@@ -19,7 +19,7 @@ from user_service.encryption.encrypted_column import EncryptedColumn
 # The status of a stored response whose user was erased or purged; nothing else of the response is left.
 GONE: Final = 410
 
-Key = tuple[Any, ...]
+RowKey = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,10 @@ class ResponseTable(EncryptedColumn):
         arrays = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in self.key.items())
         return f"unnest({arrays}) AS k({self.key_columns})"
 
-    def seal(self, cipher: Cipher, key: Key, head: bytes, body: bytes) -> bytes:
+    def seal(self, cipher: Cipher, key: RowKey, head: bytes, body: bytes) -> bytes:
         return cipher.seal(head + b"\n" + body, purpose=self.purpose, user_id=self.binding(key))
 
-    def open(self, cipher: Cipher, key: Key, token: bytes) -> tuple[bytes, bytes]:
+    def open(self, cipher: Cipher, key: RowKey, token: bytes) -> tuple[bytes, bytes]:
         """The head and the body. Raises DecryptionError."""
         opened = cipher.open(token, purpose=self.purpose, user_id=self.binding(key))
         head, _, body = opened.partition(b"\n")

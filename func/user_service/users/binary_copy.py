@@ -21,7 +21,7 @@ LENGTH: Final = Struct(">i")
 NULL: Final = LENGTH.pack(-1)
 JSONB_VERSION: Final = b"\x01"
 # The time that PostgreSQL counts microseconds from.
-EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 
 # The column that rows are sorted by comes first.
@@ -55,7 +55,7 @@ COPIED_CHANGE_COLUMNS: Final = (
     "changed_at",
 )
 CHANGE_START: Final = Struct(">hi16siiih")
-TIME: Final = Struct(">iq")
+TIME_FIELD: Final = Struct(">iq")
 # The head of text[]: one dimension, no NULL, the type of the elements, their number, and the index of the first.
 ARRAY_START: Final = Struct(">iiIii")
 TEXT_OID: Final = 25
@@ -107,7 +107,9 @@ def encode_changes(changes: Sequence[Change], origin: Origin, at: datetime, *, p
         if rest is None:
             texts = map(text_field, (kind, user.status))
             source = map(text_field, (origin.actor, origin.request_id, origin.traceparent))
-            rest = cache[group] = b"".join((*texts, array_field(changed), *source, TIME.pack(8, microseconds(at))))
+            rest = cache[group] = b"".join(
+                (*texts, array_field(changed), *source, TIME_FIELD.pack(8, microseconds(at)))
+            )
         user_id = user.id.bytes
         rows.append(start(10, 16, user_id, 4, user.version, 2, user_id[15] % partitions) + rest)
     return join_rows(rows)
@@ -138,4 +140,4 @@ cached_text_field: Final = lru_cache(maxsize=1024)(text_field)
 @lru_cache(maxsize=8)
 def microseconds(moment: datetime) -> int:
     """Cached, since the users of one batch share few times."""
-    return (moment - EPOCH) // MICROSECOND
+    return (moment - POSTGRES_EPOCH) // MICROSECOND

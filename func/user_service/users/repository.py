@@ -224,14 +224,14 @@ class UserRepository:
         if not purged:
             return
         await self.session.execute(delete(users).where(users.c.id.in_([user.id for user in purged])))
-        await self.change_terms(DELETE_TERMS, [(self.terms_of(user), user.id) for user in purged])
+        await self.change_terms(DELETE_TERMS, [(self.search_terms(user), user.id) for user in purged])
 
     async def erase(self, before: User, after: User) -> None:
         """Turns a locked user into a tombstone, and removes the terms. The change log stays."""
         values = {name: getattr(after, name) for name in ("id", "status", "version", "updated_at", "deleted_at")}
         (personal,) = seal_personal([after], self.cipher)
         await self.session.execute(ERASE, values | {"personal": personal})
-        await self.change_terms(DELETE_TERMS, [(self.terms_of(before), before.id)])
+        await self.change_terms(DELETE_TERMS, [(self.search_terms(before), before.id)])
 
     async def lock_against_erasure(self, ids: Sequence[UUID]) -> bool:
         """Whether all of these exist and are not erased; none is erased or purged until the transaction ends."""
@@ -267,13 +267,13 @@ class UserRepository:
             },
         )
 
-    def terms_of(self, user: User) -> set[int]:
+    def search_terms(self, user: User) -> set[int]:
         return self.index.user_terms(user.names, user.metadata)
 
     async def update_terms(self, pairs: Iterable[tuple[User, User]]) -> None:
         removed, added = [], []
         for before, after in pairs:
-            old_terms, new_terms = self.terms_of(before), self.terms_of(after)
+            old_terms, new_terms = self.search_terms(before), self.search_terms(after)
             removed.append((old_terms - new_terms, after.id))
             added.append((new_terms - old_terms, after.id))
         await self.change_terms(DELETE_TERMS, removed)

@@ -14,6 +14,7 @@ from pydantic import (
     WrapValidator,
 )
 
+from user_service.encryption.blind_index import Scalar
 from user_service.users.validation import (
     LANGUAGE_TAG,
     PRINTABLE,
@@ -50,7 +51,6 @@ Timezone = Annotated[
 ]
 LivingStatus = Literal["pending", "active", "suspended"]
 Preferences = Annotated[dict[str, Any], WrapValidator(accept_preferences)]
-Scalar = str | int | float | bool | None
 SCALAR_SCHEMA: dict[str, Any] = {
     "anyOf": [{"type": "string", "pattern": WITHOUT_NUL}, {"type": "number"}, {"type": "boolean"}, {"type": "null"}]
 }

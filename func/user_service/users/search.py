@@ -28,7 +28,7 @@ SELECTED_COLUMNS: Final = tuple(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
+class SearchQuery:
     """The parameters of a page of the list."""
 
     email: str | None = None
@@ -58,7 +58,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class SearchPage:
     """Users in the requested order, and the cursor of the next page; None on the last page."""
 
     users: list[User]
@@ -73,11 +73,11 @@ class UserSearch:
         self.cipher = cipher
         self.index = index
 
-    async def page(self, query: Query) -> Page:
+    async def page(self, query: SearchQuery) -> SearchPage:
         rows = (await self.session.execute(self.statement(query))).all()
         found = [decode_row(row, self.cipher) for row in rows[: query.limit]]
         more = len(rows) > query.limit
-        return Page(found, Cursor(found[-1].updated_at, found[-1].id) if more else None)
+        return SearchPage(found, Cursor(found[-1].updated_at, found[-1].id) if more else None)
 
     async def all_users(self, *, include_deleted: bool) -> AsyncIterator[list[User]]:
         """All users in the order of ids, a thousand at a time, by a server-side cursor."""
@@ -93,7 +93,7 @@ class UserSearch:
         newest = select(users.c.id).where(users.c.deleted_at.is_(None)).order_by(users.c.updated_at.desc()).limit(limit)
         return list((await self.session.execute(newest)).scalars())
 
-    def statement(self, query: Query) -> Select[Any]:
+    def statement(self, query: SearchQuery) -> Select[Any]:
         """Selects one more row than the page holds, which tells whether there is a next page."""
         postings = [(user_terms.alias(), term) for term in self.terms(query)]
         # The ids of user and postings are equal: the planner scans the index in which it expects the fewest rows.
@@ -109,11 +109,11 @@ class UserSearch:
         order = [key.desc() for key in keys] if query.descending else list(keys)
         return statement.order_by(*order).limit(query.limit + 1)
 
-    def terms(self, query: Query) -> list[int]:
+    def terms(self, query: SearchQuery) -> list[int]:
         pairs = {self.index.pair(name, value) for name, value in query.metadata.items()}
         return sorted(pairs | {self.index.word(word) for word in split_words(query.q or "")})
 
-    def column_conditions(self, query: Query) -> list[ColumnElement[bool]]:
+    def column_conditions(self, query: SearchQuery) -> list[ColumnElement[bool]]:
         conditions: list[ColumnElement[bool]] = []
         if not query.sees_deleted:
             conditions.append(users.c.deleted_at.is_(None))
@@ -127,7 +127,7 @@ class UserSearch:
             conditions.append(key_condition(users.c.external_id, query.external_id, query))
         return conditions
 
-    def range_conditions(self, query: Query, ids: list[ColumnElement[UUID]]) -> list[ColumnElement[bool]]:
+    def range_conditions(self, query: SearchQuery, ids: list[ColumnElement[UUID]]) -> list[ColumnElement[bool]]:
         """Repeated for each column that holds the id: the planner does not derive inequalities for equal columns."""
         conditions: list[ColumnElement[bool]] = []
         if query.created_after is not None:
@@ -150,7 +150,7 @@ class UserSearch:
         return conditions
 
 
-def key_condition(column: ColumnElement[Any], value: Any, query: Query) -> ColumnElement[bool]:
+def key_condition(column: ColumnElement[Any], value: Any, query: SearchQuery) -> ColumnElement[bool]:
     """Equality on a unique key of living users; where deleted users are listed too, by both partial indexes."""
     if not query.sees_deleted:
         return and_(column == value)

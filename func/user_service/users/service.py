@@ -58,7 +58,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class PlannedChange:
     """A user to change, the rule to apply, and the version that the user must have, if any."""
 
     id: UUID
@@ -117,7 +117,7 @@ class UserService:
         refused = [place for place, user in enumerate(new) if user.id not in inserted and place not in duplicates]
         if refused:
             resolved = await self.resolve_conflicts([(new[place], bodies[place]) for place in refused], on_conflict)
-            outcomes |= {place: relocate(outcome, refused) for place, outcome in zip(refused, resolved, strict=True)}
+            outcomes |= {place: relocated(outcome, refused) for place, outcome in zip(refused, resolved, strict=True)}
         return [outcomes.get(place) or Outcome("created", user) for place, user in enumerate(new)]
 
     async def resolve_conflicts(self, refused: Sequence[tuple[User, UserCreate]], on_conflict: str) -> list[Outcome]:
@@ -140,7 +140,7 @@ class UserService:
         holders = await self.find_holders([user for user, _ in refused])
         errors = await self.find_conflicts([user for user, _ in refused if user.id not in holders])
         outcomes: list[Outcome] = [Outcome("failed")] * len(refused)
-        targets, places = [], []
+        plans, places = [], []
         for place, (user, body) in enumerate(refused):
             holder = holders.get(user.id)
             if holder is None:
@@ -149,11 +149,13 @@ class UserService:
                 outcomes[place] = Outcome("failed", error=EmailTaken())
             else:
                 patch = UserUpdate.model_construct(body.model_fields_set, **vars(body))
-                targets.append(Target(holder.id, rules.patched(patch)))
+                plans.append(PlannedChange(holder.id, rules.patched(patch)))
                 places.append(place)
-        for place, outcome in zip(places, await self.change(targets, "updated"), strict=True):
+        for place, outcome in zip(places, await self.change(plans, "updated"), strict=True):
             gone = isinstance(outcome.error, UserNotFound)
-            outcomes[place] = Outcome("failed", error=EmailTaken(HOLDER_CHANGED)) if gone else relocate(outcome, places)
+            outcomes[place] = (
+                Outcome("failed", error=EmailTaken(HOLDER_CHANGED)) if gone else relocated(outcome, places)
+            )
         return outcomes
 
     async def find_holders(self, users: Sequence[User]) -> dict[UUID, User]:
@@ -173,8 +175,8 @@ class UserService:
 
     async def update(self, patches: Sequence[tuple[UUID, int | None, UserUpdate]]) -> list[Outcome]:
         """Applies merge patches to living users. Errors: UserNotFound, VersionMismatch, those of `rules.patched`."""
-        targets = [Target(user_id, rules.patched(patch), if_version) for user_id, if_version, patch in patches]
-        return await self.change(targets, "updated")
+        plans = [PlannedChange(user_id, rules.patched(patch), if_version) for user_id, if_version, patch in patches]
+        return await self.change(plans, "updated")
 
     async def get_by_subject(self, subject: str, *, subject_type: str) -> User:
         """The living user that a token's subject identifies: by `external_id`, by `id`, or by `either`.
@@ -201,20 +203,20 @@ class UserService:
 
     async def delete(self, users: Sequence[tuple[UUID, int | None]]) -> list[Outcome]:
         """Deletes living users, who can be restored. Errors: UserNotFound, VersionMismatch."""
-        return await self.change([Target(user_id, rules.deleted, seen) for user_id, seen in users], "deleted")
+        return await self.change([PlannedChange(user_id, rules.deleted, seen) for user_id, seen in users], "deleted")
 
     async def restore(self, users: Sequence[tuple[UUID, int | None]]) -> list[Outcome]:
         """Restores deleted users. Errors: UserNotFound, InvalidTransition, EmailTaken, ExternalIdTaken."""
-        targets = [Target(user_id, rules.restored, seen) for user_id, seen in users]
-        return await self.change(targets, "restored", among_deleted=True)
+        plans = [PlannedChange(user_id, rules.restored, seen) for user_id, seen in users]
+        return await self.change(plans, "restored", among_deleted=True)
 
     async def set_status(self, user_id: UUID, status: str, *, if_version: int | None = None) -> User:
         """Suspends or activates a user. Raises UserNotFound, VersionMismatch, InvalidTransition."""
-        return single_user(await self.change([Target(user_id, rules.set_status(status), if_version)], "updated"))
+        return single_user(await self.change([PlannedChange(user_id, rules.set_status(status), if_version)], "updated"))
 
     async def record_login(self, user_id: UUID) -> User:
         """Sets `last_login_at`. Raises UserNotFound."""
-        return single_user(await self.change([Target(user_id, rules.logged_in)], "updated"))
+        return single_user(await self.change([PlannedChange(user_id, rules.logged_in)], "updated"))
 
     async def upsert(self, external_id: str, body: UserUpsert, *, if_version: int | None = None) -> tuple[User, bool]:
         """Changes or creates the user of an external id. Returns the user, and whether it was created."""
@@ -273,15 +275,15 @@ class UserService:
         check_version(user, if_version)
         return user
 
-    async def change(self, targets: Sequence[Target], kind: str, *, among_deleted: bool = False) -> list[Outcome]:
-        """Applies each target's rule to its user, under a lock, and writes the users that it has changed."""
-        locked = await self.repository.lock(target.id for target in targets)
+    async def change(self, plans: Sequence[PlannedChange], kind: str, *, among_deleted: bool = False) -> list[Outcome]:
+        """Applies each rule to its user, under a lock, and writes the users that it has changed."""
+        locked = await self.repository.lock(plan.id for plan in plans)
         outcomes: list[Outcome] = []
         first_places: dict[UUID, int] = {}
-        for place, target in enumerate(targets):
-            first = first_places.setdefault(target.id, place)
-            user = locked.get(target.id)
-            outcomes.append(self.apply(target, user, kind, among_deleted) if first == place else fail_duplicate(first))
+        for place, plan in enumerate(plans):
+            first = first_places.setdefault(plan.id, place)
+            user = locked.get(plan.id)
+            outcomes.append(self.apply(plan, user, kind, among_deleted) if first == place else fail_duplicate(first))
         self.refuse_duplicates(outcomes, locked)
         # An unchanged user is invalidated too: an earlier write may have been committed without reaching the cache.
         self.changed_versions |= {
@@ -316,13 +318,13 @@ class UserService:
             for place, first in find_duplicates(changed).items():
                 outcomes[place] = fail_duplicate(first)
 
-    def apply(self, target: Target, user: User | None, kind: str, among_deleted: bool) -> Outcome:
+    def apply(self, plan: PlannedChange, user: User | None, kind: str, among_deleted: bool) -> Outcome:
         """The outcome with the changed user, or with the same object when nothing changes."""
         try:
             if user is None or (user.is_deleted and not among_deleted):
                 raise UserNotFound
-            check_version(user, target.if_version)
-            after = target.rule(user, self.now)
+            check_version(user, plan.if_version)
+            after = plan.rule(user, self.now)
         except ServiceError as error:
             return Outcome("failed", error=error)
         if not rules.changed_fields(user, after):
@@ -363,7 +365,7 @@ def fail_duplicate(first: int) -> Outcome:
     return Outcome("failed", error=DuplicateInBatch(first=first))
 
 
-def relocate(outcome: Outcome, places: Sequence[int]) -> Outcome:
+def relocated(outcome: Outcome, places: Sequence[int]) -> Outcome:
     """The outcome of an item of a subset, for the whole set, in which the subset's items have these places."""
     if isinstance(outcome.error, DuplicateInBatch):
         return fail_duplicate(places[outcome.error.first])

@@ -14,7 +14,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from user_service.cache.base import Cache
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.keyring import Keyring
-from user_service.errors import Contended, DatabaseUnavailable
+from user_service.errors import Contended, DatabaseUnavailable, ServiceError
 from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Tracing
 from user_service.postgres.pool import CONNECT_TIMEOUT_SECONDS, TRANSIENT, PoolStats, connect_options, is_transient
@@ -118,7 +118,7 @@ class Storage:
         service: UserService | None = None
         done = False
         try:
-            async with translated(self.metrics), self.sessions() as session, session.begin():
+            async with translate_sql_errors(self.metrics), self.sessions() as session, session.begin():
                 service = UserService(UserRepository(session, self.cipher, self.index), origin)
                 yield service
                 done = True
@@ -132,13 +132,13 @@ class Storage:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """A transaction that changes no user. Raises DatabaseUnavailable, Contended."""
-        async with translated(self.metrics), self.sessions() as session, session.begin():
+        async with translate_sql_errors(self.metrics), self.sessions() as session, session.begin():
             yield session
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[UserSearch]:
         """A search of users, on the read replica where there is one. Raises DatabaseUnavailable."""
-        async with translated(self.metrics), self.read_sessions() as session:
+        async with translate_sql_errors(self.metrics), self.read_sessions() as session:
             yield UserSearch(session, self.cipher, self.index)
 
     async def export(self, *, deleted: bool) -> AsyncIterator[bytes]:
@@ -169,7 +169,7 @@ class Storage:
 
 
 @asynccontextmanager
-async def translated(metrics: Metrics) -> AsyncIterator[None]:
+async def translate_sql_errors(metrics: Metrics) -> AsyncIterator[None]:
     """Turns a transient failure into DatabaseUnavailable or Contended (503) and counts it."""
     try:
         yield
@@ -178,15 +178,16 @@ async def translated(metrics: Metrics) -> AsyncIterator[None]:
         raise DatabaseUnavailable("All database connections are in use.") from error
     except DBAPIError as error:
         cause = getattr(error.orig, "__cause__", None)
-        if isinstance(cause, ROLLED_BACK):
-            metrics.database_errors.add(type(cause).__name__)
-            raise Contended from error
-        if not error.connection_invalidated and not is_transient(cause):
+        if not (error.connection_invalidated or is_transient(cause)):
             raise
-        metrics.database_errors.add(type(cause or error).__name__)
-        raise DatabaseUnavailable from error
+        raise count_error(cause or error, metrics) from error
     except TRANSIENT as error:
         if not is_transient(error):
             raise
-        metrics.database_errors.add(type(error).__name__)
-        raise (Contended if isinstance(error, ROLLED_BACK) else DatabaseUnavailable) from error
+        raise count_error(error, metrics) from error
+
+
+def count_error(error: BaseException, metrics: Metrics) -> ServiceError:
+    """Counts a transient failure. Returns the error to raise for it."""
+    metrics.database_errors.add(type(error).__name__)
+    return Contended() if isinstance(error, ROLLED_BACK) else DatabaseUnavailable()

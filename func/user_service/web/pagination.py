@@ -10,8 +10,7 @@ from pydantic import Field
 from user_service.errors import FieldError, ValidationFailed
 from user_service.users.cursors import CursorCodec
 from user_service.users.schemas import Email, ExternalId
-from user_service.users.search import Page
-from user_service.users.search import Query as UserListQuery
+from user_service.users.search import SearchPage, SearchQuery
 from user_service.web.dependencies import get_resources
 from user_service.web.problems import request_context
 from user_service.web.query_types import Timestamp, strict_integer
@@ -34,9 +33,9 @@ async def parse_user_query(
     sort: Annotated[Literal["created_at", "-created_at", "updated_at", "-updated_at"], Query()] = "created_at",
     limit: Annotated[PageSize, Query()] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
-) -> UserListQuery:
+) -> SearchQuery:
     """The query of a list request. Raises ValidationFailed, InvalidCursor."""
-    return UserListQuery(
+    return SearchQuery(
         email=email,
         external_id=external_id,
         status=status,
@@ -52,7 +51,7 @@ async def parse_user_query(
     )
 
 
-UserQuery = Annotated[UserListQuery, Depends(parse_user_query)]
+UserQuery = Annotated[SearchQuery, Depends(parse_user_query)]
 
 
 def metadata_filters(request: Request) -> dict[str, str]:
@@ -78,7 +77,7 @@ def list_parameters(request: Request) -> dict[str, str]:
     return {name: value for name, value in request.query_params.items() if name not in PAGE_PARAMETERS}
 
 
-def page_response(request: Request, page: Page) -> Response:
+def page_response(request: Request, page: SearchPage) -> Response:
     request_context(request).rows = len(page.users)
     next_cursor = (
         cursor_codec(request).encode(page.next, query=list_parameters(request)) if page.next is not None else None

@@ -11,9 +11,8 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.errors import PayloadTooLarge
 from user_service.users.batch.bodies import MAX_ITEMS, FindBatch
 from user_service.users.batch.results import BatchResponse
-from user_service.users.privacy.mentions import mention_keys
+from user_service.users.privacy.mentions import index_email, mention_keys
 from user_service.users.reader import UserReader
-from user_service.values.emails import normalise_email
 from user_service.values.ids import parse_id
 
 NUL: Final = "\0"
@@ -77,10 +76,3 @@ async def find(body: FindBatch, reader: UserReader, index: BlindIndex, *, fresh:
         missing_emails=missing_emails,
         missing_external_ids=missing_external_ids,
     )
-
-
-def index_email(text: str, index: BlindIndex) -> bytes | None:
-    try:
-        return index.email(normalise_email(text))
-    except ValueError:
-        return None

@@ -17,6 +17,7 @@ from user_service.users.batch.bodies import (
     UserBatch,
     UserItem,
 )
+from user_service.users.batch.results import ItemResult
 from user_service.users.bulk_insert import PreparedUsers
 from user_service.users.schemas import Body
 from user_service.users.service import Outcome, UserService
@@ -24,30 +25,35 @@ from user_service.users.validation_errors import document_error
 
 
 @dataclass(frozen=True, slots=True)
-class ValidItems:
-    """The items of a batch that fit their schema. `prepared` are the users of a create, ready to be written."""
+class ParsedBatch:
+    """A batch whose items are validated: the valid items with their indexes, and the failures of the others by index.
+
+    `prepared` are the users of a create.
+    """
 
     batch: Batch
+    indexes: Sequence[int]
     items: Sequence[Any]
+    failures: Mapping[int, ItemResult]
     prepared: PreparedUsers | None = None
 
 
-async def create(service: UserService, valid: ValidItems) -> list[Outcome]:
-    assert isinstance(valid.batch, CreateBatch)
-    bodies = [item.data for item in valid.items]
-    return await service.create(bodies, on_conflict=valid.batch.on_conflict, prepared=valid.prepared)
+async def create(service: UserService, parsed: ParsedBatch) -> list[Outcome]:
+    assert isinstance(parsed.batch, CreateBatch)
+    bodies = [item.data for item in parsed.items]
+    return await service.create(bodies, on_conflict=parsed.batch.on_conflict, prepared=parsed.prepared)
 
 
-async def update(service: UserService, valid: ValidItems) -> list[Outcome]:
-    return await service.update([(item.id, item.if_version, item.data) for item in valid.items])
+async def update(service: UserService, parsed: ParsedBatch) -> list[Outcome]:
+    return await service.update([(item.id, item.if_version, item.data) for item in parsed.items])
 
 
-async def delete(service: UserService, valid: ValidItems) -> list[Outcome]:
-    return await service.delete([(item.id, item.if_version) for item in valid.items])
+async def delete(service: UserService, parsed: ParsedBatch) -> list[Outcome]:
+    return await service.delete([(item.id, item.if_version) for item in parsed.items])
 
 
-async def restore(service: UserService, valid: ValidItems) -> list[Outcome]:
-    return await service.restore([(item.id, item.if_version) for item in valid.items])
+async def restore(service: UserService, parsed: ParsedBatch) -> list[Outcome]:
+    return await service.restore([(item.id, item.if_version) for item in parsed.items])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ class WriteOperation(BatchOperation):
     """The schema of an item, and what applies the valid ones."""
 
     item: type[Body]
-    apply: Callable[[UserService, ValidItems], Awaitable[list[Outcome]]]
+    apply: Callable[[UserService, ParsedBatch], Awaitable[list[Outcome]]]
 
 
 WRITE_OPERATIONS: Final[Mapping[str, WriteOperation]] = {

@@ -11,8 +11,8 @@ from user_service.errors import FieldError, ServiceError
 from user_service.idempotency.stored_responses import StoredResponse
 
 ItemResult = dict[str, Any]
-JSON_TYPE: Final = "application/json"
-PROBLEM_TYPE: Final = "application/problem+json"
+JSON_MEDIA_TYPE: Final = "application/json"
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 
 # The part of an item that an error is about, by the error's code, where the error names no field.
 POINTERS: Final = {
@@ -29,7 +29,7 @@ class BatchResponse:
 
     status: int
     body: bytes
-    media_type: str = JSON_TYPE
+    media_type: str = JSON_MEDIA_TYPE
     items: Sequence[ItemResult] = field(default=(), repr=False)
     replayed: bool = False
 
@@ -41,14 +41,14 @@ class BatchResponse:
         return StoredResponse(self.status, [("content-type", self.media_type)], self.body, self.items)
 
 
-def applied(items: Sequence[ItemResult]) -> BatchResponse:
+def applied_response(items: Sequence[ItemResult]) -> BatchResponse:
     """The response to a batch whose valid items were applied: 200, or 207 when some failed."""
     summary = summarise(items)
     body = orjson.dumps({"summary": summary, "items": items})
     return BatchResponse(207 if summary["failed"] else 200, body, items=items)
 
 
-def refused(items: Sequence[ItemResult], request_id: str) -> BatchResponse:
+def refused_response(items: Sequence[ItemResult], request_id: str) -> BatchResponse:
     """The response to an atomic batch of which nothing was applied: a problem that lists every failing item."""
     failing = [item for item in items if item["status"] == "failed"]
     summary = {"total": len(items), "succeeded": 0, "failed": len(failing), "skipped": len(items) - len(failing)}
@@ -63,7 +63,7 @@ def refused(items: Sequence[ItemResult], request_id: str) -> BatchResponse:
         "summary": summary,
         "items": failing,
     }
-    return BatchResponse(409, orjson.dumps(document), PROBLEM_TYPE, items)
+    return BatchResponse(409, orjson.dumps(document), PROBLEM_MEDIA_TYPE, items)
 
 
 def summarise(items: Sequence[ItemResult]) -> dict[str, int]:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from random import uniform
 from time import perf_counter
@@ -18,21 +17,21 @@ from user_service.idempotency.stored_responses import Links
 from user_service.observability.jobs import JobLog
 from user_service.users.batch.bodies import MAX_ITEMS, Batch, CreateBatch, FindBatch
 from user_service.users.batch.find import FindResponse, find
-from user_service.users.batch.operations import WRITE_OPERATIONS, ValidItems, WriteOperation, document_errors
+from user_service.users.batch.operations import WRITE_OPERATIONS, ParsedBatch, WriteOperation, document_errors
 from user_service.users.batch.results import (
     BatchResponse,
     ItemResult,
-    applied,
+    applied_response,
     fail_item,
     is_invalid,
-    refused,
+    refused_response,
 )
 from user_service.users.bulk_insert import SLICE_SIZE, PreparedUsers, in_slices
 from user_service.users.change_log import Origin
 from user_service.users.privacy.mentions import mention_item
 from user_service.users.reader import UserReader
 from user_service.users.schemas import Body
-from user_service.users.service import Outcome, UserService
+from user_service.users.service import Outcome
 from user_service.users.unit_of_work import Storage
 
 ATTEMPTS: Final = 6
@@ -44,16 +43,6 @@ ENDINGS: Final = {207: "partial", 409: "failed"}
 
 Item = TypeVar("Item", bound=Body)
 Response = TypeVar("Response", bound=BatchResponse)
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedBatch:
-    """A batch whose items are validated. `results` has the failures of the invalid ones, by index."""
-
-    operation: WriteOperation
-    valid: ValidItems
-    indexes: Sequence[int]
-    results: dict[int, ItemResult]
 
 
 class BatchRunner:
@@ -115,38 +104,40 @@ class BatchRunner:
         parsed = await self.parse(operation, batch)
         for attempt in range(1, ATTEMPTS):
             try:
-                return await self.attempt(parsed, origin, hook)
+                return await self.attempt(operation, parsed, origin, hook)
             except Contended:
                 # A random pause, so that batches which met do not meet again.
                 await asyncio.sleep(uniform(0, FIRST_PAUSE_SECONDS * 2**attempt))  # noqa: S311
-        return await self.attempt(parsed, origin, hook)
+        return await self.attempt(operation, parsed, origin, hook)
 
     async def parse(self, operation: WriteOperation, batch: Batch) -> ParsedBatch:
         # Large batches one after the other: parsing them together would take more memory and end no sooner.
         async with self.parsing if len(batch.items) > SLICE_SIZE else nullcontext():
             parsed = await parse_items(operation.item, batch.items)
-            indexes = [index for index, item in enumerate(parsed) if not isinstance(item, dict)]
+            failures = {index: item for index, item in enumerate(parsed) if isinstance(item, dict)}
+            indexes = [index for index in range(len(parsed)) if index not in failures]
             items: list[Any] = [parsed[index] for index in indexes]
             prepared = None
             if isinstance(batch, CreateBatch):
                 bodies = [item.data for item in items]
                 prepared = await PreparedUsers.prepare(bodies, self.storage.cipher, self.storage.index)
-        results = {index: item for index, item in enumerate(parsed) if isinstance(item, dict)}
-        return ParsedBatch(operation, ValidItems(batch, items, prepared), indexes, results)
+        return ParsedBatch(batch, indexes, items, failures, prepared)
 
-    async def attempt(self, parsed: ParsedBatch, origin: Origin, hook: TransactionHook | None) -> BatchResponse:
-        batch = parsed.valid.batch
+    async def attempt(
+        self, operation: WriteOperation, parsed: ParsedBatch, origin: Origin, hook: TransactionHook | None
+    ) -> BatchResponse:
+        batch = parsed.batch
         async with self.storage.unit_of_work(origin) as service:
             session = service.repository.session
             if hook is not None and (stored := await hook.before(session)) is not None:
                 return BatchResponse.replay(stored)
             if batch.dry_run or batch.mode == "atomic":
                 await service.savepoint()
-            results = await apply(parsed, service)
+            results = merge_results(parsed, await operation.apply(service, parsed))
             failed = batch.mode == "atomic" and any(result["status"] == "failed" for result in results)
             if failed or batch.dry_run:
                 await service.rollback_to_savepoint()
-            response = refused(results, origin.request_id) if failed else applied(results)
+            response = refused_response(results, origin.request_id) if failed else applied_response(results)
             # Client errors are not stored: the caller fixes the request and retries.
             is_client_error = failed and any(map(is_invalid, results))
             if hook is not None and (hook.stores_all or not (batch.dry_run or is_client_error)):
@@ -169,12 +160,10 @@ class BatchRunner:
         return list(dict.fromkeys(mentions))
 
 
-async def apply(parsed: ParsedBatch, service: UserService) -> list[ItemResult]:
-    """The result of each item, in the order of the request."""
-    valid = parsed.valid
-    outcomes = await parsed.operation.apply(service, valid)
-    results = dict(parsed.results)
-    for index, item, outcome in zip(parsed.indexes, valid.items, outcomes, strict=True):
+def merge_results(parsed: ParsedBatch, outcomes: Sequence[Outcome]) -> list[ItemResult]:
+    """The result of each item, in the order of the request; `outcomes` are those of the valid items."""
+    results = dict(parsed.failures)
+    for index, item, outcome in zip(parsed.indexes, parsed.items, outcomes, strict=True):
         results[index] = make_result(index, item.ref, outcome, parsed)
     return [results[index] for index in range(len(results))]
 
@@ -182,9 +171,9 @@ async def apply(parsed: ParsedBatch, service: UserService) -> list[ItemResult]:
 def make_result(index: int, ref: str | None, outcome: Outcome, parsed: ParsedBatch) -> ItemResult:
     user = outcome.user
     if outcome.error is not None or user is None:
-        return fail_item(index, ref, relocate(outcome.error or ServiceError(), index, parsed.indexes))
+        return fail_item(index, ref, relocate_error(outcome.error or ServiceError(), index, parsed.indexes))
     # A user that a dry run creates will not exist, so its id is not shown.
-    user_id = None if parsed.valid.batch.dry_run and outcome.status == "created" else str(user.id)
+    user_id = None if parsed.batch.dry_run and outcome.status == "created" else str(user.id)
     return {"index": index, "ref": ref, "status": outcome.status, "id": user_id, "version": user.version}
 
 
@@ -213,7 +202,7 @@ def parse_item(schema: type[Item], index: int, document: object) -> Item | ItemR
         return fail_item(index, valid_ref, ValidationFailed(errors=document_errors(error, prefix=f"/items/{index}")))
 
 
-def relocate(error: ServiceError, index: int, indexes: Sequence[int]) -> ServiceError:
+def relocate_error(error: ServiceError, index: int, indexes: Sequence[int]) -> ServiceError:
     """The error with its places in the whole batch; `indexes` are those of the valid items."""
     if isinstance(error, DuplicateInBatch):
         first = indexes[error.first]

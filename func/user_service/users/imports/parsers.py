@@ -33,7 +33,7 @@ class BadRecord:
 
 
 Record = dict[str, Any] | BadRecord
-TOO_LONG: Final = BadRecord("record_too_long", f"The record is longer than {MAX_RECORD_BYTES} bytes.")
+RECORD_TOO_LONG: Final = BadRecord("record_too_long", f"The record is longer than {MAX_RECORD_BYTES} bytes.")
 
 
 class RecordParser(Protocol):
@@ -68,7 +68,7 @@ class NdjsonParser:
     def parse_line(self, line: bytearray) -> Iterator[Record]:
         too_long, self.skipping = self.skipping or len(line) > MAX_RECORD_BYTES, False
         if too_long:
-            yield TOO_LONG
+            yield RECORD_TOO_LONG
         elif text := line.strip():
             yield parse_object(text)
 

@@ -39,7 +39,7 @@ STATE: Final = case(
     ((imports.c.state == "running") & (imports.c.updated_at < func.now() - SILENCE), "interrupted"),
     else_=imports.c.state,
 ).label("state")
-SHOWN_COLUMNS: Final = (*(column for column in imports.c if column.name not in {"state", "key", "fingerprint"}), STATE)
+IMPORT_COLUMNS: Final = (*(column for column in imports.c if column.name not in {"state", "key", "fingerprint"}), STATE)
 
 
 class ImportDiffers(IdempotencyKeyReused):
@@ -81,7 +81,7 @@ class ImportRunner:
         """Raises NotFound."""
         async with self.storage.transaction() as session:
             row = (
-                (await session.execute(select(*SHOWN_COLUMNS).where(imports.c.id == import_id)))
+                (await session.execute(select(*IMPORT_COLUMNS).where(imports.c.id == import_id)))
                 .mappings()
                 .one_or_none()
             )
@@ -91,7 +91,7 @@ class ImportRunner:
 
     async def latest(self, limit: int) -> Sequence[Import]:
         """The newest imports first."""
-        newest = select(*SHOWN_COLUMNS).order_by(imports.c.id.desc()).limit(limit)
+        newest = select(*IMPORT_COLUMNS).order_by(imports.c.id.desc()).limit(limit)
         async with self.storage.transaction() as session:
             return (await session.execute(newest)).mappings().all()
 

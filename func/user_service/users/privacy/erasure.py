@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher, DecryptionError, KeyMissing
-from user_service.idempotency.stored_responses import GONE, RESPONSE_TABLES, Key, ResponseTable
+from user_service.idempotency.stored_responses import GONE, RESPONSE_TABLES, ResponseTable, RowKey
 from user_service.users.model import User
 from user_service.users.privacy.mentions import mention_email
 from user_service.users.privacy.subject_data import CHANGES_BY_ACTOR, DataSubject, SubjectData
@@ -58,10 +58,10 @@ class Erasure:
             for start in range(0, len(keys), REDACTED_AT_ONCE):
                 await self.redact_rows(responses, keys[start : start + REDACTED_AT_ONCE], subject)
 
-    async def redact_rows(self, responses: ResponseTable, keys: Sequence[Key], subject: DataSubject) -> None:
+    async def redact_rows(self, responses: ResponseTable, keys: Sequence[RowKey], subject: DataSubject) -> None:
         """Locks these responses, which another erasure may redact as well, and writes them without the user."""
         arrays = dict(zip(responses.key, map(list, zip(*keys, strict=True)), strict=True))
-        rows: list[Key] = []
+        rows: list[RowKey] = []
         for *key, token, digest in await self.session.execute(text(lock_statement(responses)), arrays):
             rows.append((*key, self.redact_token(responses, tuple(key), token, subject), self.index.digest(digest)))
         if not rows:
@@ -70,7 +70,7 @@ class Erasure:
         values["hashes"] = subject.key_hashes(self.index)
         await self.session.execute(text(update_statement(responses)), values)
 
-    def redact_token(self, responses: ResponseTable, key: Key, token: bytes, subject: DataSubject) -> bytes:
+    def redact_token(self, responses: ResponseTable, key: RowKey, token: bytes, subject: DataSubject) -> bytes:
         """The encrypted response without the user. A damaged one, which no key can open, stays as it is.
 
         Raises KeyMissing where only this process lacks the key: an erasure must not skip what others can read.

@@ -49,7 +49,7 @@ class PersonalExport:
             "prior_status": user.prior_status if user is not None else None,
             "blind_indexes": {
                 "email": bool(user is not None and user.email),
-                "search_terms": len(self.repository.terms_of(user)) if user is not None else 0,
+                "search_terms": len(self.repository.search_terms(user)) if user is not None else 0,
             },
             "idempotency_answers": await self.subject_data.list_responses(IDEMPOTENCY_KEYS, subject),
             "event_replies": await self.subject_data.list_responses(INBOX, subject),

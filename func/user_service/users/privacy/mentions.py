@@ -27,7 +27,13 @@ def mention_keys(
 
 
 def mention_email(email: str, index: BlindIndex) -> UUID | None:
+    key = index_email(email, index)
+    return UUID(bytes=key) if key is not None else None
+
+
+def index_email(email: str, index: BlindIndex) -> bytes | None:
+    """The blind index of an address in any spelling, None for text that is no address."""
     try:
-        return UUID(bytes=index.email(normalise_email(email)))
+        return index.email(normalise_email(email))
     except ValueError:
         return None

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
-from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS, INBOX, Key, ResponseTable
+from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS, INBOX, ResponseTable, RowKey
 from user_service.users.model import User
 
 # The condition on `jwt:` is that of the index.
@@ -18,7 +18,7 @@ COUNT_CHANGES: Final = text(f"SELECT count(*) FROM user_changes WHERE {CHANGES_B
 IMPORTS_BY_ACTOR: Final = text(
     "SELECT id, started_at FROM imports WHERE actor = ANY(CAST(:names AS text[])) ORDER BY id"
 )
-SHOWN_COLUMNS: Final = {
+RESPONSE_COLUMNS: Final = {
     IDEMPOTENCY_KEYS.table: "created_at, expires_at",
     INBOX.table: "source, id, processed_at",
 }
@@ -49,7 +49,7 @@ class SubjectData:
         self.session = session
         self.index = index
 
-    async def response_keys(self, responses: ResponseTable, subject: DataSubject) -> list[Key]:
+    async def response_keys(self, responses: ResponseTable, subject: DataSubject) -> list[RowKey]:
         """The keys of the stored responses that are about a user, in order."""
         keys = responses.key_columns
         statement = text(
@@ -64,7 +64,7 @@ class SubjectData:
         keys = await self.response_keys(responses, subject)
         arrays = {name: [key[place] for key in keys] for place, name in enumerate(responses.key)}
         statement = text(
-            f"SELECT {SHOWN_COLUMNS[responses.table]} FROM {responses.table}"  # noqa: S608
+            f"SELECT {RESPONSE_COLUMNS[responses.table]} FROM {responses.table}"  # noqa: S608
             f" JOIN {responses.key_rows} USING ({responses.key_columns}) ORDER BY {responses.key_columns}"
         )
         return [dict(row) for row in (await self.session.execute(statement, arrays)).mappings()]
