@@ -1,7 +1,7 @@
 """Connections to PostgreSQL and their failures. Every connection is opened with `connect_options`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
@@ -64,6 +64,10 @@ class PoolStats(NamedTuple):
     opened: int
     active: int
     waiting: int
+
+
+def sum_pools(pools: Iterable[PoolStats]) -> PoolStats:
+    return PoolStats(*map(sum, zip(*pools, strict=True)))
 
 
 def connect_options(settings: Settings, *, url: str | None = None) -> dict[str, Any]:
@@ -170,7 +174,7 @@ class ReadPool:
             self.waiting -= 1
 
     @property
-    def use(self) -> PoolStats:
+    def stats(self) -> PoolStats:
         """The current use of the pool."""
         if self.pool is None:
             return PoolStats(self.size, 0, 0, self.waiting)

@@ -44,7 +44,7 @@ class CountingPool(AsyncAdaptedQueuePool):
             self.waiting -= 1
 
     @property
-    def use(self) -> PoolStats:
+    def stats(self) -> PoolStats:
         """How much of the pool is in use."""
         return PoolStats(self.size(), self.checkedin() + self.checkedout(), self.checkedout(), self.waiting)
 
@@ -158,10 +158,10 @@ class Storage:
                 yield piece
 
     @property
-    def pool_uses(self) -> list[PoolStats]:
+    def pool_stats(self) -> list[PoolStats]:
         """How much of each pool is in use now."""
         pools = {id(engine): engine.pool for engine in (self.engine, self.read_engine)}
-        return [pool.use for pool in pools.values() if isinstance(pool, CountingPool)]
+        return [pool.stats for pool in pools.values() if isinstance(pool, CountingPool)]
 
     async def close(self) -> None:
         await self.engine.dispose()

@@ -1,6 +1,6 @@
 """The metrics in the Prometheus text format, by its client library."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from platform import python_version
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -12,7 +12,7 @@ from user_service import __version__
 from user_service.bootstrap import Resources
 from user_service.cache.base import Footprint
 from user_service.observability.metrics import Counter, Histogram
-from user_service.postgres.pool import PoolStats
+from user_service.postgres.pool import PoolStats, sum_pools
 from user_service.users.unit_of_work import Storage
 
 
@@ -28,7 +28,7 @@ class ServiceCollector(Collector):
             yield counter_metric(family) if isinstance(family, Counter) else histogram_metric(family)
         in_flight = self.resources.metrics.requests.in_flight
         yield GaugeMetricFamily("http_requests_in_flight", "Requests in progress.", in_flight)
-        yield from pool_gauges([self.resources.pool.use, *self.storage.pool_uses])
+        yield from pool_gauges(sum_pools([self.resources.pool.stats, *self.storage.pool_stats]))
         yield from cache_families(self.resources.cache.footprint)
         backlog = self.resources.backlog
         yield GaugeMetricFamily(
@@ -44,8 +44,7 @@ class ServiceCollector(Collector):
         yield build
 
 
-def pool_gauges(uses: Sequence[PoolStats]) -> Iterator[Metric]:
-    total = PoolStats(*map(sum, zip(*uses, strict=True)))
+def pool_gauges(total: PoolStats) -> Iterator[Metric]:
     for name, help_text, value in (
         ("active", "Database connections in use.", total.active),
         ("open", "Database connections that are open, in use or not.", total.opened),

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel, Field
 
+from user_service.bootstrap import Resources
 from user_service.web.dependencies import Search, get_resources, requires
 from user_service.web.openapi import COMMON_PROBLEMS
 from user_service.web.query_types import strict_integer
@@ -27,14 +28,7 @@ class Warmed(BaseModel):
 @router.get("", response_model=dict[str, Any])
 async def read_cache(request: Request) -> dict[str, Any]:
     """Statistics of the cache, with the hits and misses of this replica."""
-    resources = get_resources(request)
-    metrics = resources.metrics
-    return {
-        **await resources.cache.statistics(),
-        "hits": int(sum(metrics.cache_hits.values.values())),
-        "misses": int(sum(metrics.cache_misses.values.values())),
-        "errors": int(sum(metrics.cache_errors.values.values())),
-    }
+    return await read_statistics(get_resources(request))
 
 
 @router.delete("")
@@ -47,3 +41,14 @@ async def clear_cache(request: Request) -> Dropped:
 async def warm_cache(request: Request, search: Search, limit: Annotated[WarmLimit, Query()] = 1000) -> Warmed:
     """Read the most recently changed users into the cache."""
     return Warmed(warmed=await get_resources(request).reader.warm(await search.last_changed(limit)))
+
+
+async def read_statistics(resources: Resources) -> dict[str, Any]:
+    """The cache's own statistics, and the `hits`, `misses` and `errors` of this process."""
+    metrics = resources.metrics
+    return {
+        **await resources.cache.statistics(),
+        "hits": int(sum(metrics.cache_hits.values.values())),
+        "misses": int(sum(metrics.cache_misses.values.values())),
+        "errors": int(sum(metrics.cache_errors.values.values())),
+    }

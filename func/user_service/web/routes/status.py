@@ -1,6 +1,5 @@
 """`GET /api/v1/status`: the state of this replica, and `/status`, a page that shows it."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from platform import node, python_version
@@ -13,13 +12,13 @@ from pydantic import BaseModel, Field
 from user_service import __version__
 from user_service.bootstrap import Resources
 from user_service.errors import DatabaseUnavailable
-from user_service.observability.jobs import Job
 from user_service.observability.metrics import Requests
 from user_service.observability.request_stats import SERVER_ERROR, Pace, RequestStats, quantile
-from user_service.postgres.pool import PoolStats
+from user_service.postgres.pool import PoolStats, sum_pools
 from user_service.users.imports.runner import Import, ImportRunner
 from user_service.web.dependencies import get_parts, get_resources, get_storage, requires
 from user_service.web.openapi import COMMON_PROBLEMS
+from user_service.web.routes.cache import read_statistics
 from user_service.web.routing import make_router
 from user_service.web.static import load_status_page
 
@@ -141,7 +140,7 @@ async def read_status(request: Request) -> StatusRead:
         versions=await read_versions(resources),
         requests=summarise_requests(resources.metrics.requests, resources.request_stats),
         cache=await summarise_cache(resources),
-        database=summarise_connections([resources.pool.use, *get_storage(request).pool_uses], resources),
+        database=summarise_connections(sum_pools([resources.pool.stats, *get_storage(request).pool_stats]), resources),
         outbox=await read_outbox(resources),
         jobs=await list_jobs(resources, parts.services.imports),
     )
@@ -202,19 +201,13 @@ def convert_pace(pace: Pace) -> PaceRead:
 
 
 async def summarise_cache(resources: Resources) -> CacheRead:
-    metrics = resources.metrics
-    hits, misses, errors = (
-        int(sum(counter.values.values()))
-        for counter in (metrics.cache_hits, metrics.cache_misses, metrics.cache_errors)
-    )
-    details = await resources.cache.statistics()
+    details = await read_statistics(resources)
+    tier, hits, misses, errors = (details.pop(name) for name in ("tier", "hits", "misses", "errors"))
     ratio = round(hits / (hits + misses), 4) if hits + misses else None
-    tier = details.pop("tier")
     return CacheRead(tier=tier, hits=hits, misses=misses, errors=errors, hit_ratio=ratio, details=details)
 
 
-def summarise_connections(uses: Sequence[PoolStats], resources: Resources) -> DatabaseRead:
-    total = PoolStats(*map(sum, zip(*uses, strict=True)))
+def summarise_connections(total: PoolStats, resources: Resources) -> DatabaseRead:
     errors = int(sum(resources.metrics.database_errors.values.values()))
     return DatabaseRead(limit=total.limit, open=total.opened, active=total.active, waiting=total.waiting, errors=errors)
 
@@ -226,7 +219,7 @@ async def read_outbox(resources: Resources) -> OutboxRead:
 
 async def list_jobs(resources: Resources, imports: ImportRunner) -> list[JobRead]:
     """This replica's batches, and the imports of all replicas unless the database is unavailable."""
-    jobs = [convert_job(job) for job in resources.jobs.jobs]
+    jobs = [JobRead.model_validate(job, from_attributes=True) for job in resources.jobs.jobs]
     with suppress(DatabaseUnavailable):
         jobs += [convert_import(row) for row in await imports.latest(IMPORTS_SHOWN)]
     return sorted(jobs, key=lambda job: job.started_at, reverse=True)
@@ -243,19 +236,6 @@ def convert_import(row: Import) -> JobRead:
         failed=row["failed"],
         started_at=row["started_at"],
         ended_at=row["finished_at"],
-    )
-
-
-def convert_job(job: Job) -> JobRead:
-    return JobRead(
-        kind=job.kind,
-        operation=job.operation,
-        state=job.state,
-        total=job.total,
-        done=job.done,
-        failed=job.failed,
-        started_at=job.started_at,
-        ended_at=job.ended_at,
     )
 
 
