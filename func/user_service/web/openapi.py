@@ -64,7 +64,7 @@ SECURITY_SCHEMES: Final[dict[str, Any]] = {
 
 
 def problems(*statuses: int) -> Responses:
-    """FastAPI's `responses=` of operations that answer problem details with these statuses."""
+    """FastAPI's `responses=` for operations that may return problem details with these statuses."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {"description": DESCRIPTIONS[status], "content": {PROBLEM_JSON: {"schema": schema}}}
@@ -72,12 +72,12 @@ def problems(*statuses: int) -> Responses:
     }
 
 
-# What app.py, which checks credentials and rate limits, and StrictRoute, which checks the address, answer at /api/v1.
+# Errors of every route below /api/v1: app.py checks credentials and rate limits, StrictRoute checks the URL.
 COMMON_PROBLEMS: Final = problems(400, 401, 403, 422, 429, 503)
 
 
 def add_openapi(app: FastAPI) -> None:
-    """Makes `app.openapi()` complete the document, once."""
+    """Replaces `app.openapi` by a function that completes the document, once."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -104,14 +104,14 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
 
 def without_null(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema of an optional parameter without null, which a URL or a header cannot express."""
-    kept = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
-    if len(kept) != 1:
+    others = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    if len(others) != 1:
         return schema
-    return {name: value for name, value in schema.items() if name != "anyOf"} | dict(kept[0])
+    return {name: value for name, value in schema.items() if name != "anyOf"} | dict(others[0])
 
 
 def join_problem(content: dict[str, Any]) -> None:
-    """Moves a model that was declared beside a problem to the problem's content type: FastAPI has it as JSON."""
+    """Moves a model that is declared for an error, which FastAPI lists as JSON, to the problem's content type."""
     if JSON in content and PROBLEM_JSON in content:
         schemas = [content.pop(JSON)["schema"], content[PROBLEM_JSON]["schema"]]
         content[PROBLEM_JSON]["schema"] = {"anyOf": schemas}

@@ -1,6 +1,6 @@
 """Files for browsers: the status page, which is one file, and Swagger UI, which the package fastapi-swagger carries.
 
-Nothing is read before it is asked for.
+Files are read at the first request.
 """
 
 import re
