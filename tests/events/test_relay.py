@@ -20,7 +20,7 @@ from support.servers import PostgresServer
 from support.settings import make_settings
 from support.waiting import eventually
 from user_service.events.outbox import READ, Outbox
-from user_service.events.relay import REFUSALS, Relay
+from user_service.events.relay import MAX_REFUSALS, Relay
 from user_service.events.sink import open_sink
 from user_service.observability.metrics import Metrics
 from user_service.postgres.migrations import upgrade
@@ -152,7 +152,7 @@ async def test_nothing_overtakes_in_a_user_and_nothing_is_lost_while_the_sink_fa
         for version in range(1, 6):
             for user in users:
                 await log_change(connection, user, version)
-        while not await relay.drain(patient=False):
+        while not await relay.drain(include_postponed=True):
             pass
         assert (await relay.outbox.backlog())[0] == 0
     assert sink.versions() == {str(UUID(int=user)): [1, 2, 3, 4, 5] for user in users}
@@ -238,7 +238,7 @@ async def test_a_lane_whose_owner_died_is_taken_over_when_its_lease_is_over(sett
         await log_change(connection, 1, 1)
     async with relay_of(settings, lease_seconds=2) as dead, relay_of(settings) as other:
         await other.outbox.backlog()  # opens its connections before the lease begins
-        assert len(await dead.outbox.lease(4, skipped=(), patient=True)) == 1
+        assert len(await dead.outbox.lease(4, skipped=())) == 1
         assert await other.drain()
         assert sink.taken == []
 
@@ -253,10 +253,10 @@ async def test_who_lost_a_lane_can_not_move_its_cursor(settings: Settings) -> No
     async with connected(settings.database_url or "") as connection:
         await log_change(connection, 1, 1)
         async with relay_of(settings) as loser:
-            (lease,) = await loser.outbox.lease(1, skipped=(), patient=True)
+            (lease,) = await loser.outbox.lease(1, skipped=())
             (change,) = await loser.outbox.read(lease, 10)
             await connection.execute("UPDATE outbox_lanes SET owner = gen_random_uuid() WHERE lane = 1")
-            assert not await loser.outbox.advance(lease, change.place)
+            assert not await loser.outbox.move_cursor(lease, change.position)
         assert await connection.fetchval("SELECT txid FROM outbox_lanes WHERE lane = 1") == 0
 
 
@@ -267,15 +267,15 @@ async def test_a_sink_in_trouble_is_tried_again_and_nothing_is_skipped(
     sink.answer = lambda _: status
     async with connected(settings.database_url or "") as connection, relay_of(settings) as relay:
         await log_change(connection, 1, 1)
-        for _ in range(REFUSALS + 2):
-            assert not await relay.drain(patient=False)
+        for _ in range(MAX_REFUSALS + 2):
+            assert not await relay.drain(include_postponed=True)
         assert await connection.fetchval("SELECT retry_at > now() FROM outbox_lanes WHERE lane = 1")
         assert await relay.drain()
-        assert len(sink.seen) == REFUSALS + 2
+        assert len(sink.seen) == MAX_REFUSALS + 2
         sink.answer = lambda _: 200
-        assert await relay.drain(patient=False)
+        assert await relay.drain(include_postponed=True)
     assert len(sink.taken) == 1
-    assert counts(relay) == {"failed": REFUSALS + 2, "published": 1}
+    assert counts(relay) == {"failed": MAX_REFUSALS + 2, "published": 1}
 
 
 @pytest.mark.parametrize("status", [400, 410, 413, 415, 422])
@@ -287,14 +287,14 @@ async def test_a_refused_event_is_dropped_after_its_attempts_and_others_get_thro
         for user in (1, 17, 33):
             for version in (1, 2):
                 await log_change(connection, user, version)
-        for _ in range(REFUSALS - 1):
-            assert not await relay.drain(patient=False)
+        for _ in range(MAX_REFUSALS - 1):
+            assert not await relay.drain(include_postponed=True)
             assert str(UUID(int=1)) not in sink.versions()
-        assert await relay.drain(patient=False)
+        assert await relay.drain(include_postponed=True)
         assert (await relay.outbox.backlog())[0] == 0
     assert sink.versions() == {str(UUID(int=1)): [2], str(UUID(int=17)): [1, 2], str(UUID(int=33)): [1, 2]}
     assert len(sink.taken) == 5
-    assert counts(relay) == {"refused": REFUSALS, "dropped": 1, "published": 5}
+    assert counts(relay) == {"refused": MAX_REFUSALS, "dropped": 1, "published": 5}
     assert f"{UUID(int=1)}-1" in [getattr(record, "event", None) for record in caplog.records]
 
 
@@ -348,7 +348,7 @@ async def test_metrics_tell_what_waits_and_what_left(database_url: str, tmp_path
         await asyncio.to_thread(sink.wait_for, 3)
 
         async def drained() -> bool:
-            client.resources.backlog.looked_at = -1e9
+            client.resources.backlog.refreshed_at = -1e9
             shown = (await client.get("/metrics")).text
             return "user_outbox_pending 0.0" in shown and 'events_published_total{outcome="published"} 3.0' in shown
 

@@ -36,11 +36,11 @@ async def relay_once(resources: Resources) -> int:
     await resources.verify()
     relay = await resources.open_relay()
     assert relay is not None
-    fine = await relay.drain(patient=False)
+    succeeded = await relay.drain(include_postponed=True)
     pending, _ = await resources.outbox.backlog()
     published = int(resources.metrics.events_published.values.get(("published",), 0))
     sys.stdout.write(f"{published} events published, {pending} left in the outbox\n")
-    return 0 if fine else 1
+    return 0 if succeeded else 1
 
 
 async def relay_until_stopped(resources: Resources) -> int:

@@ -1,6 +1,6 @@
-"""HTTP requests to CloudEvents 1.0: binary, structured, batched; through the SDK, with the checks that it leaves out.
+"""CloudEvents 1.0 from HTTP requests, in binary, structured and batched mode, by the SDK and stricter than it.
 
-The SDK fills in a missing id, takes 0.3 for 1.0, passes over the content type and makes text of data that is no JSON.
+The SDK generates a missing id, accepts 0.3 as 1.0, ignores the content type, and reads data that is not JSON as text.
 """
 
 import base64
@@ -23,16 +23,16 @@ from user_service.errors import FieldError, InvalidEvent, UnsupportedMediaType
 
 STRUCTURED: Final = "application/cloudevents+json"
 BATCHED: Final = "application/cloudevents-batch+json"
-REQUIRED: Final = ("specversion", "id", "source", "type")
+REQUIRED_ATTRIBUTES: Final = ("specversion", "id", "source", "type")
 JSON_TYPE: Final = re.compile(r"(application|text)/([a-z0-9.-]+\+)?json", re.IGNORECASE)
-# What fits an index of PostgreSQL together.
+# Source and id together fit an index of PostgreSQL.
 MAX_NAME_BYTES: Final = 1024
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
 
 class Incoming(NamedTuple):
-    """An event whose attributes are in order; `data` is what its JSON holds, None where there is none."""
+    """An event with valid attributes; `data` is its parsed JSON, None where there is none."""
 
     id: str
     source: str
@@ -42,30 +42,30 @@ class Incoming(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many items or keys the batch has."""
+        """The number of items or keys of the batch."""
         lists = self.data.values() if isinstance(self.data, dict) else ()
         return sum(len(items) for items in lists if isinstance(items, list))
 
 
 def decode(headers: RawHeaders, body: bytes) -> tuple[list[Incoming], bool]:
-    """The events of a request, and whether they came as a batch. Raises InvalidEvent, UnsupportedMediaType."""
-    fields = fields_of(headers)
-    media_type = media_type_of(fields.get("content-type", ""))
+    """The events of a request, and whether they are a batch. Raises InvalidEvent, UnsupportedMediaType."""
+    fields = read_headers(headers)
+    media_type = parse_media_type(fields.get("content-type", ""))
     if media_type == BATCHED:
-        return batched(body), True
+        return decode_batch(body), True
     if media_type == STRUCTURED:
-        return [structured(body)], False
+        return [decode_structured(body)], False
     if media_type.startswith("application/cloudevents"):
         raise UnsupportedMediaType(f"Send events as {STRUCTURED}, as {BATCHED}, or in binary mode with JSON.")
     if any(name.startswith("ce-") for name in fields):
-        return [binary(fields, body)], False
+        return [decode_binary(fields, body)], False
     raise UnsupportedMediaType(
-        f"This is no CloudEvent: send Content-Type {STRUCTURED} or {BATCHED}, or the attributes in ce- headers."
+        f"This is not a CloudEvent: send Content-Type {STRUCTURED} or {BATCHED}, or the attributes in ce- headers."
     )
 
 
-def fields_of(headers: RawHeaders) -> dict[str, str]:
-    """The headers by lower-case name. Raises InvalidEvent for an attribute that is given twice or is not text."""
+def read_headers(headers: RawHeaders) -> dict[str, str]:
+    """The headers by lower-case name. Raises InvalidEvent for an attribute that is repeated or is not UTF-8."""
     fields: dict[str, str] = {}
     for raw_name, raw_value in headers:
         name = raw_name.decode("latin-1").lower()
@@ -73,22 +73,22 @@ def fields_of(headers: RawHeaders) -> dict[str, str]:
             fields[name] = raw_value.decode("latin-1")
             continue
         if name in fields:
-            raise invalid(f"header:{name}", "repeated_attribute", "may be given once only")
+            raise invalid(f"header:{name}", "repeated_attribute", "must not be repeated")
         try:
-            fields[name] = unquoted(raw_value.decode())
+            fields[name] = unquote_string(raw_value.decode())
         except UnicodeDecodeError:
             raise invalid(f"header:{name}", "encoding", "must be percent-encoded UTF-8") from None
     return fields
 
 
-def unquoted(value: str) -> str:
-    """A header value without the double quotes around it (RFC 9110, 5.6.4), as the HTTP binding asks for."""
+def unquote_string(value: str) -> str:
+    """A header value without double quotes around it (RFC 9110, 5.6.4), as the HTTP binding requires."""
     if len(value) >= 2 and value[0] == value[-1] == '"':
         return re.sub(r"\\(.)", r"\1", value[1:-1])
     return value
 
 
-def media_type_of(content_type: str) -> str:
+def parse_media_type(content_type: str) -> str:
     """The media type in lower case. Raises UnsupportedMediaType for a charset other than UTF-8."""
     media_type, _, parameters = content_type.partition(";")
     for parameter in parameters.split(";"):
@@ -99,31 +99,31 @@ def media_type_of(content_type: str) -> str:
 
 
 class StrictJson(JSONFormat):
-    """The SDK's JSON format, strict. `pointer` is the event's place in the body."""
+    """The SDK's JSON format with strict checks. `pointer` is the JSON pointer of the event in the body."""
 
     def __init__(self, pointer: str = "") -> None:
         self.pointer = pointer
 
     def read(self, event_factory: EventFactory | None, data: str | bytes) -> BaseCloudEvent:
-        attributes = json_of(data, self.pointer)
+        attributes = parse_json(data, self.pointer)
         if not isinstance(attributes, dict):
             raise invalid(self.pointer, "object", "must be a JSON object, a CloudEvent")
         check_required(attributes, self.pointer + "/")
         if "data" in attributes and "data_base64" in attributes:
-            raise invalid(f"{self.pointer}/data_base64", "repeated_data", "is there beside data; one of them is enough")
+            raise invalid(f"{self.pointer}/data_base64", "repeated_data", "must not be sent together with data")
         content = attributes.pop("data", None)
         if "data_base64" in attributes:
-            content = self.decoded(attributes.pop("data_base64"))
-        kept = {name: value for name, value in attributes.items() if value is not None}
-        for name, value in kept.items():
+            content = self.decode_base64(attributes.pop("data_base64"))
+        present = {name: value for name, value in attributes.items() if value is not None}
+        for name, value in present.items():
             if isinstance(value, dict | list):
                 raise invalid(f"{self.pointer}/{name}", "attribute", "must be a string, a number or a boolean")
-        check_data_type(kept.get("datacontenttype"), f"{self.pointer}/datacontenttype")
-        if "time" in kept:
-            kept["time"] = parse_time(kept["time"], f"{self.pointer}/time")
-        return (event_factory or CloudEvent)(kept, content)
+        check_data_type(present.get("datacontenttype"), f"{self.pointer}/datacontenttype")
+        if "time" in present:
+            present["time"] = parse_time(present["time"], f"{self.pointer}/time")
+        return (event_factory or CloudEvent)(present, content)
 
-    def decoded(self, text: object) -> Any:
+    def decode_base64(self, text: object) -> Any:
         pointer = f"{self.pointer}/data_base64"
         try:
             content = base64.b64decode(text, validate=True) if isinstance(text, str) else None
@@ -131,40 +131,40 @@ class StrictJson(JSONFormat):
             content = None
         if content is None:
             raise invalid(pointer, "base64", "must be base64")
-        return json_of(content, pointer)
+        return parse_json(content, pointer)
 
     def read_data(self, body: bytes, datacontenttype: str | None) -> Any:
         if not body:
             return None
         check_data_type(datacontenttype, "header:content-type")
-        return json_of(body, "")
+        return parse_json(body, "")
 
 
-def binary(fields: dict[str, str], body: bytes) -> Incoming:
+def decode_binary(fields: dict[str, str], body: bytes) -> Incoming:
     check_required({name.removeprefix("ce-"): value for name, value in fields.items()}, "header:ce-")
     if "ce-time" in fields:
         parse_time(unquote(fields["ce-time"]), "header:ce-time")
     try:
-        return incoming_of(from_binary(HTTPMessage(fields, body), StrictJson(), CloudEvent))
+        return read_event(from_binary(HTTPMessage(fields, body), StrictJson(), CloudEvent))
     except CloudEventValidationError as error:
-        raise refused(error, "header:ce-") from None
+        raise describe_fault(error, "header:ce-") from None
 
 
-def structured(body: bytes, pointer: str = "") -> Incoming:
+def decode_structured(body: bytes, pointer: str = "") -> Incoming:
     try:
-        return incoming_of(from_structured(HTTPMessage({}, body), StrictJson(pointer), CloudEvent))
+        return read_event(from_structured(HTTPMessage({}, body), StrictJson(pointer), CloudEvent))
     except CloudEventValidationError as error:
-        raise refused(error, f"{pointer}/") from None
+        raise describe_fault(error, f"{pointer}/") from None
 
 
-def batched(body: bytes) -> list[Incoming]:
-    items = json_of(body, "")
+def decode_batch(body: bytes) -> list[Incoming]:
+    items = parse_json(body, "")
     if not isinstance(items, list):
         raise invalid("", "array", "must be a JSON array of CloudEvents")
-    return [structured(orjson.dumps(item), f"/{index}") for index, item in enumerate(items)]
+    return [decode_structured(orjson.dumps(item), f"/{index}") for index, item in enumerate(items)]
 
 
-def incoming_of(event: BaseCloudEvent) -> Incoming:
+def read_event(event: BaseCloudEvent) -> Incoming:
     trace = event.get_extension("traceparent")
     return Incoming(
         event.get_id(),
@@ -175,48 +175,48 @@ def incoming_of(event: BaseCloudEvent) -> Incoming:
     )
 
 
-def check_required(attributes: Mapping[str, Any], place: str) -> None:
-    """Raises InvalidEvent that lists the required attributes which are missing, empty, too long or no text."""
+def check_required(attributes: Mapping[str, Any], prefix: str) -> None:
+    """Raises InvalidEvent with the required attributes that are missing, empty, too long or not text."""
     faults = []
-    for name in REQUIRED:
+    for name in REQUIRED_ATTRIBUTES:
         value = attributes.get(name)
         if value is None or value == "":
-            faults.append(FieldError(place + name, "missing", "is required"))
+            faults.append(FieldError(prefix + name, "missing", "is required"))
         elif not isinstance(value, str) or len(value.encode("utf-8", "replace")) > MAX_NAME_BYTES or "\0" in value:
-            faults.append(FieldError(place + name, "attribute", f"must be text of up to {MAX_NAME_BYTES} bytes"))
+            faults.append(FieldError(prefix + name, "attribute", f"must be text of up to {MAX_NAME_BYTES} bytes"))
         elif name == "specversion" and value != "1.0":
-            faults.append(FieldError(place + name, "specversion", "must be 1.0"))
+            faults.append(FieldError(prefix + name, "specversion", "must be 1.0"))
     if faults:
         raise InvalidEvent(errors=faults)
 
 
-def check_data_type(content_type: object, place: str) -> None:
-    """Raises InvalidEvent unless the data is declared to be JSON, as it is where nothing is declared."""
+def check_data_type(content_type: object, pointer: str) -> None:
+    """Raises InvalidEvent when the content type of the data is not JSON. Without a content type, it is JSON."""
     if content_type is None:
         return
-    if not isinstance(content_type, str) or not JSON_TYPE.fullmatch(media_type_of(content_type)):
-        raise invalid(place, "content_type", "must be application/json: the data of this service's events is JSON")
+    if not isinstance(content_type, str) or not JSON_TYPE.fullmatch(parse_media_type(content_type)):
+        raise invalid(pointer, "content_type", "must be application/json")
 
 
-def parse_time(text: object, place: str) -> datetime:
+def parse_time(text: object, pointer: str) -> datetime:
     try:
         moment: datetime | None = isoparse(text) if isinstance(text, str) else None
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise invalid(place, "time", "must be an RFC 3339 time with its offset")
+        raise invalid(pointer, "time", "must be an RFC 3339 time with an offset")
     return moment
 
 
-def json_of(text: str | bytes, pointer: str) -> Any:
+def parse_json(text: str | bytes, pointer: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         raise invalid(pointer, "json", "must be JSON in UTF-8") from None
 
 
-def refused(error: CloudEventValidationError, place: str) -> InvalidEvent:
-    faults = [FieldError(place + name, "attribute", "is not as CloudEvents 1.0 has it") for name in error.errors]
+def describe_fault(error: CloudEventValidationError, prefix: str) -> InvalidEvent:
+    faults = [FieldError(prefix + name, "attribute", "is not valid in CloudEvents 1.0") for name in error.errors]
     return InvalidEvent(errors=faults)
 
 

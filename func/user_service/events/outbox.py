@@ -1,7 +1,8 @@
-"""The outbox in PostgreSQL: the change log beyond each lane's cursor, and who may post from which lane.
+"""The outbox in PostgreSQL: the change log behind the cursor of each partition, and leases of the partitions.
 
-A lane is leased in one short statement, so that no transaction is open while its events are posted. A row is pending
-once every transaction that could still put another in front of it has ended: `txid` below the snapshot's xmin.
+A partition is leased in one short statement, so that no transaction is open while its events are posted. A row is
+pending once every transaction that could still insert a row before it has ended: `txid` below the snapshot's xmin.
+Tables and columns call a partition `lane`.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,12 +14,12 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from user_service.errors import DatabaseUnavailable
-from user_service.events.types import PendingChange, Place
+from user_service.events.types import PendingChange, Position
 from user_service.postgres.pool import ReadPool
 
 LEASE_SECONDS: Final = 30.0
-COUNTED_PER_LANE: Final = 1000
-LOOK_SECONDS: Final = 5.0
+COUNTED_PER_PARTITION: Final = 1000
+REFRESH_SECONDS: Final = 5.0
 
 HORIZON: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 BEYOND_CURSOR: Final = "c.lane = l.lane AND (c.txid, c.user_id, c.version) > (l.txid, l.user_id, l.version)"
@@ -41,7 +42,7 @@ FROM user_changes c
 WHERE c.lane = $1 AND (c.txid, c.user_id, c.version) > ($2, $3, $4) AND c.txid < {HORIZON}
 ORDER BY c.txid, c.user_id, c.version LIMIT $5
 """  # noqa: S608
-ADVANCE: Final = """
+MOVE_CURSOR: Final = """
 UPDATE outbox_lanes SET txid = $3, user_id = $4, version = $5, failures = 0, refusals = 0, retry_at = NULL,
   leased_until = clock_timestamp() + $6 * interval '1 second'
 WHERE lane = $1 AND owner = $2 RETURNING lane
@@ -59,27 +60,27 @@ SELECT coalesce(sum(p.pending), 0)::bigint,
 FROM outbox_lanes l CROSS JOIN LATERAL (
   SELECT count(*) AS pending, min(w.changed_at) AS oldest FROM (
     SELECT c.changed_at FROM user_changes c WHERE {BEYOND_CURSOR}
-    ORDER BY c.txid, c.user_id, c.version LIMIT {COUNTED_PER_LANE}
+    ORDER BY c.txid, c.user_id, c.version LIMIT {COUNTED_PER_PARTITION}
   ) w
 ) p
 """  # noqa: S608
 
 
 class Lease:
-    """The right to post from a lane until `deadline`, on this process's monotonic clock."""
+    """The right to post from a partition until `deadline`, on this process's monotonic clock."""
 
-    __slots__ = ("deadline", "failures", "lane", "place", "refusals")
+    __slots__ = ("deadline", "failures", "partition", "position", "refusals")
 
-    def __init__(self, lane: int, place: Place, failures: int, refusals: int, deadline: float) -> None:
-        self.lane = lane
-        self.place = place
+    def __init__(self, partition: int, position: Position, failures: int, refusals: int, deadline: float) -> None:
+        self.partition = partition
+        self.position = position
         self.failures = failures
         self.refusals = refusals
         self.deadline = deadline
 
 
 class Outbox:
-    """What waits, for one of several relays. All methods raise DatabaseUnavailable."""
+    """The pending changes, for one of several relays. All methods raise DatabaseUnavailable."""
 
     def __init__(self, pool: ReadPool, *, lease_seconds: float = LEASE_SECONDS) -> None:
         self.pool = pool
@@ -92,53 +93,56 @@ class Outbox:
         except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
             raise DatabaseUnavailable("The database is not migrated yet; run `user-service migrate`.") from None
 
-    async def lease(self, limit: int, *, skipped: Collection[int], patient: bool) -> list[Lease]:
-        """Up to `limit` lanes in which something is pending; with `patient`, none that is to be retried later."""
+    async def lease(self, limit: int, *, skipped: Collection[int], include_postponed: bool = False) -> list[Lease]:
+        """Up to `limit` partitions with pending changes; those to be retried later only with `include_postponed`."""
         deadline = monotonic() + self.lease_seconds
-        rows = await self.fetch(LEASE, self.owner, self.lease_seconds, limit, patient, list(skipped))
-        return [Lease(lane, Place(*place), failures, refusals, deadline) for lane, *place, failures, refusals in rows]
+        rows = await self.fetch(LEASE, self.owner, self.lease_seconds, limit, not include_postponed, list(skipped))
+        return [
+            Lease(partition, Position(*position), failures, refusals, deadline)
+            for partition, *position, failures, refusals in rows
+        ]
 
     async def read(self, lease: Lease, limit: int) -> list[PendingChange]:
-        """What is next in the lane, in order."""
-        return [PendingChange(*row) for row in await self.fetch(READ, lease.lane, *lease.place, limit)]
+        """The next changes of the partition, in order."""
+        return [PendingChange(*row) for row in await self.fetch(READ, lease.partition, *lease.position, limit)]
 
-    async def advance(self, lease: Lease, place: Place) -> bool:
-        """Moves the cursor and renews the lease; False when the lane is somebody else's by now."""
+    async def move_cursor(self, lease: Lease, position: Position) -> bool:
+        """Moves the cursor and renews the lease; False when another relay has leased the partition since."""
         deadline = monotonic() + self.lease_seconds
-        rows = await self.fetch(ADVANCE, lease.lane, self.owner, *place, self.lease_seconds)
-        lease.place, lease.deadline, lease.failures, lease.refusals = place, deadline, 0, 0
+        rows = await self.fetch(MOVE_CURSOR, lease.partition, self.owner, *position, self.lease_seconds)
+        lease.position, lease.deadline, lease.failures, lease.refusals = position, deadline, 0, 0
         return bool(rows)
 
     async def postpone(self, lease: Lease, *, seconds: float, refused: bool) -> None:
-        """Gives the lane back, to be tried again later by whoever comes first."""
-        await self.fetch(POSTPONE, lease.lane, self.owner, seconds, int(refused))
+        """Releases the partition; any relay may retry it after `seconds`."""
+        await self.fetch(POSTPONE, lease.partition, self.owner, seconds, int(refused))
 
     async def release(self, lease: Lease) -> None:
-        await self.fetch(RELEASE, self.owner, lease.lane)
+        await self.fetch(RELEASE, self.owner, lease.partition)
 
     async def release_all(self) -> None:
-        """Gives back whatever this relay still holds."""
+        """Releases every partition that this relay has leased."""
         await self.fetch(RELEASE_ALL, self.owner)
 
     async def backlog(self) -> tuple[int, float]:
-        """How many changes wait, counted up to 1,000 a lane, and the age of the oldest in seconds."""
+        """The number of pending changes, counted up to 1,000 per partition, and the age of the oldest in seconds."""
         ((pending, oldest),) = await self.fetch(BACKLOG)
         return pending, max(0.0, oldest)
 
 
 class Backlog:
-    """What waits, as the metrics show it: a look is at most five seconds old, and counts up to 1,000 a lane."""
+    """The pending changes as the metrics show them: at most five seconds old, counted up to 1,000 per partition."""
 
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
         self.pending = 0
         self.oldest_seconds = 0.0
-        self.looked_at = -LOOK_SECONDS
+        self.refreshed_at = -REFRESH_SECONDS
 
-    async def look(self) -> None:
-        """Refreshes an old look; keeps it where the database does not answer."""
-        if monotonic() - self.looked_at < LOOK_SECONDS:
+    async def refresh(self) -> None:
+        """Counts again after five seconds; keeps the last count while the database does not answer."""
+        if monotonic() - self.refreshed_at < REFRESH_SECONDS:
             return
-        self.looked_at = monotonic()
+        self.refreshed_at = monotonic()
         with suppress(DatabaseUnavailable):
             self.pending, self.oldest_seconds = await self.outbox.backlog()

@@ -1,4 +1,4 @@
-"""Where events go: an HTTP endpoint that takes CloudEvents 1.0 in binary mode."""
+"""The sink of events: an HTTP endpoint that accepts CloudEvents 1.0 in binary mode."""
 
 import ssl
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from user_service.settings import Settings
 
 POST_SECONDS: Final = 10.0
 POSTS_AT_ONCE: Final = 16
-# What another event would be answered with too, or what a later attempt may not: the sink's trouble, not the event's.
+# Statuses that are about the sink, not about the event: other events get them too, or a later attempt does not.
 RETRIED: Final = frozenset({401, 402, 403, 404, 405, 407, 408, 409, 421, 423, 424, 425, 426, 429, 451})
 
 
 class Outcome(Enum):
-    """What became of a post: taken, not taken by a sink in trouble, or refused as an event."""
+    """The outcome of a post: accepted, failed because of the sink, or refused because of the event."""
 
     PUBLISHED = "published"
     FAILED = "failed"
@@ -31,7 +31,7 @@ class Outcome(Enum):
 
 class Sink(Protocol):
     async def post(self, change: PendingChange) -> tuple[Outcome, str]:
-        """The outcome and a reason for the log. Never raises for what the sink does."""
+        """The outcome and a reason for the log. Raises nothing, whatever the sink does."""
 
     async def close(self) -> None: ...
 
@@ -50,7 +50,7 @@ class HttpSink:
             try:
                 context.load_verify_locations(cadata=ca_certs)
             except ssl.SSLError:
-                raise ConfigurationError("K_CA_CERTS: these are no certificates in PEM") from None
+                raise ConfigurationError("K_CA_CERTS: expected certificates in PEM") from None
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=context, limit=POSTS_AT_ONCE),
             timeout=aiohttp.ClientTimeout(total=POST_SECONDS),
@@ -60,10 +60,10 @@ class HttpSink:
 
     async def post(self, change: PendingChange) -> tuple[Outcome, str]:
         if self.tracing is None:
-            return await self.send(self.message_of(change))
+            return await self.send(self.make_message(change))
         with self.tracing.publish(change.type, change.traceparent) as publication:
-            # The extension goes on naming the change; the header names this attempt.
-            message = self.message_of(change, traceparent=publication.traceparent)
+            # The extension keeps the trace of the change; the header has the span of this attempt.
+            message = self.make_message(change, traceparent=publication.traceparent)
             outcome, reason = await self.send(message)
             publication.set_outcome(outcome.value, failed=outcome is not Outcome.PUBLISHED)
             return outcome, reason
@@ -73,13 +73,13 @@ class HttpSink:
             async with self.session.post(
                 self.url, data=message.body, headers=message.headers, allow_redirects=False
             ) as response:
-                return outcome_of(response.status), str(response.status)
+                return classify(response.status), str(response.status)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             return Outcome.FAILED, type(error).__name__
 
-    def message_of(self, change: PendingChange, *, traceparent: str | None = None) -> HTTPMessage:
+    def make_message(self, change: PendingChange, *, traceparent: str | None = None) -> HTTPMessage:
         attributes: dict[str, Any] = {**change.attributes, **self.extensions}
-        # The SDK writes anything but an object as its Python form, so it gets bytes.
+        # The SDK writes data other than an object in its Python form, so it gets bytes.
         message = to_binary_event(CloudEvent(attributes, orjson.dumps(change.data)))
         return HTTPMessage({**message.headers, "traceparent": traceparent or change.traceparent}, message.body)
 
@@ -87,14 +87,14 @@ class HttpSink:
         await self.session.close()
 
 
-def outcome_of(status: int) -> Outcome:
+def classify(status: int) -> Outcome:
     if 200 <= status < 300:
         return Outcome.PUBLISHED
     return Outcome.REFUSED if 400 <= status < 500 and status not in RETRIED else Outcome.FAILED
 
 
 def open_sink(settings: Settings, tracing: Tracing | None = None) -> HttpSink:
-    """The sink of the settings, which must name one. Raises ConfigurationError when K_CA_CERTS can't be read."""
+    """The sink of settings that name one. Raises ConfigurationError when K_CA_CERTS can't be read."""
     assert settings.sink_url is not None
     return HttpSink(
         settings.sink_url, extensions=settings.k_ce_overrides, ca_certs=settings.k_ca_certs, tracing=tracing

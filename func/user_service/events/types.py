@@ -1,4 +1,4 @@
-"""Types of events, and what the outbox hands to a sink. Nothing here imports the CloudEvents SDK."""
+"""Types of events, and the changes that become events. Nothing here imports the CloudEvents SDK."""
 
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -7,7 +7,7 @@ from uuid import UUID
 SOURCE: Final = "/user-service"
 USER_EVENT: Final = "org.userservice.user.{}.v1"
 PING: Final = "dev.knative.sources.ping"
-# The batches that an event may ask for, by the type of the event, and the type of the reply to each operation.
+# The batch operation of each type of incoming event, and the type of the reply.
 BATCH_OPERATIONS: Final = {
     f"org.userservice.batch.{operation}.v1": operation
     for operation in ("create", "update", "delete", "restore", "find")
@@ -15,16 +15,19 @@ BATCH_OPERATIONS: Final = {
 BATCH_RESULT: Final = "org.userservice.batch.{}.result.v1"
 
 
-class Place(NamedTuple):
-    """A place in a lane: everything up to it has been dealt with."""
+class Position(NamedTuple):
+    """The position of a partition's cursor: every change up to it is handled."""
 
     txid: int
     user_id: UUID
     version: int
 
 
+ChangeKey = tuple[UUID, int]
+
+
 class PendingChange(NamedTuple):
-    """One row of the change log that waits to become an event."""
+    """A row of the change log that is to be posted as an event."""
 
     txid: int
     user_id: UUID
@@ -37,12 +40,16 @@ class PendingChange(NamedTuple):
     changed_at: datetime
 
     @property
-    def place(self) -> Place:
-        return Place(self.txid, self.user_id, self.version)
+    def position(self) -> Position:
+        return Position(self.txid, self.user_id, self.version)
+
+    @property
+    def key(self) -> ChangeKey:
+        return self.user_id, self.version
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """The event's attributes; `id` is the same at every attempt."""
+        """The event's attributes; `id` is the same in every attempt."""
         return {
             "specversion": "1.0",
             "id": f"{self.user_id}-{self.version}",
@@ -58,7 +65,7 @@ class PendingChange(NamedTuple):
 
     @property
     def data(self) -> dict[str, Any]:
-        """Names of fields, never their values."""
+        """The event's data: names of fields, never their values."""
         return {
             "id": str(self.user_id),
             "version": self.version,

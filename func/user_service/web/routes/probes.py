@@ -40,7 +40,7 @@ async def read_readiness(request: Request) -> Response:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def read_metrics(request: Request) -> Response:
     """Metrics in the Prometheus text format."""
-    await get_resources(request).backlog.look()
+    await get_resources(request).backlog.refresh()
     exposition = await get_parts(request).exposition.get()
     return Response(exposition.render(), media_type=exposition.content_type)
 

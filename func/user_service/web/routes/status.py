@@ -213,7 +213,7 @@ def summarise_connections(total: PoolStats, resources: Resources) -> DatabaseRea
 
 
 async def read_outbox(resources: Resources) -> OutboxRead:
-    await resources.backlog.look()
+    await resources.backlog.refresh()
     return OutboxRead(pending=resources.backlog.pending, oldest_seconds=round(resources.backlog.oldest_seconds, 1))
 
 
