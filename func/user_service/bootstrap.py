@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from user_service.events.relay import Relay
     from user_service.users.batch.runner import BatchRunner
     from user_service.users.imports.runner import ImportRunner
-    from user_service.users.unit_of_work import Storage
+    from user_service.users.unit_of_work import UserDatabase
 
 VERIFY_RETRY_SECONDS: Final = 1.0
 RELAY_SECONDS: Final = 10.0
@@ -51,7 +51,7 @@ RELAY_SECONDS: Final = 10.0
 class Services:
     """The parts behind the API's routes; they need SQLAlchemy."""
 
-    storage: "Storage"
+    database: "UserDatabase"
     batches: "BatchRunner"
     imports: "ImportRunner"
     inbox: "Inbox"
@@ -188,9 +188,9 @@ class Resources:
         from user_service.events.inbox import Inbox
         from user_service.users.batch.runner import BatchRunner
         from user_service.users.imports.runner import ImportRunner
-        from user_service.users.unit_of_work import Storage
+        from user_service.users.unit_of_work import UserDatabase
 
-        storage = Storage(
+        database = UserDatabase(
             lambda: self.settings,
             self.keys,
             self.cache,
@@ -199,11 +199,11 @@ class Resources:
             after_change=self.wake_relay,
             tracing=self.tracing,
         )
-        self.exit_stack.push_async_callback(storage.close)
-        batches = BatchRunner(storage, self.reader, self.jobs)
+        self.exit_stack.push_async_callback(database.close)
+        batches = BatchRunner(database, self.reader, self.jobs)
         inbox = Inbox(batches, self.keys.cipher, self.metrics, relay=self.relay_now)
         imports = ImportRunner(batches, turn_timeout_seconds=self.turn_timeout_seconds)
-        self.services = Services(storage, batches, imports, inbox)
+        self.services = Services(database, batches, imports, inbox)
         return self.services
 
     async def open_relay(self) -> "Relay | None":

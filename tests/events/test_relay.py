@@ -206,11 +206,11 @@ async def test_versions_stay_in_order_when_an_older_transaction_writes_the_later
     async with running(make_settings(settings.database_url, settings.data_dir)) as client:
         path = await client.make()
         user_id = UUID(path.rpartition("/")[2])
-        storage = client.resources.open_services().storage
+        database = client.resources.open_services().database
         origin = Origin("test", "r-1", TRACE)
-        async with storage.unit_of_work(origin) as older:
+        async with database.unit_of_work(origin) as older:
             await older.repository.session.execute(text("SELECT pg_current_xact_id()"))
-            async with storage.unit_of_work(origin) as newer:
+            async with database.unit_of_work(origin) as newer:
                 await newer.update([(user_id, None, UserUpdate(locale="en-GB"))])
             await older.update([(user_id, None, UserUpdate(locale="de-DE"))])
     async with connected(settings.database_url or "") as connection, relay_of(settings) as relay:

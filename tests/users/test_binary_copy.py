@@ -63,13 +63,13 @@ def bodies(*, series: str, count: int) -> list[UserCreate]:
 
 async def test_copied_users_terms_and_changes_are_those_of_an_insert(database_url: str, tmp_path: Path) -> None:
     async with running(make_settings(database_url, tmp_path)) as client:
-        storage = client.resources.open_services().storage
+        database = client.resources.open_services().database
         copied: list[Any] = []
         inserted: list[Any] = []
-        async with storage.unit_of_work(ORIGIN) as service:
+        async with database.unit_of_work(ORIGIN) as service:
             copied += await service.create(bodies(series="c", count=COPY_THRESHOLD + 1))
         for body in bodies(series="i", count=COPY_THRESHOLD + 1):
-            async with storage.unit_of_work(ORIGIN) as service:
+            async with database.unit_of_work(ORIGIN) as service:
                 inserted += await service.create([body])
         connection = await asyncpg.connect(database_url)
         for query in (USERS, TERMS, CHANGES):

@@ -25,13 +25,13 @@ async def test_rows_encrypted_under_a_retired_key_are_encrypted_again(
 ) -> None:
     bodies = [UserCreate(email=f"{number}@example.org", given_name="Ada") for number in range(many)]
     async with running(make_settings(database_url, tmp_path, encryption_key=BOTH)) as client:
-        storage = client.resources.open_services().storage
-        prepared = await PreparedUsers.prepare(bodies, storage.cipher, storage.index)
+        database = client.resources.open_services().database
+        prepared = await PreparedUsers.prepare(bodies, database.cipher, database.index)
         assert prepared.rows is not None
-        assert prepared.rows.is_current(storage.cipher, storage.index)
+        assert prepared.rows.is_current(database.cipher, database.index)
 
-        storage.cipher.use(parse_keys(BOTH), active_id=list(parse_keys(BOTH))[1])
-        async with storage.unit_of_work(ORIGIN) as service:
+        database.cipher.use(parse_keys(BOTH), active_id=list(parse_keys(BOTH))[1])
+        async with database.unit_of_work(ORIGIN) as service:
             outcomes = await service.create(bodies, prepared=prepared)
 
         assert {outcome.status for outcome in outcomes} == {"created"}
@@ -46,9 +46,9 @@ async def test_prepared_rows_are_inserted(database_url: str, tmp_path: Path) -> 
     bodies = [UserCreate(email=email, given_name="Grace") for email in emails]
     async with running(make_settings(database_url, tmp_path, encryption_key=BOTH)) as client:
         assert (await client.post(USERS, json={"email": "taken@example.org"})).status_code == 201
-        storage = client.resources.open_services().storage
-        prepared = await PreparedUsers.prepare(bodies, storage.cipher, storage.index)
-        async with storage.unit_of_work(ORIGIN) as service:
+        database = client.resources.open_services().database
+        prepared = await PreparedUsers.prepare(bodies, database.cipher, database.index)
+        async with database.unit_of_work(ORIGIN) as service:
             outcomes = await service.create(bodies, prepared=prepared)
 
         errors = [outcome.error.code if outcome.error else None for outcome in outcomes]
@@ -62,8 +62,8 @@ async def test_rows_are_current_after_the_keys_were_compared_with_the_database_a
 ) -> None:
     """Only another key makes a new index, without the cached terms."""
     async with running(make_settings(database_url, tmp_path)) as client:
-        storage = client.resources.open_services().storage
-        prepared = await PreparedUsers.prepare([UserCreate(email="ada@example.org")], storage.cipher, storage.index)
-        await check_keys(client.application.resources.pool, storage.keys)
+        database = client.resources.open_services().database
+        prepared = await PreparedUsers.prepare([UserCreate(email="ada@example.org")], database.cipher, database.index)
+        await check_keys(client.application.resources.pool, database.keys)
         assert prepared.rows is not None
-        assert prepared.rows.is_current(storage.cipher, storage.index)
+        assert prepared.rows.is_current(database.cipher, database.index)

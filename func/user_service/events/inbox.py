@@ -149,7 +149,7 @@ class Inbox:
         await self.relay()
 
     async def answer_batch(self, parsed: ParsedEvent, origin: Origin) -> CloudEvent:
-        entry = InboxEntry(parsed.event, self.cipher, self.batches.storage.index)
+        entry = InboxEntry(parsed.event, self.cipher, self.batches.database.index)
         if isinstance(parsed.body, FindBatch):
             return entry.reply(await self.find_once(parsed.body, origin, entry))
         assert isinstance(parsed.body, Batch)
@@ -162,7 +162,7 @@ class Inbox:
         The users that it has found are locked until the reply is stored, so that an erasure is either committed before
         the find or redacts the reply.
         """
-        async with self.batches.storage.unit_of_work(origin) as service:
+        async with self.batches.database.unit_of_work(origin) as service:
             session = service.repository.session
             if (stored := await entry.before(session)) is not None:
                 return BatchResponse.replay(stored)

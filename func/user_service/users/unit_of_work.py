@@ -68,8 +68,8 @@ def open_engine(options: Callable[[], Mapping[str, Any]], *, size: int) -> Async
     )
 
 
-class Storage:
-    """Where users are kept."""
+class UserDatabase:
+    """The database of users: units of work that change them, and transactions that read."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ def create_api(resources: Resources, fast_path: FastPath, health: Health, bulkhe
         redirect_slashes=False,
     )
     services = resources.open_services()
-    exposition = Deferred(partial(probes.open_exposition, resources, services.storage))
+    exposition = Deferred(partial(probes.open_exposition, resources, services.database))
     app.state.parts = ApiParts(resources, services, fast_path, health, bulkhead, exposition)
     # `include_router` would make each route again at the first request, and match each twice from then on.
     for router in (*ROUTERS[resources.settings.serve], *OPEN_ROUTERS):

@@ -16,7 +16,7 @@ from user_service.security.authentication import Principal
 from user_service.users.model import User
 from user_service.users.search import UserSearch
 from user_service.users.service import ANY_VERSION, NO_VERSION, UserService
-from user_service.users.unit_of_work import Storage
+from user_service.users.unit_of_work import UserDatabase
 from user_service.users.validation import check_id
 from user_service.values.deferred import Deferred
 from user_service.web.bulkhead import Bulkhead
@@ -56,8 +56,8 @@ def get_resources(request: Request) -> Resources:
     return get_parts(request).resources
 
 
-def get_storage(request: Request) -> Storage:
-    return get_parts(request).services.storage
+def get_database(request: Request) -> UserDatabase:
+    return get_parts(request).services.database
 
 
 def get_principal(request: Request) -> Principal:
@@ -93,7 +93,7 @@ async def idempotent_request(
         return None
     url = request.url
     parts = [request.method, url.path, url.query, request.headers.get("if-match", "")]
-    keys, index, principal = get_resources(request).keys, get_storage(request).index, get_principal(request).name
+    keys, index, principal = get_resources(request).keys, get_database(request).index, get_principal(request).name
     return IdempotentRequest(keys, index, principal=principal, key=key, request=parts, body=await request.body())
 
 
@@ -112,7 +112,7 @@ Purge = Annotated[bool, Depends(authorise_delete)]
 async def open_user_service(request: Request, hook: IdempotencyKey) -> AsyncIterator[UserService]:
     get_resources(request).require_database()
     context = request_context(request)
-    async with get_storage(request).unit_of_work(context.origin) as service:
+    async with get_database(request).unit_of_work(context.origin) as service:
         if hook is not None:
             transaction = IdempotentTransaction(service, hook)
             await transaction.begin()
@@ -134,7 +134,7 @@ async def get_own_user(request: Request, users: Users) -> User:
 
 async def open_user_search(request: Request) -> AsyncIterator[UserSearch]:
     get_resources(request).require_database()
-    async with get_storage(request).reading() as search:
+    async with get_database(request).reading() as search:
         yield search
 
 

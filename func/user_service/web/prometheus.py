@@ -13,22 +13,22 @@ from user_service.bootstrap import Resources
 from user_service.cache.base import Footprint
 from user_service.observability.metrics import Counter, Histogram
 from user_service.postgres.pool import PoolStats, sum_pools
-from user_service.users.unit_of_work import Storage
+from user_service.users.unit_of_work import UserDatabase
 
 
 class ServiceCollector(Collector):
     """Reads the service's counters at each scrape."""
 
-    def __init__(self, resources: Resources, storage: Storage) -> None:
+    def __init__(self, resources: Resources, database: UserDatabase) -> None:
         self.resources = resources
-        self.storage = storage
+        self.database = database
 
     def collect(self) -> Iterator[Metric]:
         for family in self.resources.metrics.families:
             yield counter_metric(family) if isinstance(family, Counter) else histogram_metric(family)
         in_flight = self.resources.metrics.requests.in_flight
         yield GaugeMetricFamily("http_requests_in_flight", "Requests in progress.", in_flight)
-        yield from pool_gauges(sum_pools([self.resources.pool.stats, *self.storage.pool_stats]))
+        yield from pool_gauges(sum_pools([self.resources.pool.stats, *self.database.pool_stats]))
         yield from cache_families(self.resources.cache.footprint)
         backlog = self.resources.backlog
         yield GaugeMetricFamily(
@@ -85,9 +85,9 @@ class Exposition:
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, resources: Resources, storage: Storage) -> None:
+    def __init__(self, resources: Resources, database: UserDatabase) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(ServiceCollector(resources, storage))
+        self.registry.register(ServiceCollector(resources, database))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)

@@ -32,7 +32,7 @@ from user_service.users.privacy.mentions import mention_item
 from user_service.users.reader import UserReader
 from user_service.users.schemas import Body
 from user_service.users.service import Outcome
-from user_service.users.unit_of_work import Storage
+from user_service.users.unit_of_work import UserDatabase
 
 ATTEMPTS: Final = 6
 FIRST_PAUSE_SECONDS: Final = 0.02
@@ -48,11 +48,11 @@ Response = TypeVar("Response", bound=BatchResponse)
 class BatchRunner:
     """Runs batches, each in a unit of work of its own."""
 
-    def __init__(self, storage: Storage, reader: UserReader, jobs: JobLog) -> None:
-        self.storage = storage
+    def __init__(self, database: UserDatabase, reader: UserReader, jobs: JobLog) -> None:
+        self.database = database
         self.jobs = jobs
         self.reader = reader
-        self.metrics = storage.metrics
+        self.metrics = database.metrics
         self.parsing = asyncio.Lock()
 
     async def run(
@@ -71,7 +71,7 @@ class BatchRunner:
 
         Raises PayloadTooLarge, DatabaseUnavailable.
         """
-        return await self.record("find", body.size, find(body, self.reader, self.storage.index, fresh=fresh))
+        return await self.record("find", body.size, find(body, self.reader, self.database.index, fresh=fresh))
 
     async def record(
         self, operation: str, size: int, running: Awaitable[Response], *, total: int | None = None
@@ -120,14 +120,14 @@ class BatchRunner:
             prepared = None
             if isinstance(batch, CreateBatch):
                 bodies = [item.data for item in items]
-                prepared = await PreparedUsers.prepare(bodies, self.storage.cipher, self.storage.index)
+                prepared = await PreparedUsers.prepare(bodies, self.database.cipher, self.database.index)
         return ParsedBatch(batch, indexes, items, failures, prepared)
 
     async def attempt(
         self, operation: WriteOperation, parsed: ParsedBatch, origin: Origin, hook: TransactionHook | None
     ) -> BatchResponse:
         batch = parsed.batch
-        async with self.storage.unit_of_work(origin) as service:
+        async with self.database.unit_of_work(origin) as service:
             session = service.repository.session
             if hook is not None and (stored := await hook.before(session)) is not None:
                 return BatchResponse.replay(stored)
@@ -155,7 +155,7 @@ class BatchRunner:
                 continue
             user_id = UUID(result["id"]) if result["id"] else None
             if user_id is None or user_id not in logged:
-                mentions += mention_item(items[result["index"]], self.storage.index)
+                mentions += mention_item(items[result["index"]], self.database.index)
                 mentions += [user_id] if user_id is not None else []
         return list(dict.fromkeys(mentions))
 

@@ -52,8 +52,8 @@ class ImportRunner:
     def __init__(self, batches: BatchRunner, *, turn_timeout_seconds: float = TURN_TIMEOUT_SECONDS) -> None:
         self.batches = batches
         self.turn_timeout_seconds = turn_timeout_seconds
-        self.storage = batches.storage
-        self.keys = batches.storage.keys
+        self.database = batches.database
+        self.keys = batches.database.keys
 
     async def begin(self, origin: Origin, *, file_format: str, on_conflict: str, key: str | None) -> Import:
         """A new import, or the one that this principal started with the same key.
@@ -68,7 +68,7 @@ class ImportRunner:
             "on_conflict": on_conflict,
             "state": "running",
         }
-        async with self.storage.transaction() as session:
+        async with self.database.transaction() as session:
             insertion = insert_unless_there(imports).values(values).on_conflict_do_nothing().returning(imports.c.id)
             inserted = (await session.execute(insertion)).scalar_one_or_none()
             is_this = imports.c.id == inserted if inserted is not None else imports.c.key == values["key"]
@@ -79,7 +79,7 @@ class ImportRunner:
 
     async def find(self, import_id: UUID) -> Import:
         """Raises NotFound."""
-        async with self.storage.transaction() as session:
+        async with self.database.transaction() as session:
             row = (
                 (await session.execute(select(*IMPORT_COLUMNS).where(imports.c.id == import_id)))
                 .mappings()
@@ -92,7 +92,7 @@ class ImportRunner:
     async def latest(self, limit: int) -> Sequence[Import]:
         """The newest imports first."""
         newest = select(*IMPORT_COLUMNS).order_by(imports.c.id.desc()).limit(limit)
-        async with self.storage.transaction() as session:
+        async with self.database.transaction() as session:
             return (await session.execute(newest)).mappings().all()
 
     async def failures(self, import_id: UUID) -> AsyncIterator[bytes]:
@@ -105,7 +105,7 @@ class ImportRunner:
                 .order_by(import_failures.c.record)
                 .limit(FAILURES_PAGE)
             )
-            async with self.storage.transaction() as session:
+            async with self.database.transaction() as session:
                 rows = (await session.execute(page)).all()
             if not rows:
                 return
@@ -177,7 +177,7 @@ class ImportRunner:
         finished_at = func.now() if state == "completed" else None
         # A request that fails does not change an import that another request has completed.
         change = update(imports).where(imports.c.id == import_id, imports.c.state != "completed")
-        async with self.storage.transaction() as session:
+        async with self.database.transaction() as session:
             await session.execute(change.values(state=state, updated_at=func.now(), finished_at=finished_at))
 
     def key_hash(self, actor: str, key: str) -> bytes:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from user_service.errors import UnsupportedMediaType
 from user_service.users.imports.parsers import Record, make_parser
 from user_service.users.imports.runner import Import, ImportRunner
-from user_service.web.dependencies import get_parts, get_resources, get_storage, requires
+from user_service.web.dependencies import get_database, get_parts, get_resources, requires
 from user_service.web.openapi import COMMON_PROBLEMS, Responses, problems
 from user_service.web.problems import request_context
 from user_service.web.routing import StrictRoute, make_router
@@ -160,7 +160,7 @@ async def read_import_failures(import_id: UUID, imports: Imports) -> Response:
 async def export_users(request: Request, include: Annotated[Literal["deleted"] | None, Query()] = None) -> Response:
     """All users as NDJSON, in order of creation, as of the time of the request."""
     get_resources(request).require_database()
-    return StreamingResponse(get_storage(request).export(deleted=include == "deleted"), media_type=NDJSON)
+    return StreamingResponse(get_database(request).export(deleted=include == "deleted"), media_type=NDJSON)
 
 
 def parse_format(request: Request) -> str:

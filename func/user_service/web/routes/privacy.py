@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from user_service.users.audit import AuditTrail
 from user_service.users.model import JSON_OPTIONS, User
 from user_service.users.schemas import UserRead
-from user_service.web.dependencies import IfMatch, UserId, Users, get_resources, get_storage, requires
+from user_service.web.dependencies import IfMatch, UserId, Users, get_database, get_resources, requires
 from user_service.web.openapi import COMMON_PROBLEMS, problems
 from user_service.web.pagination import PageSize, cursor_codec, page_headers
 from user_service.web.problems import request_context
@@ -120,7 +120,7 @@ Names = Annotated[Callable[[User], Collection[str]], Depends(actor_names)]
 
 async def audit_trail(request: Request) -> AsyncIterator[AuditTrail]:
     get_resources(request).require_database()
-    async with get_storage(request).transaction() as session:
+    async with get_database(request).transaction() as session:
         yield AuditTrail(session)
 
 
@@ -149,7 +149,7 @@ async def read_audit_trail(
 async def export_user(request: Request, user_id: UserId, names: Names) -> Response:
     """All data stored about one person, in plain text: the user, deleted or not, the audit trail, and more."""
     get_resources(request).require_database()
-    pieces = get_storage(request).export_user(user_id, actor_names=names)
+    pieces = get_database(request).export_user(user_id, actor_names=names)
     # Raises UserNotFound before the response starts.
     first = await anext(pieces)
     request_context(request).rows = 1

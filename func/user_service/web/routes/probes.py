@@ -6,7 +6,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
 from user_service.bootstrap import Resources
-from user_service.users.unit_of_work import Storage
+from user_service.users.unit_of_work import UserDatabase
 from user_service.web.dependencies import get_parts, get_resources
 from user_service.web.health import LIVE
 from user_service.web.problems import to_response
@@ -45,8 +45,8 @@ async def read_metrics(request: Request) -> Response:
     return Response(exposition.render(), media_type=exposition.content_type)
 
 
-def open_exposition(resources: Resources, storage: Storage) -> "Exposition":
+def open_exposition(resources: Resources, database: UserDatabase) -> "Exposition":
     """The Prometheus client's registry. Imports the client: call it on a worker thread, at the first scrape."""
     from user_service.web.prometheus import Exposition
 
-    return Exposition(resources, storage)
+    return Exposition(resources, database)

@@ -16,7 +16,7 @@ from user_service.observability.metrics import Requests
 from user_service.observability.request_stats import SERVER_ERROR, Pace, RequestStats, quantile
 from user_service.postgres.pool import PoolStats, sum_pools
 from user_service.users.imports.runner import Import, ImportRunner
-from user_service.web.dependencies import get_parts, get_resources, get_storage, requires
+from user_service.web.dependencies import get_database, get_parts, get_resources, requires
 from user_service.web.openapi import COMMON_PROBLEMS
 from user_service.web.routes.cache import read_statistics
 from user_service.web.routing import make_router
@@ -140,7 +140,7 @@ async def read_status(request: Request) -> StatusRead:
         versions=await read_versions(resources),
         requests=summarise_requests(resources.metrics.requests, resources.request_stats),
         cache=await summarise_cache(resources),
-        database=summarise_connections(sum_pools([resources.pool.stats, *get_storage(request).pool_stats]), resources),
+        database=summarise_connections(sum_pools([resources.pool.stats, *get_database(request).pool_stats]), resources),
         outbox=await read_outbox(resources),
         jobs=await list_jobs(resources, parts.services.imports),
     )
