@@ -5,11 +5,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from hypothesis import settings
 
 from support.servers import PostgresServer, RedisServer, postgres_server, redis_server
 
-# A busy machine is slow, and an example that failed belongs into a test, not into a folder.
+# No deadline: machines differ. No database: an example that failed belongs into a test, not into a folder.
 hypothesis.settings.register_profile(
     "tests", deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -24,10 +23,6 @@ pytest_plugins = [
 ]
 # A shell starts what runs in its background with Ctrl-C ignored, and so would everything that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-# How long an example takes is the machine's affair.
-settings.register_profile("any machine", deadline=None)
-settings.load_profile("any machine")
 
 TEMPLATE = "migrated"
 numbers = count()

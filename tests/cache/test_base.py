@@ -21,7 +21,7 @@ def kept(cache: Cache, version: int) -> int | None:
     return None if cache.tier == "none" else version
 
 
-async def test_a_fill_is_found_whole(cache: Cache) -> None:
+async def test_an_entry_is_found_whole(cache: Cache) -> None:
     user_id = uuid4()
 
     await cache.put({user_id: entry(3, deleted=True)})
@@ -31,7 +31,7 @@ async def test_a_fill_is_found_whole(cache: Cache) -> None:
     assert found is None or (found.deleted, found.body) == (True, b'{"version":3}')
 
 
-async def test_an_older_fill_never_replaces_a_newer_one(cache: Cache) -> None:
+async def test_an_older_entry_never_replaces_a_newer_one(cache: Cache) -> None:
     user_id = uuid4()
 
     await cache.put({user_id: entry(10)})
@@ -41,7 +41,7 @@ async def test_an_older_fill_never_replaces_a_newer_one(cache: Cache) -> None:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-async def test_a_fill_of_the_forgotten_version_or_a_newer_one_is_kept(cache: Cache, version: int) -> None:
+async def test_an_entry_of_the_invalidated_version_or_a_newer_one_is_stored(cache: Cache, version: int) -> None:
     user_id = uuid4()
 
     await cache.invalidate({user_id: 2})
@@ -50,7 +50,7 @@ async def test_a_fill_of_the_forgotten_version_or_a_newer_one_is_kept(cache: Cac
     assert await version_of(cache, user_id) == kept(cache, version)
 
 
-async def test_what_was_forgotten_is_gone_and_a_late_reader_does_not_bring_it_back(cache: Cache) -> None:
+async def test_an_invalidated_entry_is_gone_and_a_late_reader_does_not_bring_it_back(cache: Cache) -> None:
     user_id = uuid4()
 
     await cache.put({user_id: entry(1)})
@@ -62,7 +62,7 @@ async def test_what_was_forgotten_is_gone_and_a_late_reader_does_not_bring_it_ba
     assert await version_of(cache, user_id) is None
 
 
-async def test_a_late_forget_does_not_let_an_older_version_in(cache: Cache) -> None:
+async def test_a_late_invalidation_does_not_let_an_older_version_in(cache: Cache) -> None:
     user_id = uuid4()
 
     await cache.put({user_id: entry(5)})
@@ -72,7 +72,7 @@ async def test_a_late_forget_does_not_let_an_older_version_in(cache: Cache) -> N
     assert await version_of(cache, user_id) == kept(cache, 5)
 
 
-async def test_a_set_is_forgotten_at_once_and_its_neighbours_stay(cache: Cache) -> None:
+async def test_several_entries_are_invalidated_at_once_and_the_others_stay(cache: Cache) -> None:
     ids = [uuid4() for _ in range(30)]
 
     await cache.put({user_id: entry(1) for user_id in ids})

@@ -72,7 +72,7 @@ async def test_an_error_of_one_key_is_its_own(source: Source) -> None:
     assert answers[2] is None
 
 
-async def test_an_error_of_the_fetch_reaches_everybody_and_the_next_load_fetches_again(source: Source) -> None:
+async def test_an_error_of_the_fetch_reaches_every_caller_and_the_next_load_fetches_again(source: Source) -> None:
     coalescer = DataLoader(source.fetch)
     user_id = uuid4()
     source.values, source.error = {user_id: 1}, ConnectionError("away")
@@ -87,7 +87,7 @@ async def test_an_error_of_the_fetch_reaches_everybody_and_the_next_load_fetches
 
 
 @pytest.mark.parametrize("cancelled", [0, 1, 2])
-async def test_who_gives_up_does_not_hurt_the_others(source: Source, cancelled: int) -> None:
+async def test_a_cancelled_caller_does_not_affect_the_others(source: Source, cancelled: int) -> None:
     coalescer = DataLoader(source.fetch)
     user_id = uuid4()
     source.values = {user_id: 7}

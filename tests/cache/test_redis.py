@@ -1,4 +1,4 @@
-"""Values in a Redis that other services share, and that anybody there can write to."""
+"""Values in a Redis that other services share and can write to."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -114,7 +114,7 @@ def swapped(value: bytes) -> bytes:
         lambda value: value[:10] + b"D" + value[11:],
     ],
 )
-async def test_what_somebody_else_wrote_is_no_entry_and_the_next_fill_replaces_it(
+async def test_a_foreign_value_is_no_entry_and_the_next_entry_replaces_it(
     redis_url: str, open_redis_cache: OpenCache, tampered: Callable[[bytes], bytes]
 ) -> None:
     cache = await open_redis_cache(redis_url)

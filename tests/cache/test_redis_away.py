@@ -145,7 +145,7 @@ async def test_redis_killed_and_restarted_under_traffic_never_shows_an_old_value
         await eventually(lambda: client.is_cached(path))
 
 
-async def test_a_redis_that_comes_back_with_old_values_is_not_believed(
+async def test_old_values_of_a_redis_that_comes_back_are_not_used(
     own_redis: RedisServer, open_redis_cache: Callable[..., Awaitable[RedisCache]]
 ) -> None:
     cache = await open_redis_cache(own_redis.url)

@@ -40,7 +40,7 @@ async def is_subscribed(cache: TieredCache) -> bool:
     return cache.is_subscribed
 
 
-async def test_what_redis_gave_is_at_hand_from_then_on(redis_url: str, open_tiered_cache: OpenTieredCache) -> None:
+async def test_a_value_from_redis_is_in_memory_from_then_on(redis_url: str, open_tiered_cache: OpenTieredCache) -> None:
     one, other = await open_tiered_cache(redis_url), await open_tiered_cache(redis_url)
     user_id = uuid4()
 
@@ -53,7 +53,7 @@ async def test_what_redis_gave_is_at_hand_from_then_on(redis_url: str, open_tier
     assert await holds(other, user_id)
 
 
-async def test_a_forget_reaches_the_other_replicas(redis_url: str, open_tiered_cache: OpenTieredCache) -> None:
+async def test_an_invalidation_reaches_the_other_replicas(redis_url: str, open_tiered_cache: OpenTieredCache) -> None:
     one, other = await open_tiered_cache(redis_url), await open_tiered_cache(redis_url)
     changed, neighbour = uuid4(), uuid4()
     await other.put({changed: fresh(), neighbour: fresh()})
@@ -77,7 +77,7 @@ async def test_a_clear_reaches_the_other_replicas(redis_url: str, open_tiered_ca
     assert await other.get([user_id]) == {}
 
 
-@pytest.mark.parametrize("told", [b"x", b"x" * 21, b"garbage of somebody else's"])
+@pytest.mark.parametrize("told", [b"x", b"x" * 21, b"garbage of another service"])
 async def test_what_is_not_understood_drops_everything(
     redis_url: str, open_tiered_cache: OpenTieredCache, told: bytes
 ) -> None:
@@ -125,7 +125,7 @@ async def test_a_redis_that_falls_silent_is_noticed(own_redis: RedisServer, open
     await eventually(lambda: is_subscribed(cache))
 
 
-async def test_what_is_older_than_the_subscription_is_not_kept(
+async def test_an_entry_older_than_the_subscription_is_not_stored(
     redis_url: str, open_tiered_cache: OpenTieredCache
 ) -> None:
     cache = await open_tiered_cache(redis_url)
@@ -143,7 +143,7 @@ async def test_what_is_older_than_the_subscription_is_not_kept(
     assert set(await cache.get([older, younger])) == {older, younger}
 
 
-async def test_a_value_whose_forget_was_lost_is_not_believed_for_long(
+async def test_a_value_whose_invalidation_was_lost_is_not_used_for_long(
     redis_url: str, open_tiered_cache: OpenTieredCache
 ) -> None:
     """As after a replica that died between commit and forget, or a Redis that went back in time."""
@@ -197,7 +197,7 @@ async def test_without_a_clock_redis_is_not_asked(redis_url: str, open_redis_cac
         assert await redis.dbsize() == 1
 
 
-def test_two_replicas_never_take_old_for_young() -> None:
+def test_two_replicas_never_take_an_old_entry_for_a_young_one() -> None:
     """Each is told the time somewhere between question and answer, and their own clocks have nothing in common."""
     database_is_ahead_of = {"writer": 1_000.0, "reader": -5_000.0}
     for asked, answered in ((0.0, 0.0), (0.3, 0.0), (0.0, 0.3), (0.2, 0.1)):
@@ -214,7 +214,7 @@ def test_two_replicas_never_take_old_for_young() -> None:
         assert moment <= true_at + database_is_ahead_of["writer"] - database_is_ahead_of["reader"]
 
 
-def test_no_tier_is_believed_as_long_as_is_promised() -> None:
+def test_no_tier_keeps_an_entry_for_as_long_as_is_promised() -> None:
     assert MAX_STALENESS_SECONDS < 5
 
 

@@ -180,7 +180,7 @@ async def test_a_run_that_was_killed_is_gone_on_with(database_url: str, tmp_path
     assert await key_ids(database_url) == {"k2": 27}
 
 
-async def test_a_row_that_does_not_open_is_left_told_and_keeps_its_key_needed(
+async def test_a_row_that_does_not_decrypt_is_left_and_reported_and_its_key_stays_needed(
     database_url: str, tmp_path: Path, paths: list[str]
 ) -> None:
     broken = paths[3].rpartition("/")[2]
@@ -241,7 +241,7 @@ async def test_a_batch_size_out_of_bounds_is_refused(database_url: str, tmp_path
     assert "--batch-size" in result.stderr
 
 
-async def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:
+async def test_an_unreachable_database_is_reported(tmp_path: Path) -> None:
     result = await reencrypt("postgresql://nobody@127.0.0.1:1/nothing", tmp_path)
 
     assert result.returncode == 1

@@ -332,7 +332,7 @@ async def test_the_trace_of_an_event_goes_on_in_the_events_out(database_url: str
     assert received.headers["ce-traceparent"] != TRACE
 
 
-async def test_the_door_asks_for_credentials_unless_the_network_is_trusted(
+async def test_the_event_endpoint_asks_for_credentials_unless_the_network_is_trusted(
     client: Client, database_url: str, tmp_path: Path
 ) -> None:
     event = event_of(data=batch_of("ada@example.org"))

@@ -220,7 +220,7 @@ async def test_versions_stay_in_order_when_an_older_transaction_writes_the_later
     assert [received.version for received in sink.taken] == [1, 2, 3]
 
 
-async def test_replicas_share_the_lanes_and_post_nothing_twice(settings: Settings, sink: Sink) -> None:
+async def test_replicas_share_the_partitions_and_post_nothing_twice(settings: Settings, sink: Sink) -> None:
     async with connected(settings.database_url or "") as connection:
         for user in range(1, 65):
             for version in (1, 2):
@@ -233,7 +233,9 @@ async def test_replicas_share_the_lanes_and_post_nothing_twice(settings: Setting
     assert sink.versions() == {str(UUID(int=user)): [1, 2] for user in range(1, 65)}
 
 
-async def test_a_lane_whose_owner_died_is_taken_over_when_its_lease_is_over(settings: Settings, sink: Sink) -> None:
+async def test_a_partition_whose_owner_died_is_taken_over_when_its_lease_is_over(
+    settings: Settings, sink: Sink
+) -> None:
     async with connected(settings.database_url or "") as connection:
         await log_change(connection, 1, 1)
     async with relay_of(settings, lease_seconds=2) as dead, relay_of(settings) as other:
@@ -249,7 +251,7 @@ async def test_a_lane_whose_owner_died_is_taken_over_when_its_lease_is_over(sett
         await eventually(taken_over)
 
 
-async def test_who_lost_a_lane_can_not_move_its_cursor(settings: Settings) -> None:
+async def test_a_replica_that_lost_a_partition_can_not_move_its_cursor(settings: Settings) -> None:
     async with connected(settings.database_url or "") as connection:
         await log_change(connection, 1, 1)
         async with relay_of(settings) as loser:

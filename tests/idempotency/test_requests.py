@@ -123,7 +123,7 @@ async def test_a_request_in_flight_is_not_waited_for(service: BatchService) -> N
     async with service.database.acquire() as connection, connection.transaction():
         await connection.execute("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", user_id)
         first = asyncio.create_task(service.client.patch(f"{USERS}/{user_id}", json=patch, headers=keyed()))
-        await service.somebody_waits()
+        await service.wait_for_lock_waiters()
         second = await service.client.patch(f"{USERS}/{user_id}", json=patch, headers=keyed())
 
     assert (second.status_code, second.json()["code"]) == (409, "idempotency_in_progress")
@@ -131,7 +131,7 @@ async def test_a_request_in_flight_is_not_waited_for(service: BatchService) -> N
     assert (await first).status_code == 200
 
 
-async def test_what_the_database_decided_is_kept_and_what_the_caller_can_mend_is_not(service: BatchService) -> None:
+async def test_decisions_of_the_database_are_stored_and_client_errors_are_not(service: BatchService) -> None:
     (user_id,) = await service.make(1, email="taken@example.org")
     address = f"{USERS}/{user_id}"
 
@@ -148,7 +148,7 @@ async def test_what_the_database_decided_is_kept_and_what_the_caller_can_mend_is
     assert mended.status_code == 201
 
 
-async def test_a_refused_atomic_batch_is_kept_unless_an_item_was_malformed(service: BatchService) -> None:
+async def test_a_refused_atomic_batch_is_stored_unless_an_item_was_malformed(service: BatchService) -> None:
     await service.make(1, email="taken@example.org")
     taken, wrong = creation(email="taken@example.org"), creation(email="no")
 
@@ -185,7 +185,7 @@ async def test_after_a_day_a_key_is_new_and_old_ones_are_cleared(service: BatchS
     assert await service.count("idempotency_keys") == 1
 
 
-async def test_nothing_readable_is_kept(service: BatchService) -> None:
+async def test_stored_responses_are_encrypted(service: BatchService) -> None:
     await service.client.post(USERS, json={"email": "ada@example.org"}, headers=keyed("ada@example.org"))
 
     (row,) = await service.database.fetch("SELECT * FROM idempotency_keys")

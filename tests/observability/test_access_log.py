@@ -109,5 +109,5 @@ def test_text_shows_what_json_does() -> None:
 
 
 @pytest.mark.parametrize(("level", "lines"), [("debug", 2), ("info", 2), ("warning", 1), ("error", 1)])
-def test_the_level_decides_which_requests_are_told(level: str, lines: int) -> None:
+def test_the_level_decides_which_requests_are_logged(level: str, lines: int) -> None:
     assert len(written(io.StringIO(), 200, 500, level=level)) == lines

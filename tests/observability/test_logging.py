@@ -1,4 +1,4 @@
-"""What a running service writes: JSON lines, one for each request, and nothing of anybody's."""
+"""What a running service writes: JSON lines, one for each request, and no personal data."""
 
 import io
 import json
@@ -183,7 +183,7 @@ async def test_the_access_log_can_be_switched_off(database_url: str, tmp_path: P
     assert without is None
 
 
-def test_development_shows_the_key_that_it_made_and_none_that_somebody_chose(
+def test_development_shows_the_generated_key_and_no_chosen_one(
     database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     greet(make_settings(database_url, tmp_path, internal_api_key=()))

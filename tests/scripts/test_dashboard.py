@@ -82,7 +82,7 @@ def test_every_query_of_every_panel_finds_data_and_every_rule_is_evaluated(watch
     assert {rule["name"]: rule.get("lastError", "") for rule in rules if rule["health"] != "ok"} == {}
 
 
-def test_the_kept_dashboard_is_what_the_script_writes() -> None:
+def test_the_committed_dashboard_is_what_the_script_writes() -> None:
     assert dashboard.TARGET.read_text() == dashboard.text(), "run python scripts/dashboard.py"
 
 

@@ -1,4 +1,4 @@
-"""Who may: API keys"""
+"""API keys: which requests need one."""
 
 import httpx
 import pytest
@@ -50,7 +50,7 @@ def bare(client: httpx.AsyncClient, method: str, path: str, headers: dict[str, s
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
-async def test_no_door_opens_without_a_key(shared_client: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_no_endpoint_answers_without_a_key(shared_client: httpx.AsyncClient, method: str, path: str) -> None:
     answer = await shared_client.send(bare(shared_client, method, path, {}))
 
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -82,7 +82,7 @@ async def test_a_key_in_the_address_is_none(shared_client: httpx.AsyncClient, qu
         {"Authorization": f"bearer  {OTHER_API_KEY}"},
     ],
 )
-async def test_each_of_the_keys_opens_every_door(shared_client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def test_each_of_the_keys_opens_every_endpoint(shared_client: httpx.AsyncClient, headers: dict[str, str]) -> None:
     user = await make_user(shared_client)
 
     for method, path in [("GET", USERS), ("GET", "/api/v1/cache"), ("GET", user_url(user)), ("DELETE", user_url(user))]:

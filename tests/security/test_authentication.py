@@ -73,7 +73,9 @@ def test_a_name_says_which_key_and_nothing_of_it() -> None:
     assert not any(part in name for name in names for part in ("the", "key-that", "4c1d", "9e2b"))
 
 
-async def test_a_rotation_leaves_nobody_out_and_the_audit_trail_tells(database_url: str, tmp_path: Path) -> None:
+async def test_a_rotation_of_api_keys_refuses_no_client_and_shows_in_the_audit_trail(
+    database_url: str, tmp_path: Path
+) -> None:
     async def change(keys: tuple[str, ...], key: str) -> int:
         async with running(make_settings(database_url, tmp_path, internal_api_key=keys)) as client:
             client.headers["X-API-Key"] = key

@@ -1,4 +1,4 @@
-"""Who may bring events."""
+"""Which principals may send events."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def trusting(database_url: str, data_dir: Path, shared_issuer: Issuer) -> Settin
     )
 
 
-def test_people_need_the_scope_for_events(trusting: Settings, shared_issuer: Issuer) -> None:
+def test_users_need_the_scope_for_events(trusting: Settings, shared_issuer: Issuer) -> None:
     statuses = {}
     with live(trusting) as server, server.client(Accept="*/*") as client:
         for name, claims in {"without": {}, "reader": {"scope": "users:read"}}.items():
@@ -31,10 +31,10 @@ def test_people_need_the_scope_for_events(trusting: Settings, shared_issuer: Iss
             for door in ("/events", "/"):
                 answer = client.post(door, headers={"Authorization": f"Bearer {token}"})
                 statuses[name, door] = answer.status_code
-        statuses["nobody", "/events"] = client.post("/events").status_code
+        statuses["anonymous", "/events"] = client.post("/events").status_code
 
     assert set(statuses.values()) == {401, 403}
-    assert statuses["nobody", "/events"] == 401
+    assert statuses["anonymous", "/events"] == 401
 
 
 def test_a_broker_brings_events_and_nothing_else(trusting: Settings, shared_issuer: Issuer) -> None:
@@ -49,7 +49,7 @@ def test_a_broker_brings_events_and_nothing_else(trusting: Settings, shared_issu
             events_subjects=("system:serviceaccount:knative-eventing:*",),
         )
         broker = cluster.token(aud=EVENTS_AUDIENCE, sub="system:serviceaccount:knative-eventing:broker")
-        stranger = cluster.token(aud=EVENTS_AUDIENCE, sub="system:serviceaccount:default:pod")
+        other_pod = cluster.token(aud=EVENTS_AUDIENCE, sub="system:serviceaccount:default:pod")
         elsewhere = cluster.token(aud="another", sub="system:serviceaccount:knative-eventing:broker")
         with live(settings) as server, server.client(Accept="*/*") as client:
 
@@ -57,7 +57,7 @@ def test_a_broker_brings_events_and_nothing_else(trusting: Settings, shared_issu
                 return client.request(method, path, headers={"Authorization": f"Bearer {token}"}).status_code
 
             assert ask("POST", "/events", broker) not in {401, 403}
-            assert ask("POST", "/events", stranger) == 401
+            assert ask("POST", "/events", other_pod) == 401
             assert ask("POST", "/events", elsewhere) == 401
             assert ask("GET", "/api/v1/users", broker) == 401
             assert ask("GET", "/api/v1/users/me", broker) == 401

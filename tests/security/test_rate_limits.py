@@ -71,7 +71,7 @@ def test_a_subject_has_so_many_requests_and_another_its_own(limited: Settings, s
     assert other.status_code == 200
 
 
-def test_lane_and_api_share_a_limit(limited: Settings, shared_issuer: Issuer) -> None:
+def test_fast_path_and_api_share_a_limit(limited: Settings, shared_issuer: Issuer) -> None:
     with live(limited) as server, as_subject(server, shared_issuer, "one") as client:
         made = client.post(USERS, json={"email": "ada@example.org"})
         statuses = [client.get(f"{USERS}/{made.json()['id']}").status_code for _ in range(10)]

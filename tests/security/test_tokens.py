@@ -1,4 +1,4 @@
-"""Tokens: who gets in, and the table of who does not."""
+"""Tokens: which are accepted, and a table of those that are refused."""
 
 import base64
 import hashlib
@@ -56,7 +56,7 @@ def test_a_token_of_every_kind_of_key_gets_in_with_its_scopes(
 
 
 def with_hmac_of_the_public_key(issuer: Issuer) -> str:
-    """A token whose HMAC key is the RSA key that everybody can read."""
+    """A token whose HMAC key is the public RSA key."""
     key_id = next(known for known, its in issuer.algorithms.items() if its == "RS256")
     public = issuer.private[key_id].public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     head = encode({"alg": "HS256", "typ": "JWT", "kid": key_id})
@@ -202,7 +202,7 @@ def test_scopes_are_found_under_each_name(server: LiveServer, shared_issuer: Iss
     assert answer.status_code == 200
 
 
-def test_a_scope_that_nobody_knows_gives_nothing(server: LiveServer, shared_issuer: Issuer) -> None:
+def test_an_unknown_scope_gives_nothing(server: LiveServer, shared_issuer: Issuer) -> None:
     with anonymous(server) as client:
         answer = client.get(USERS, headers=bearer(shared_issuer.token(scope="users:* admin USERS:READ")))
 
@@ -240,7 +240,7 @@ def test_known_and_unknown_users_are_refused_alike_and_without_a_look(
     assert (dict(server.metrics.cache_hits.values), dict(server.metrics.cache_misses.values)) == looked
 
 
-def test_the_read_lane_serves_tokens(server: LiveServer, shared_issuer: Issuer) -> None:
+def test_the_fast_path_serves_tokens(server: LiveServer, shared_issuer: Issuer) -> None:
     with server.client() as client:
         made = client.post(USERS, json={"email": f"{uuid4().hex}@example.org"}).json()
     token = shared_issuer.token(scope="users:read")

@@ -1,4 +1,4 @@
-"""Parsers of what anybody may send: whatever comes, they answer or refuse, and never fail otherwise."""
+"""Parsers of untrusted input: each input is accepted or refused, and causes no other error."""
 
 import asyncio
 import re
@@ -36,7 +36,7 @@ segments = st.from_regex(r"[A-Za-z0-9_=-]{0,40}", fullmatch=True)
 
 
 @given(st.none() | st.binary(max_size=200) | near_traceparents)
-def test_an_answer_has_a_trace_whatever_was_sent(sent: bytes | None) -> None:
+def test_a_response_has_a_trace_whatever_was_sent(sent: bytes | None) -> None:
     made = continue_trace(sent)
 
     assert TRACEPARENT.fullmatch(made)
@@ -45,7 +45,7 @@ def test_an_answer_has_a_trace_whatever_was_sent(sent: bytes | None) -> None:
 
 
 @given(st.none() | st.binary(max_size=200))
-def test_an_answer_has_an_id_that_no_log_minds(sent: bytes | None) -> None:
+def test_a_response_has_an_id_that_is_safe_in_a_log(sent: bytes | None) -> None:
     assert REQUEST_ID.fullmatch(choose_request_id(sent))
 
 
@@ -121,7 +121,7 @@ def forger() -> Issuer:
         st.sampled_from(["exp", "nbf", "iat", "sub", "aud", "iss", "scope", "scp", "scopes", "jti"]), json_values
     )
 )
-def test_signed_claims_of_any_shape_are_believed_or_refused(forger: Issuer, claims: dict[str, object]) -> None:
+def test_signed_claims_of_any_shape_are_accepted_or_refused(forger: Issuer, claims: dict[str, object]) -> None:
     key_id, private = next(iter(forger.private.items()))
     trust = TrustedIssuer("jwt", forger.url, AUDIENCE, forger.jwks_url)
     payload = orjson.dumps({**forger.claims(), **claims})

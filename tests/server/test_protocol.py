@@ -199,7 +199,7 @@ TYPE = b"content-type: application/json\r\n"
         ("HEAD", "/unsized", OK + TYPE + CLOSE + b"\r\n"),
     ],
 )
-def test_a_whole_answer_is_one_write(site: Site, method: str, path: str, expected: bytes) -> None:
+def test_a_whole_response_is_one_write(site: Site, method: str, path: str, expected: bytes) -> None:
     assert site.ask(path, method=method) == expected
     assert site.writes == [expected]
 
@@ -213,7 +213,7 @@ def test_a_whole_answer_is_one_write(site: Site, method: str, path: str, expecte
         ("GET", "/last", OK + b"content-length: 2\r\n" + CLOSE + b"\r\nab"),
     ],
 )
-def test_every_other_answer_is_framed_as_it_was(site: Site, method: str, path: str, expected: bytes) -> None:
+def test_every_other_response_is_framed_as_it_was(site: Site, method: str, path: str, expected: bytes) -> None:
     assert site.ask(path, method=method) == expected
 
 
@@ -278,7 +278,7 @@ def test_http_1_0_is_answered_and_closed(site: Site) -> None:
     assert received == OK + TYPE + b"content-length: 5\r\n" + CLOSE + b"\r\n12345"
 
 
-def test_who_expects_to_go_on_is_told_so_before_the_answer(site: Site) -> None:
+def test_a_client_that_expects_100_continue_gets_it_before_the_response(site: Site) -> None:
     with site.connect() as connection:
         connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
         interim = connection.recv(65536)
@@ -291,7 +291,7 @@ def test_who_expects_to_go_on_is_told_so_before_the_answer(site: Site) -> None:
     assert received == OK + b"content-length: 3\r\n\r\nabc"
 
 
-def test_who_is_answered_at_once_is_not_told_to_go_on(site: Site) -> None:
+def test_a_client_that_is_answered_at_once_gets_no_100_continue(site: Site) -> None:
     received = site.ask("/whole", method="POST", head="Expect: 100-continue\r\nContent-Length: 3\r\n")
 
     assert received.startswith(OK)
@@ -325,7 +325,7 @@ def test_a_value_can_not_make_up_a_line(site: Site, caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("path", ["/short", "/long", "/broken_off", "/twice"])
-def test_an_answer_that_breaks_its_promise_ends_the_connection(
+def test_a_response_that_breaks_its_content_length_ends_the_connection(
     site: Site, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     received = site.ask(path, close=False)
@@ -335,7 +335,7 @@ def test_an_answer_that_breaks_its_promise_ends_the_connection(
     assert "Exception in ASGI application" in caplog.text
 
 
-def test_a_large_answer_to_a_slow_reader_arrives_whole(site: Site) -> None:
+def test_a_large_response_to_a_slow_reader_arrives_whole(site: Site) -> None:
     body = bytes(range(256)) * 20_000
     with site.connect() as connection:
         connection.sendall(

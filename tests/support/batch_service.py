@@ -39,7 +39,7 @@ class BatchService:
     async def count(self, table: str) -> int:
         return int(await self.database.fetchval(f"SELECT count(*) FROM {table}"))
 
-    async def somebody_waits(self, *, count: int = 1) -> None:
+    async def wait_for_lock_waiters(self, *, count: int = 1) -> None:
         """Returns when so many transactions wait for a lock."""
         waiting = 0
         while waiting < count:

@@ -23,7 +23,7 @@ SHOWN = 10
 
 
 class LogGuard:
-    """Collects, on the process that runs the session, the lines that give somebody away."""
+    """Collects, on the process that runs the session, the lines with personal data."""
 
     def __init__(self, tests: Path) -> None:
         sources = "\n".join(path.read_text() for path in tests.rglob("*.py"))

@@ -33,7 +33,7 @@ def test_the_server_ends_and_says_why(database_url: str, tmp_path: Path, without
     assert "broken/fastapi.py:1" in critical[0]
 
 
-async def test_a_front_door_without_a_process_of_its_own_is_not_ready(
+async def test_an_entry_point_without_a_process_of_its_own_is_not_ready(
     database_url: str, tmp_path: Path, without_fastapi: str
 ) -> None:
     program = f"""

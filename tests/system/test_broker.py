@@ -44,7 +44,7 @@ class Patient:
 
 
 async def until_delivered(broker: Broker, count: int) -> None:
-    while broker.delivered < count:  # noqa: ASYNC110 - the broker counts, and knows nobody who waits
+    while broker.delivered < count:  # noqa: ASYNC110 - the broker counts and sends no signal
         await asyncio.sleep(0.01)
 
 

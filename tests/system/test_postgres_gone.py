@@ -169,9 +169,7 @@ async def test_a_server_without_a_free_connection_is_503(
     expect_unavailable(refused)
 
 
-async def test_a_row_that_somebody_holds_locked_is_503_and_free_again_afterwards(
-    client: Client, spare_url: str
-) -> None:
+async def test_a_locked_row_is_503_and_free_again_afterwards(client: Client, spare_url: str) -> None:
     path, other = await client.make(), await client.make()
     holder = await asyncpg.connect(spare_url)
     async with asyncio.timeout(GUARD_SECONDS):

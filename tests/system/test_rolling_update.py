@@ -1,6 +1,6 @@
 """Rolling restarts under load, through the sequence of a cluster and without a cluster.
 
-A pod that ends loses its endpoint after a while that nobody controls; at the same time it sleeps (preStop), and only
+A pod that ends loses its endpoint after an uncontrolled while; at the same time it sleeps (preStop), and only
 then gets SIGTERM. Twenty restarts like that must not cost a request, on fresh and on kept-alive connections. Without
 the sleep they must, or the test would prove nothing. Times are a cluster's, divided by some 25.
 """

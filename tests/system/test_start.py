@@ -1,4 +1,4 @@
-"""Starts on a database that is away, empty, or somebody else's."""
+"""Starts on a database that is away, empty, or belongs to another service."""
 
 import asyncio
 from pathlib import Path

@@ -44,7 +44,7 @@ async def test_requests_under_way_are_answered_and_new_ones_are_not_taken(
 
 
 async def refuses(url: str) -> bool:
-    """Whether nobody listens there. The service says that it shuts down a moment before it closes its sockets."""
+    """Whether nothing listens there. The service says that it shuts down a moment before it closes its sockets."""
     async with httpx.AsyncClient(base_url=url) as client:
         try:
             await client.get("/api/health/live")

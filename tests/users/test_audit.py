@@ -15,7 +15,7 @@ from support.settings import API_KEY
 ACTOR = f"api-key:{hashlib.sha256(API_KEY.encode()).hexdigest()[:8]}"
 
 
-async def test_each_change_tells_who_what_and_when(client: httpx.AsyncClient) -> None:
+async def test_each_change_shows_actor_fields_and_time(client: httpx.AsyncClient) -> None:
     user = await make_user(client, given_name="Wilhelmina")
     headers = {"X-Request-ID": "the-request"}
     changed = await client.patch(user_url(user), json={"locale": "fr", "status": "suspended"}, headers=headers)
@@ -92,7 +92,7 @@ async def test_deleted_erased_and_purged_users_have_a_trail(client: httpx.AsyncC
     assert types == ["created", "deleted", "erased", "purged"]
 
 
-async def test_who_was_never_there_has_none(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_user_has_no_trail(client: httpx.AsyncClient) -> None:
     expect_problem(await client.get(f"{USERS}/{uuid4()}/audit"), 404, "user_not_found")
     expect_fault(await client.get(f"{USERS}/nobody/audit"), "path:user_id")
 

@@ -120,7 +120,7 @@ async def test_changes_to_one_email_are_won_by_one(client: httpx.AsyncClient) ->
     assert statuses == {200: 1, 409: 19}
 
 
-async def test_users_who_swap_their_emails_are_refused_in_order(client: httpx.AsyncClient) -> None:
+async def test_users_that_swap_their_emails_are_refused_in_order(client: httpx.AsyncClient) -> None:
     for _ in range(5):
         users = [await make_user(client) for _ in range(2)]
 

@@ -1,4 +1,4 @@
-"""Bodies as nobody should send them"""
+"""Malformed request bodies."""
 
 import json
 from collections.abc import AsyncIterator
@@ -128,7 +128,7 @@ async def test_a_body_at_the_limit_is_read(shared_client: httpx.AsyncClient) -> 
 
 
 @pytest.mark.parametrize("field", ["metadata", "preferences"])
-async def test_objects_at_their_limit_are_kept(shared_client: httpx.AsyncClient, field: str) -> None:
+async def test_objects_at_their_limit_are_stored(shared_client: httpx.AsyncClient, field: str) -> None:
     many = {f"k{number}": number for number in range(1250)}
     full = {"x": "é" * ((16 * 1024 - 8) // 2)}
 

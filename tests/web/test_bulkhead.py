@@ -44,7 +44,7 @@ async def full(service: BatchService, user_id: str) -> AsyncIterator[list[asynci
     async with service.database.acquire() as connection, connection.transaction():
         await connection.fetchval("SELECT 1 FROM users WHERE id = $1 FOR UPDATE", user_id)
         waiting = [asyncio.create_task(large(service, "update", [change])) for _ in range(LARGE_BODIES_AT_ONCE)]
-        await service.somebody_waits(count=LARGE_BODIES_AT_ONCE)
+        await service.wait_for_lock_waiters(count=LARGE_BODIES_AT_ONCE)
         yield waiting
     assert {(await task).status_code for task in waiting} == {200}
 
@@ -59,7 +59,7 @@ async def test_what_is_small_passes_by(service: BatchService) -> None:
     assert (len(found.json()["found"]), made.status_code, batch.status_code) == (1, 201, 200)
 
 
-async def test_another_large_one_waits_until_there_is_room(service: BatchService) -> None:
+async def test_another_large_body_waits_until_a_place_is_free(service: BatchService) -> None:
     (held,) = await service.make(1)
     async with full(service, held):
         fourth = asyncio.create_task(large(service, "create", [creation()]))
@@ -71,7 +71,7 @@ async def test_another_large_one_waits_until_there_is_room(service: BatchService
     assert (await fourth).status_code == 200
 
 
-async def test_nobody_waits_for_long_and_no_place_gets_lost(hasty_service: BatchService) -> None:
+async def test_waiting_is_bounded_and_no_place_gets_lost(hasty_service: BatchService) -> None:
     (held,) = await hasty_service.make(1)
     async with full(hasty_service, held):
         refused = await large(hasty_service, "create", [creation()])
@@ -90,7 +90,7 @@ async def test_a_large_event_takes_a_place_and_a_small_one_none(hasty_service: B
     assert (refused.status_code, taken.status_code) == (503, 204)
 
 
-async def test_who_gives_up_while_it_waits_leaves_no_place_behind(service: BatchService) -> None:
+async def test_a_request_that_is_cancelled_while_it_waits_leaves_no_place_taken(service: BatchService) -> None:
     (held,) = await service.make(1)
     async with full(service, held):
         impatient = asyncio.create_task(large(service, "create", [creation()]))
@@ -102,7 +102,7 @@ async def test_who_gives_up_while_it_waits_leaves_no_place_behind(service: Batch
         pass
 
 
-async def test_who_does_not_send_its_body_takes_no_place(service: BatchService) -> None:
+async def test_a_request_that_does_not_send_its_body_takes_no_place(service: BatchService) -> None:
     reading = asyncio.Semaphore(0)
 
     async def halves() -> AsyncIterator[bytes]:

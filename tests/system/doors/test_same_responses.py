@@ -132,7 +132,7 @@ def opened(
 
 
 @pytest.mark.parametrize("name", ["kn func", "http_api", "http_api_stage", "function_url", "rest_api"])
-def test_every_door_gives_the_answers_of_uvicorn(
+def test_every_entry_point_gives_the_responses_of_uvicorn(
     name: str,
     reference: list[tuple[int, dict[str, str], str]],
     database_url: str,

@@ -8,7 +8,7 @@ from support.cluster import NAMESPACE, Cluster
 from support.waiting import wait_until
 
 
-def someone() -> dict[str, str]:
+def new_user() -> dict[str, str]:
     name = f"e2e-{uuid.uuid4().hex}"
     return {"external_id": name, "email": f"{name}@example.org"}
 
@@ -18,7 +18,7 @@ def find(user: dict[str, str]) -> dict[str, Any]:
 
 
 def test_a_user_is_created_read_changed_and_deleted(cluster: Cluster) -> None:
-    user = someone()
+    user = new_user()
     created, found = cluster.call({"method": "POST", "path": "/api/v1/users", "body": user}, find(user))
     assert created["status"] == 201
     assert [one["id"] for one in found["body"]["items"]] == [created["body"]["id"]]
@@ -33,7 +33,7 @@ def test_a_user_is_created_read_changed_and_deleted(cluster: Cluster) -> None:
     assert (deleted["status"], gone["status"]) == (204, 404)
 
 
-def test_a_stranger_is_refused(cluster: Cluster) -> None:
+def test_a_request_without_a_key_is_refused(cluster: Cluster) -> None:
     [refused] = cluster.call({"path": "/api/v1/users", "headers": {"X-API-Key": "not-a-key-of-this-service"}})
 
     assert refused["status"] == 401
@@ -63,7 +63,7 @@ def test_a_rolling_update_costs_no_request(cluster: Cluster) -> None:
 
 
 def test_postgres_and_redis_may_restart(cluster: Cluster) -> None:
-    user = someone()
+    user = new_user()
     [created] = cluster.call({"method": "POST", "path": "/api/v1/users", "body": user})
     path = f"/api/v1/users/{created['body']['id']}"
     restarts = restarts_of(cluster)
@@ -87,7 +87,7 @@ def restarts_of(cluster: Cluster) -> int:
     return sum(status["restartCount"] for pod in cluster.pods() for status in pod["status"]["containerStatuses"])
 
 
-def test_who_is_no_caller_does_not_get_through(plain: Cluster) -> None:
+def test_a_pod_without_the_client_label_does_not_get_through(plain: Cluster) -> None:
     allowed = plain.call({"path": "/api/health/live"})
     refused = plain.call({"path": "/api/health/live"}, allowed=False)
 
@@ -133,7 +133,7 @@ def test_the_first_request_wakes_a_service_that_sleeps(knative: Cluster) -> None
 
 
 def test_a_batch_through_the_broker_is_applied_once(knative: Cluster) -> None:
-    user = someone()
+    user = new_user()
     headers = {
         "ce-specversion": "1.0",
         "ce-id": uuid.uuid4().hex,

@@ -71,7 +71,7 @@ async def test_every_kind_of_bad_update_fails_alone(service: BatchService) -> No
     assert "index 3" in answer.json()["items"][4]["error"]["detail"]
 
 
-async def test_of_two_who_ask_for_one_address_the_first_gets_it(service: BatchService) -> None:
+async def test_the_first_of_two_items_with_one_address_gets_it(service: BatchService) -> None:
     ids = await service.make(3)
     emails = ("N@x.org", "m@x.org", "n@X.org")
     items = [{"id": user_id, "data": {"email": email}} for user_id, email in zip(ids, emails, strict=True)]
@@ -81,7 +81,7 @@ async def test_of_two_who_ask_for_one_address_the_first_gets_it(service: BatchSe
     assert outcomes(answer) == ["updated", "updated", "duplicate_in_batch"]
 
 
-async def test_who_keeps_an_address_comes_before_who_asks_for_it(service: BatchService) -> None:
+async def test_an_address_that_an_item_keeps_is_refused_to_another_item(service: BatchService) -> None:
     (keeper,) = await service.make(1, email="kept@example.org")
     (other,) = await service.make(1)
     items = [{"id": other, "data": {"email": "kept@example.org"}}, {"id": keeper, "data": {"given_name": "K"}}]
@@ -107,7 +107,7 @@ async def test_deletes_and_restores_with_a_reused_address(service: BatchService)
     assert await service.log_of(ids[1]) == [(1, "created"), (2, "deleted")]
 
 
-async def test_two_deleted_namesakes_are_not_both_restored(service: BatchService) -> None:
+async def test_two_deleted_users_with_one_address_are_not_both_restored(service: BatchService) -> None:
     ids = []
     for _ in range(2):
         ids += await service.make(1, email="same@example.org")
@@ -148,7 +148,7 @@ async def test_atomic_applies_all_when_all_are_good(service: BatchService) -> No
     assert await service.count("users") == 2
 
 
-async def test_the_cache_forgets_what_a_batch_changed(service: BatchService) -> None:
+async def test_a_batch_invalidates_the_cache_of_what_it_changed(service: BatchService) -> None:
     ids = await service.make(2, given_name="Old")
     for user_id in ids:
         await service.user(user_id)
@@ -203,7 +203,7 @@ async def test_concurrent_upserts_with_crossed_keys_all_end(service: BatchServic
 
 async def give_up_a_batch(service: BatchService, low: str, high: str) -> httpx.Response:
     """The answer to a batch that PostgreSQL ends in favour of the test. Raises DeadlockDetectedError when it does the
-    reverse: whoever has waited for a second looks for a deadlock, and on a busy machine there may not be one yet.
+    reverse: a session that has waited for a second looks for a deadlock, and a busy machine may not have one by then.
     """
     items = [{"id": user_id, "data": {"given_name": "Ada"}} for user_id in (low, high)]
     lock = "SELECT 1 FROM users WHERE id = $1 FOR UPDATE"
@@ -213,7 +213,7 @@ async def give_up_a_batch(service: BatchService, low: str, high: str) -> httpx.R
         await connection.execute(lock, high)
         batch = asyncio.create_task(service.batch("update", items))
         try:
-            await service.somebody_waits()
+            await service.wait_for_lock_waiters()
             await connection.execute(lock, low)
         finally:
             await transaction.rollback()

@@ -80,7 +80,9 @@ async def is_second_written(watcher: asyncpg.Connection) -> bool:
 
 
 @pytest.mark.parametrize(("on_conflict", "outcome"), [("fail", "failed"), ("skip", "skipped"), ("update", "updated")])
-async def test_users_who_are_known_in_every_chunk(client: httpx.AsyncClient, on_conflict: str, outcome: str) -> None:
+async def test_users_that_exist_already_in_every_chunk(
+    client: httpx.AsyncClient, on_conflict: str, outcome: str
+) -> None:
     users = people(0, 6 * CHUNK_RECORDS)
     known = [users[chunk * CHUNK_RECORDS + 700] for chunk in range(6)]
     assert (await imported(client, known))["created"] == 6
@@ -88,7 +90,7 @@ async def test_users_who_are_known_in_every_chunk(client: httpx.AsyncClient, on_
     assert (found["created"], found[outcome]) == (6 * CHUNK_RECORDS - 6, 6)
 
 
-async def test_a_key_that_an_earlier_chunk_lets_go_of_is_free_for_the_next(client: httpx.AsyncClient) -> None:
+async def test_a_key_that_an_earlier_chunk_releases_is_free_for_the_next(client: httpx.AsyncClient) -> None:
     await imported(client, [{"email": "old@example.org", "external_id": "moves"}])
     users = people(0, 2 * CHUNK_RECORDS)
     users[CHUNK_RECORDS - 1] = {"email": "new@example.org", "external_id": "moves"}

@@ -36,7 +36,7 @@ async def send_and_leave(application: Application, content: bytes, key: str) -> 
         return next(messages)
 
     async def send(message: MutableMapping[str, Any]) -> None:
-        """Nobody listens."""
+        """Discards the message."""
 
     headers = {"x-api-key": API_KEY, "idempotency-key": key, **{name.lower(): value for name, value in NDJSON.items()}}
     scope = {
@@ -66,7 +66,7 @@ async def test_an_import_creates_its_users_and_says_so(client: httpx.AsyncClient
     assert (await client.get(IMPORTS)).json()["items"][0]["id"] == found["id"]
 
 
-async def test_failures_are_told_by_record_and_place_and_the_others_are_created(client: httpx.AsyncClient) -> None:
+async def test_failures_are_reported_by_record_and_field_and_the_others_are_created(client: httpx.AsyncClient) -> None:
     users = people(1200)
     users[3]["email"] = "nobody"
     users[1100]["email"] = "U7@EXAMPLE.org"
@@ -128,7 +128,7 @@ async def test_an_import_that_was_cut_off_goes_on_where_it_stopped(
     assert len(await exported(client)) == 5500
 
 
-async def test_two_who_go_on_with_one_import_apply_nothing_twice(client: httpx.AsyncClient) -> None:
+async def test_two_requests_that_continue_one_import_apply_nothing_twice(client: httpx.AsyncClient) -> None:
     headers = {**NDJSON, "Idempotency-Key": "both"}
     content = lines(people(4000))
     answers = await asyncio.gather(*(client.post(IMPORTS, content=content, headers=headers) for _ in range(4)))
@@ -168,7 +168,7 @@ async def test_a_file_that_can_not_be_read_is_refused(client: httpx.AsyncClient)
     assert (wrong.status_code, wrong.json()["code"]) == (415, "unsupported_media_type")
 
 
-async def test_an_empty_file_is_an_import_of_nobody(client: httpx.AsyncClient) -> None:
+async def test_an_empty_file_is_an_import_without_users(client: httpx.AsyncClient) -> None:
     answer = await client.post(IMPORTS, content=b"", headers=NDJSON)
     assert (answer.status_code, answer.json()["state"], answer.json()["position"]) == (202, "completed", 0)
 

@@ -1,4 +1,4 @@
-"""Who was erased is not known as an actor any more, and scopes decide who may look and erase."""
+"""An erased person is no longer known as an actor; audit, export and erasure each need a scope."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +31,7 @@ def actors_of(client: httpx.Client, user: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("known_by", ["external_id", "id"])
-def test_the_acts_of_an_erased_person_are_one_strangers(
+def test_the_changes_of_an_erased_actor_carry_one_alias(
     server: LiveServer, shared_issuer: Issuer, client: httpx.Client, known_by: str
 ) -> None:
     person, other = make(client, external_id=f"ext-{uuid4().hex}"), make(client)
@@ -67,7 +67,7 @@ def test_each_asks_for_its_scope(
     for scopes in (" ".join(others), scope):
         with server.client(Authorization=f"Bearer {shared_issuer.token(scope=scopes)}") as caller:
             statuses.append(caller.request(method, path).status_code)
-    with server.client(Accept="*/*") as anybody:
-        statuses.append(anybody.request(method, path).status_code)
+    with server.client(Accept="*/*") as anonymous:
+        statuses.append(anonymous.request(method, path).status_code)
 
     assert statuses == [403, 204 if method == "POST" else 200, 401]

@@ -70,7 +70,7 @@ async def test_the_address_and_the_external_id_are_free_again(client: httpx.Asyn
     assert successor.json()["id"] != user["id"]
 
 
-async def test_nobody_comes_back_from_a_tombstone(client: httpx.AsyncClient) -> None:
+async def test_an_erased_user_can_not_be_restored_or_changed(client: httpx.AsyncClient) -> None:
     user = await make_user(client)
     await erase(client, user)
 
@@ -119,7 +119,7 @@ async def test_if_match_and_idempotency_keys_hold(client: httpx.AsyncClient) -> 
     expect_problem(late, 412, "version_mismatch")
 
 
-async def test_who_is_not_there_can_not_be_erased(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_user_can_not_be_erased(client: httpx.AsyncClient) -> None:
     purged = await make_user(client)
     await client.delete(user_url(purged, "?purge=true"))
 
@@ -127,7 +127,7 @@ async def test_who_is_not_there_can_not_be_erased(client: httpx.AsyncClient) -> 
         expect_problem(await client.post(f"{USERS}/{user_id}/erase"), 404, "user_not_found")
 
 
-async def test_a_purge_takes_the_person_out_of_kept_answers_too(client: httpx.AsyncClient) -> None:
+async def test_a_purge_redacts_stored_responses_too(client: httpx.AsyncClient) -> None:
     headers = {"Idempotency-Key": "k"}
     user = (await client.post(USERS, json=PERSON, headers=headers)).json()
     await client.delete(user_url(user, "?purge=true"))
@@ -135,7 +135,7 @@ async def test_a_purge_takes_the_person_out_of_kept_answers_too(client: httpx.As
     expect_problem(await client.post(USERS, json=PERSON, headers=headers), 410, "answer_erased")
 
 
-async def test_an_answer_under_a_key_that_is_not_here_is_not_passed_by(
+async def test_a_stored_response_under_an_unknown_encryption_key_stops_the_erasure(
     client: httpx.AsyncClient, database_url: str
 ) -> None:
     user = await make_user(client, **PERSON)
@@ -150,7 +150,9 @@ async def test_an_answer_under_a_key_that_is_not_here_is_not_passed_by(
     assert (await client.get(user_url(user), headers={"Cache-Control": "no-cache"})).json()["email"] == user["email"]
 
 
-async def test_two_of_one_batch_erased_at_once_are_both_out_of_its_answer(client: httpx.AsyncClient) -> None:
+async def test_two_users_of_one_batch_erased_at_once_are_both_redacted_in_its_response(
+    client: httpx.AsyncClient,
+) -> None:
     items = [{"ref": f"ref-{number}", "data": {"email": f"u{number}@example.org"}} for number in range(8)]
     headers = {"Idempotency-Key": "k"}
     made = (await client.post(f"{USERS}/batch/create", json={"items": items}, headers=headers)).json()["items"]
@@ -227,9 +229,9 @@ async def test_a_find_that_was_overtaken_by_an_erasure_is_made_again(
         await transaction.start()
         await connection.execute("SELECT FROM users WHERE id = $1 FOR UPDATE", UUID(user["id"]))
         erasing = asyncio.create_task(erase(client, user))
-        await somebody_waits(connection, 1)
+        await wait_for_lock_waiters(connection, 1)
         finding = asyncio.create_task(client.post("/events", json=event, headers=headers))
-        await somebody_waits(connection, 2)
+        await wait_for_lock_waiters(connection, 2)
         await transaction.rollback()
     finally:
         await connection.close()
@@ -239,7 +241,7 @@ async def test_a_find_that_was_overtaken_by_an_erasure_is_made_again(
     assert await nothing_is_left(database_url)
 
 
-async def somebody_waits(connection: asyncpg.Connection, count: int) -> None:
+async def wait_for_lock_waiters(connection: asyncpg.Connection, count: int) -> None:
     """Returns when so many transactions wait for a lock."""
     waiting = 0
     while waiting < count:

@@ -62,5 +62,5 @@ async def test_a_long_trail_is_exported_whole(client: httpx.AsyncClient, databas
     assert [change["version"] for change in export["changes"]] == list(range(1, 2101))
 
 
-async def test_who_was_never_there_is_not_exported(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_user_is_not_exported(client: httpx.AsyncClient) -> None:
     expect_problem(await client.get(f"{USERS}/{uuid4()}/export"), 404, "user_not_found")

@@ -58,7 +58,7 @@ async def by_import(client: httpx.AsyncClient) -> httpx.Response:
 DOORS: dict[str, Door] = {"request": by_request, "batch": by_batch, "event": by_event, "import": by_import}
 
 
-async def look_for_nobody(client: httpx.AsyncClient) -> None:
+async def look_for_unknown_users(client: httpx.AsyncClient) -> None:
     """Finds by the person's keys before there is a person: the replies say that they are missing."""
     keys = {"emails": [PERSON["email"]], "external_ids": [PERSON["external_id"]]}
     assert (await send(client, event("find-early", "find", keys))).json()["missing"]["emails"] == keys["emails"]
@@ -120,7 +120,7 @@ def dumped(postgres: PostgresServer, database_url: str) -> bytes:
 async def test_nothing_of_an_erased_person_is_left_anywhere(
     client: httpx.AsyncClient, door: str, database_url: str, redis_url: str, tmp_path: Path, postgres: PostgresServer
 ) -> None:
-    await look_for_nobody(client)
+    await look_for_unknown_users(client)
     assert (await DOORS[door](client)).is_success
     (user,) = (await client.get(USERS, params={"external_id": PERSON["external_id"]})).json()["items"]
     await live(client, user["id"])

@@ -126,7 +126,7 @@ async def test_a_purged_and_a_deleted_user_leave_the_cache(
     assert answers == [404, 200, 404, 404]
 
 
-async def test_the_cache_is_closed_to_strangers(database_url: str, tmp_path: Path) -> None:
+async def test_the_cache_needs_a_key(database_url: str, tmp_path: Path) -> None:
     async with running(make_settings(database_url, tmp_path)) as client:
         client.headers.pop("X-API-Key")
         answers = [await client.get(CACHE), await client.delete(CACHE), await client.post(f"{CACHE}/warm")]

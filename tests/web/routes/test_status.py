@@ -140,7 +140,7 @@ def test_the_status_lives_without_its_database(own_postgres: PostgresServer, tmp
 
 
 @needs_chromium
-def test_the_page_shows_the_status_to_who_has_a_key(service: ServiceProcess, page: Page) -> None:
+def test_the_page_shows_the_status_with_a_key(service: ServiceProcess, page: Page) -> None:
     page.open(f"{service.url}/status")
     page.value(f"document.getElementById('key').value = '{API_KEY}'; document.querySelector('button').click()")
     page.wait_for("!document.getElementById('board').hidden")

@@ -40,7 +40,7 @@ async def test_a_status_is_found(client: httpx.AsyncClient, status: str) -> None
     assert await found(client, status=status) == [users[status]["id"]]
 
 
-async def test_deleted_users_are_listed_for_those_who_ask(client: httpx.AsyncClient) -> None:
+async def test_deleted_users_are_listed_on_request(client: httpx.AsyncClient) -> None:
     alive, gone = await make_user(client), await make_user(client, email="gone@example.org", external_id="gone")
     await client.delete(user_url(gone))
     again = await make_user(client, email="gone@example.org", external_id="gone")
@@ -68,7 +68,7 @@ async def test_names_are_found_by_whole_words_in_any_case_and_form(client: httpx
 
 
 @pytest.mark.parametrize("q", ["jos", "ose", "josé other", "", "   ", "'", "\0", "example", "%", "🧮", "𓀀"])
-async def test_parts_of_words_and_other_words_find_nobody(client: httpx.AsyncClient, q: str) -> None:
+async def test_parts_of_words_and_other_words_find_no_user(client: httpx.AsyncClient, q: str) -> None:
     await make_user(client, **NAMES)
 
     assert await found(client, q=q) == []

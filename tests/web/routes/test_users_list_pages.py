@@ -1,4 +1,4 @@
-"""GET /users, page by page"""
+"""GET /users, page by page."""
 
 import asyncio
 from datetime import datetime
@@ -34,7 +34,9 @@ async def walk(client: httpx.AsyncClient, **parameters: Any) -> list[dict[str, A
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("limit", [1, 3, 4, 200])
-async def test_a_walk_sees_everybody_once_in_order(client: httpx.AsyncClient, order: str, limit: int) -> None:
+async def test_a_walk_over_all_pages_returns_each_user_once_in_order(
+    client: httpx.AsyncClient, order: str, limit: int
+) -> None:
     users = [await make_user(client) for _ in range(8)]
     for user in (users[5], users[0]):
         await client.post(user_url(user, "/login"))
@@ -50,7 +52,7 @@ async def test_a_walk_sees_everybody_once_in_order(client: httpx.AsyncClient, or
 
 
 @pytest.mark.parametrize("order", ORDERS)
-async def test_who_stays_is_seen_once_while_others_change(client: httpx.AsyncClient, order: str) -> None:
+async def test_an_unchanged_user_is_returned_once_while_others_change(client: httpx.AsyncClient, order: str) -> None:
     users = [await make_user(client, given_name="Ada") for _ in range(30)]
     staying = {user["id"] for user in users[::2]}
     stop = asyncio.Event()

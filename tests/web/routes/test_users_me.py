@@ -1,4 +1,4 @@
-"""`/users/me`: whom a token's subject means."""
+"""`/users/me`: the user that a token's subject means."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,9 +51,7 @@ def test_the_subject_is_an_id(server: LiveServer, shared_issuer: Issuer, client:
         assert own.get(ME).json() == made
 
 
-def test_a_subject_that_could_be_two_people_is_nobody(
-    server: LiveServer, shared_issuer: Issuer, client: httpx.Client
-) -> None:
+def test_an_ambiguous_subject_means_no_user(server: LiveServer, shared_issuer: Issuer, client: httpx.Client) -> None:
     victim = make(client)
     make(client, external_id=victim["id"])
 
@@ -94,7 +92,7 @@ def test_an_operator_says_what_subjects_are(
             assert own.get(ME).json() == {"by_id": by_id, "by_external_id": by_external_id}[found]
 
 
-def test_people_change_themselves(server: LiveServer, shared_issuer: Issuer, client: httpx.Client) -> None:
+def test_users_change_themselves(server: LiveServer, shared_issuer: Issuer, client: httpx.Client) -> None:
     made = make(client, external_id=f"ext-{uuid4().hex}", email_verified=True)
 
     with as_subject(server, shared_issuer, made["external_id"]) as own:
@@ -108,7 +106,7 @@ def test_people_change_themselves(server: LiveServer, shared_issuer: Issuer, cli
 
 
 @pytest.mark.parametrize("field", ["external_id", "status", "metadata", "email_verified"])
-def test_people_do_not_change_what_others_decide_by(
+def test_users_can_not_change_fields_that_other_services_decide_by(
     server: LiveServer, shared_issuer: Issuer, client: httpx.Client, field: str
 ) -> None:
     made = make(client, external_id=f"ext-{uuid4().hex}")

@@ -25,7 +25,7 @@ async def test_an_unknown_user_is_not_found(shared_client: httpx.AsyncClient) ->
     expect_problem(await shared_client.get(f"{USERS}/{uuid4()}"), 404, "user_not_found")
 
 
-async def test_a_deleted_user_is_there_for_those_who_ask(shared_client: httpx.AsyncClient) -> None:
+async def test_a_deleted_user_is_returned_on_request(shared_client: httpx.AsyncClient) -> None:
     user = await make_user(shared_client)
     await shared_client.delete(user_url(user))
 
