@@ -375,7 +375,7 @@ async def test_received_events_are_counted_by_known_types_only(client: Client) -
     assert "org.example" not in shown
 
 
-async def test_replies_are_kept_sealed_and_for_a_week(client: Client, database_url: str) -> None:
+async def test_replies_are_stored_encrypted_for_a_week(client: Client, database_url: str) -> None:
     old = event_of(data=batch_of("ada@example.org"))
     await send(client, old)
     connection = await asyncpg.connect(database_url)

@@ -133,7 +133,7 @@ async def test_update_finds_the_user_by_external_id_else_by_email(service: Batch
     assert await service.log_of(first) == [(1, "created"), (2, "updated")]
 
 
-async def test_two_items_that_mean_one_known_user_update_it_once(service: BatchService) -> None:
+async def test_two_items_about_one_existing_user_update_it_once(service: BatchService) -> None:
     await service.make(1, external_id="one", email="one@example.org")
     items = [creation(), creation(external_id="one", given_name="A"), creation(email="one@example.org")]
 

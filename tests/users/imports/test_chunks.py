@@ -75,7 +75,7 @@ async def watcher(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def is_second_written(watcher: asyncpg.Connection) -> bool:
-    """Whether the first chunk waits for a lock, and the second has gone ahead and waits for its turn."""
+    """Whether the first chunk waits for a lock, and the second has started first and waits for its turn."""
     return bool(await watcher.fetchval(BLOCKED) and await watcher.fetchval(ALL_WRITTEN))
 
 
@@ -136,7 +136,7 @@ async def test_a_deadlock_through_another_transaction_ends(
         assert (await importing)["created"] == 2 * CHUNK_RECORDS
 
 
-async def test_nothing_of_a_chunk_that_went_ahead_stays_when_the_one_before_fails(
+async def test_a_chunk_that_started_first_is_rolled_back_when_the_one_before_fails(
     settings: Settings,
     other_session: asyncpg.Connection,
     watcher: asyncpg.Connection,

@@ -96,7 +96,7 @@ async def test_csv_is_taken_too(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(("on_conflict", "outcome"), [("fail", "failed"), ("skip", "skipped"), ("update", "updated")])
-async def test_on_conflict_says_what_becomes_of_known_users(
+async def test_on_conflict_decides_about_existing_users(
     client: httpx.AsyncClient, on_conflict: str, outcome: str
 ) -> None:
     await client.post(IMPORTS, content=lines(people(3)), headers=NDJSON)

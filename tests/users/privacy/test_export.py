@@ -9,7 +9,7 @@ import orjson
 from support.api import USERS, expect_problem, make_user, user_url
 
 
-async def test_an_export_has_the_user_the_trail_and_where_else_the_person_shows(client: httpx.AsyncClient) -> None:
+async def test_an_export_has_the_user_the_trail_and_what_else_is_stored(client: httpx.AsyncClient) -> None:
     body = {"email": "w@example.org", "given_name": "Wilhelmina", "metadata": {"plan": "pro"}}
     user = (await client.post(USERS, json=body, headers={"Idempotency-Key": "k"})).json()
     find = {"ids": [user["id"]]}

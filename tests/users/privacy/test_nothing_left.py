@@ -59,7 +59,7 @@ DOORS: dict[str, Door] = {"request": by_request, "batch": by_batch, "event": by_
 
 
 async def look_for_unknown_users(client: httpx.AsyncClient) -> None:
-    """Finds by the person's keys before there is a person: the replies say that they are missing."""
+    """Finds by the keys of a user that does not exist yet: the replies report them as missing."""
     keys = {"emails": [PERSON["email"]], "external_ids": [PERSON["external_id"]]}
     assert (await send(client, event("find-early", "find", keys))).json()["missing"]["emails"] == keys["emails"]
 
@@ -145,7 +145,7 @@ async def test_nothing_of_an_erased_person_is_left_anywhere(
 
 
 @pytest.mark.parametrize("door", ["request", "batch", "event"])
-async def test_what_comes_again_after_an_erasure_is_answered_without_the_person_and_not_applied(
+async def test_a_request_repeated_after_an_erasure_gets_a_redacted_response_and_is_not_applied(
     client: httpx.AsyncClient, door: str, database_url: str
 ) -> None:
     first = await DOORS[door](client)

@@ -41,7 +41,7 @@ class Erasure:
     async def erase(self, user: User, actor_names: Collection[str]) -> None:
         """Erases a user from stored responses and from the audit trail, where the user acted under `actor_names`.
 
-        All of the user's own actions get one random alias: they still belong together, but lead to nobody.
+        All of the user's own actions get one random alias: they stay one group without a name.
         """
         await self.redact_responses(user)
         await self.session.execute(CLEAR_REQUEST_IDS, {"user_id": user.id})
