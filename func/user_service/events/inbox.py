@@ -109,8 +109,8 @@ class Inbox:
         self.received = metrics.events_received
         self.relay = relay
         self.handlers: Mapping[str, Callable[[ParsedEvent, Origin], Awaitable[CloudEvent | None]]] = {
-            PING: self.answer_ping,
-            **dict.fromkeys(BATCH_OPERATIONS, self.answer_batch),
+            PING: self.process_ping,
+            **dict.fromkeys(BATCH_OPERATIONS, self.process_batch),
         }
 
     def parse_all(self, events: Sequence[Incoming], *, is_batch: bool) -> list[ParsedEvent]:
@@ -129,7 +129,7 @@ class Inbox:
             self.received.add(event.type, "refused")
             raise
 
-    async def answer(self, parsed: ParsedEvent, origin: Origin) -> CloudEvent | None:
+    async def process(self, parsed: ParsedEvent, origin: Origin) -> CloudEvent | None:
         """The reply to an event; None for a ping.
 
         Raises EventIdReused, EventInProgress, PayloadTooLarge, DatabaseUnavailable, Contended.
@@ -145,10 +145,10 @@ class Inbox:
             self.received.add(parsed.event.type, outcome)
         return reply
 
-    async def answer_ping(self, ping: ParsedEvent, origin: Origin) -> None:
+    async def process_ping(self, ping: ParsedEvent, origin: Origin) -> None:
         await self.relay()
 
-    async def answer_batch(self, parsed: ParsedEvent, origin: Origin) -> CloudEvent:
+    async def process_batch(self, parsed: ParsedEvent, origin: Origin) -> CloudEvent:
         entry = InboxEntry(parsed.event, self.cipher, self.batches.database.index)
         if isinstance(parsed.body, FindBatch):
             return entry.reply(await self.find_once(parsed.body, origin, entry))

@@ -70,8 +70,8 @@ def encode_users(
     start, length = USER_START.pack, LENGTH.pack
     rows = []
     for user, email_index, token, document in zip(users, email_indexes, tokens, documents, strict=True):
-        made = microseconds(user.created_at)
-        fixed = start(12, 16, email_index, 16, user.id.bytes, 8, made, 8, made, 4, user.version, 1, user.email_verified)
+        time = microseconds(user.created_at)
+        fixed = start(12, 16, email_index, 16, user.id.bytes, 8, time, 8, time, 4, user.version, 1, user.email_verified)
         fields = (
             fixed,
             text_field(user.external_id),

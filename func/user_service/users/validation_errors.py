@@ -28,7 +28,7 @@ def make_field_error(pointer: str, fault: Any) -> FieldError:
 MESSAGES: Final = {
     "missing": "is required",
     "extra_forbidden": "is not a field of this schema",
-    "string_pattern_mismatch": "does not have the form asked for",
+    "string_pattern_mismatch": "does not have the required form",
 }
 
 

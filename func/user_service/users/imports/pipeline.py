@@ -19,7 +19,7 @@ from user_service.errors import Conflict, Contended
 
 # PostgreSQL applies two while the next one is validated and encrypted.
 CHUNKS_AT_ONCE: Final = 3
-# In a file of known users, chunks that started first would be rolled back again and again.
+# In a file of existing users, chunks that started first would be rolled back again and again.
 CLEAN_CHUNKS: Final = 3
 # The chunk before may wait in PostgreSQL for one that started first, through a lock of another transaction: a deadlock
 # that PostgreSQL can't see. It detects its own after a second too, and gives up waiting for a lock after three.

@@ -87,9 +87,9 @@ async def process_event(request: Request, parsed: ParsedEvent) -> CloudEvent | N
     event = parsed.event
     context, tracing = request_context(request), get_resources(request).tracing
     if tracing is None:
-        return await inbox.answer(parsed, event_origin(context, event.traceparent))
+        return await inbox.process(parsed, event_origin(context, event.traceparent))
     with tracing.consume(event.type, event.traceparent) as traceparent:
-        return await inbox.answer(parsed, replace(context.origin, traceparent=traceparent))
+        return await inbox.process(parsed, replace(context.origin, traceparent=traceparent))
 
 
 def event_origin(context: RequestContext, traceparent: str | None) -> Origin:
