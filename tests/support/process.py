@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ import pytest
 
 from support.settings import API_KEY, make_environ
 from support.waiting import PATIENCE_SECONDS
+
+# Runs a command of the command line in this process; returns its status and its output.
+RunCommand = Callable[..., tuple[int, str]]
 
 ADDRESS = re.compile(r"running on (http://127\.0\.0\.1:[0-9]+)")
 

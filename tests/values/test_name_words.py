@@ -1,4 +1,4 @@
-"""The word index of names"""
+"""The words of names."""
 
 import unicodedata
 
@@ -6,11 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from user_service.encryption.blind_index import BlindIndex, scalar_text
 from user_service.values.name_words import split_words
 
 TEXT = st.text(max_size=40)
-index = BlindIndex(bytes(range(32)))
 
 
 @given(TEXT)
@@ -50,33 +48,3 @@ def test_plain_text_takes_the_short_way_to_the_same_words(text: str) -> None:
 )
 def test_words_are_split_and_folded(text: str, words: set[str]) -> None:
     assert split_words(text) == words
-
-
-@given(TEXT, TEXT, TEXT)
-def test_terms_tell_words_and_pairs_apart(word: str, name: str, value: str) -> None:
-    assert index.word(f"{name}\0{value}") != index.pair(name, value)
-    assert -(2**63) <= index.word(word) < 2**63
-
-
-def test_a_users_terms_are_those_of_all_names_and_all_metadata() -> None:
-    terms = index.user_terms(("Ada", None, "Ada King"), {"plan": "pro", "seats": 3})
-
-    expected = {index.word("ada"), index.word("king"), index.pair("plan", "pro"), index.pair("seats", "3")}
-    assert terms == expected
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (True, "true"),
-        (False, "false"),
-        (None, "null"),
-        (1, "1"),
-        (1.0, "1.0"),
-        (1e-7, "1e-7"),
-        (1e22, "1e+22"),
-        ("x", "x"),
-    ],
-)
-def test_a_scalar_is_asked_for_as_json_writes_it(value: str | float | bool | None, text: str) -> None:
-    assert scalar_text(value) == text
