@@ -15,6 +15,7 @@ KNOWN: dict[str, Any] = {
     "name": str,
     "runtime": str,
     "created": str,
+    "namespace": str,
     "invoke": str,
     "build": {"builder": str},
     "run": {
@@ -22,7 +23,6 @@ KNOWN: dict[str, Any] = {
         "volumes": [{"secret": str, "emptyDir": {"sizeLimit": str}, "path": str}],
     },
     "deploy": {
-        "namespace": str,
         "serviceAccountName": str,
         "healthEndpoints": {"liveness": str, "readiness": str},
         "labels": [{"key": str, "value": str}],
@@ -61,6 +61,12 @@ def test_func_yaml_has_only_fields_that_kn_func_knows(function: dict[str, Any]) 
     assert unknown(function, KNOWN) == []
     assert unknown(function | {"timeoutSeconds": "60"}, KNOWN) == ["func.yaml.timeoutSeconds"]
     assert (function["specVersion"], function["runtime"], function["invoke"]) == ("0.36.0", "python", "http")
+
+
+def test_the_namespace_is_a_wish_and_no_record_of_a_deployment(function: dict[str, Any]) -> None:
+    """kn func takes `deploy.namespace` for the place of a running function, and removes that one when it deploys elsewhere."""
+    assert function["namespace"] == "microservices"
+    assert not {"namespace", "deployer", "image"} & set(function["deploy"])
 
 
 @pytest.mark.skipif(not manifests.renderers(), reason="neither kubectl nor kustomize is on PATH")
