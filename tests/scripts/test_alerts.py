@@ -25,14 +25,14 @@ needs_promtool = pytest.mark.skipif(
 )
 
 
-def trial(name: str, series: Series, at: str, *, fires: bool) -> dict[str, Any]:
-    """A promtool test: the alert fires at that time, or it does not."""
+def trial(name: str, series: Series, at: str, *, fires: bool, labels: str = "") -> dict[str, Any]:
+    """A promtool test: the alert fires at that time, with these labels, or it does not."""
     return {
         "interval": "1m",
         "input_series": [{"series": series_name, "values": values} for series_name, values in series.items()],
         "promql_expr_test": [
             {
-                "expr": f'count(ALERTS{{alertname="{name}", alertstate="firing"}}) or vector(0)',
+                "expr": f'count(ALERTS{{alertname="{name}", alertstate="firing"{labels}}}) or vector(0)',
                 "eval_time": at,
                 "exp_samples": [{"labels": "{}", "value": float(fires)}],
             }
@@ -78,6 +78,35 @@ def test_every_alert_is_tried_and_nothing_else_is() -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_an_alert_fires_when_it_should_and_only_then(name: str, tmp_path: Path) -> None:
     outcome = run_trials(tmp_path, name, trials_of(name))
+
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def elsewhere(series: Series) -> Series:
+    return {name.replace("microservices", "elsewhere"): values for name, values in series.items()}
+
+
+@needs_promtool
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"UserServiceUnwatched"}))
+def test_an_alert_fires_for_the_namespace_that_is_in_trouble_whatever_its_name(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    both = {**case.silent, **elsewhere(case.fires)}
+    trials = [
+        trial(name, both, case.at, fires=True, labels=', namespace="elsewhere"'),
+        trial(name, both, case.at, fires=False, labels=', namespace="microservices"'),
+    ]
+
+    outcome = run_trials(tmp_path, name, trials)
+
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+@needs_promtool
+def test_a_service_that_is_watched_in_a_namespace_of_another_name_is_watched(tmp_path: Path) -> None:
+    case = CASES["UserServiceUnwatched"]
+    trials = [trial("UserServiceUnwatched", elsewhere(case.silent), case.at, fires=False)]
+
+    outcome = run_trials(tmp_path, "UserServiceUnwatched", trials)
 
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
 
