@@ -76,9 +76,17 @@ def aspect_of(container: Document, aspect: str) -> Any:
         return own, container["envFrom"]
     if aspect == "probes":
         # Without a period, Knative's queue-proxy probes readiness every 50 ms, so only the path is compared.
-        ready = {"httpGet": container["readinessProbe"]["httpGet"]}
-        return container["startupProbe"], container["livenessProbe"], ready
+        live = {name: value for name, value in container["livenessProbe"].items() if name != "initialDelaySeconds"}
+        return live, {"httpGet": container["readinessProbe"]["httpGet"]}, start_seconds(container)
     return container[aspect]
+
+
+def start_seconds(container: Document) -> int:
+    """The seconds that a start may take before the container is killed."""
+    if "startupProbe" in container:
+        return int(container["startupProbe"]["periodSeconds"] * container["startupProbe"]["failureThreshold"])
+    probe = container["livenessProbe"]
+    return int(probe.get("initialDelaySeconds", 0) + probe["periodSeconds"] * (probe["failureThreshold"] - 1))
 
 
 def connections(documents: list[Document]) -> tuple[int, int]:

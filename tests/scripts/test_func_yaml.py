@@ -64,7 +64,7 @@ def test_func_yaml_has_only_fields_that_kn_func_knows(function: dict[str, Any]) 
 
 
 def test_the_namespace_is_a_wish_and_no_record_of_a_deployment(function: dict[str, Any]) -> None:
-    """kn func takes `deploy.namespace` for the place of a running function, and removes that one when it deploys elsewhere."""
+    """kn func takes `deploy.namespace` for where a function runs, and removes that one when it deploys elsewhere."""
     assert function["namespace"] == "microservices"
     assert not {"namespace", "deployer", "image"} & set(function["deploy"])
 

@@ -62,45 +62,6 @@ def test_commands_of_a_guide_find_their_objects(production: dict[str, list[dict[
     assert namespaces == {"microservices"}
 
 
-def test_knative_services_are_set_up_for_reads_and_for_batches(production: dict[str, list[dict[str, Any]]]) -> None:
-    services = {d["metadata"]["name"]: d for d in production["knative"] if manifests.is_knative_service(d)}
-    api, events = services["user-service"], services["user-service-events"]
-    scaling = "autoscaling.knative.dev/"
-    api_scaling = api["spec"]["template"]["metadata"]["annotations"]
-
-    assert {name: api_scaling[scaling + name] for name in ("target", "target-burst-capacity", "min-scale")} == {
-        "target": "80",
-        "target-burst-capacity": "200",
-        "min-scale": "1",
-    }
-    assert (api_scaling[scaling + "scale-down-delay"], api_scaling[scaling + "activation-scale"]) == ("30s", "2")
-    assert api["spec"]["template"]["spec"]["containerConcurrency"] == 100
-    assert api["spec"]["template"]["spec"]["timeoutSeconds"] == 60
-    assert events["spec"]["template"]["spec"]["containerConcurrency"] == 4
-    assert events["spec"]["template"]["metadata"]["annotations"][scaling + "min-scale"] == "0"
-    assert events["metadata"]["labels"]["networking.knative.dev/visibility"] == "cluster-local"
-    assert not any(name.startswith(scaling) for name in api["metadata"]["annotations"])
-
-
-def test_dev_scales_to_zero() -> None:
-    services = [d for d in render("knative/overlays/dev") if manifests.is_knative_service(d)]
-
-    scales = [s["spec"]["template"]["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] for s in services]
-    assert scales == ["0", "0"]
-
-
-def test_an_unknown_batch_reply_does_not_come_back(production: dict[str, list[dict[str, Any]]]) -> None:
-    trigger = named(production["knative"], "Trigger")["spec"]
-    types = [accepted["exact"]["type"] for accepted in trigger["filters"][0]["any"]]
-
-    assert types == [f"org.userservice.batch.{verb}.v1" for verb in ("create", "update", "delete", "restore", "find")]
-    assert (trigger["delivery"]["retry"], trigger["delivery"]["backoffPolicy"]) == (10, "exponential")
-    assert (
-        trigger["delivery"]["deadLetterSink"]["ref"]["name"]
-        == named(production["knative"], "JobSink")["metadata"]["name"]
-    )
-
-
 @pytest.mark.parametrize("folder", STACKS.values())
 def test_a_changed_setting_rolls_every_workload(folder: str) -> None:
     [dev, production] = [render(f"{folder}/overlays/{overlay}") for overlay in ("dev", "production")]
@@ -162,10 +123,6 @@ def test_components_render_on_top_of_production(tmp_path: Path) -> None:
     kafka = render_with("knative/overlays/production", ["knative/components/kafka-broker"], tmp_path)
     assert named(kafka, "Broker")["metadata"]["annotations"]["eventing.knative.dev/broker.class"] == "Kafka"
     assert named(kafka, "Trigger")["metadata"]["annotations"]["kafka.eventing.knative.dev/delivery.order"] == "ordered"
-
-    external = render_with("knative/overlays/production", ["k8s-common/components/external-secrets"], tmp_path)
-    wanted = {item["secretKey"] for item in named(external, "ExternalSecret")["spec"]["data"]}
-    assert wanted == {"POSTGRES_USER_PASSWORD", "REDIS_PASSWORD", "ENCRYPTION_KEY", "INTERNAL_API_KEY"}
 
 
 @pytest.mark.parametrize("component", ["vpa-in-place", "kafka-broker"])
@@ -256,6 +213,12 @@ MUTATIONS = {
         "environment",
     ),
     "probes of one stack": ("rules", KNATIVE, replaced("/api/health/ready", "/healthz"), "probes"),
+    "less time to start on one stack": (
+        "rules",
+        KNATIVE,
+        replaced("initialDelaySeconds: 40", "initialDelaySeconds: 10"),
+        "probes",
+    ),
     "resources of one stack": ("rules", DEPLOYMENT, replaced("cpu: 200m", "cpu: 300m"), "resources"),
     "security of one stack": ("rules", KNATIVE, replaced("runAsUser: 1001", "runAsUser: 1002"), "securityContext"),
     "more pods than connections": ("rules", KNATIVE, replaced('max-scale: "12"', 'max-scale: "15"'), "must stay free"),
