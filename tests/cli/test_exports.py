@@ -9,11 +9,10 @@ from threading import Thread
 
 import pytest
 
+from support.api import USERS
 from support.live_server import LiveServer, live
 from support.process import command
 from support.settings import API_KEY, make_settings
-
-USERS = "/api/v1/users"
 
 
 @pytest.fixture

@@ -11,14 +11,13 @@ from typing import Any, ClassVar
 
 import pytest
 
+from support.api import USERS
 from support.http_server import serving_http
 from support.live_server import LiveServer, live
 from support.ports import free_port
 from support.process import command
 from support.settings import API_KEY, make_environ, make_settings
 from support.waiting import PATIENCE_SECONDS, wait_until
-
-USERS = "/api/v1/users"
 
 
 @pytest.fixture

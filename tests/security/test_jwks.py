@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from support.api import USERS
 from support.issuer import AUDIENCE, Issuer, issuer, jwk_of
 from support.live_server import live
 from support.settings import make_settings
 from user_service.errors import IssuerUnavailable
 from user_service.security.downloads import MAX_BYTES, download
 from user_service.security.jwks import KeySet, parse_keys
-
-USERS = "/api/v1/users"
 
 
 @pytest.fixture

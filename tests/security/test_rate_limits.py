@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from support.api import USERS
 from support.issuer import AUDIENCE, Issuer
 from support.live_server import LiveServer, live
 from support.servers import RedisServer
@@ -24,7 +25,6 @@ from user_service.security.authentication import SCOPES, Principal
 from user_service.security.rate_limits import Allowance, Limiter, Windows
 from user_service.settings import Settings
 
-USERS = "/api/v1/users"
 PATIENT = {"rate_limit_budget_seconds": 30.0}
 PRINCIPAL = Principal("jwt", "jwt:0123456789abcdef", frozenset())
 

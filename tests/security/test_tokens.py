@@ -14,11 +14,10 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from support.api import USERS
 from support.issuer import Issuer
 from support.live_server import LiveServer
 from support.settings import API_KEY
-
-USERS = "/api/v1/users"
 
 
 def bearer(token: str) -> dict[str, str]:

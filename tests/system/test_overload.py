@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import pytest
 
+from support.api import create_user, user_url
 from support.live_server import LiveServer, live
 from support.servers import PostgresServer
 from support.settings import make_settings
 
-USERS = "/api/v1/users"
 SLOW_WRITES = """
 CREATE FUNCTION wait_long() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$;
 CREATE TRIGGER slow BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION wait_long();
@@ -43,9 +43,7 @@ def wait_for_active(postgres: PostgresServer, database: str, expected: int) -> N
 
 def make(server: LiveServer) -> str:
     with server.client() as client:
-        answer = client.post(USERS, json={"email": f"{uuid4().hex}@example.org"})
-    assert answer.status_code == 201
-    return f"{USERS}/{answer.json()['id']}"
+        return user_url(create_user(client))
 
 
 def change(server: LiveServer, url: str) -> tuple[int, str, str | None]:

@@ -12,6 +12,7 @@ import asyncpg
 import httpx
 import pytest
 
+from support.api import USERS
 from support.application import started
 from support.waiting import eventually
 from user_service.app import Application
@@ -25,7 +26,6 @@ from user_service.users.imports.runner import CHUNK_RECORDS
 pytestmark = pytest.mark.anyio
 NDJSON = {"Content-Type": "application/x-ndjson"}
 IMPORTS = "/api/v1/users/imports"
-USERS = "/api/v1/users"
 # A row like another one, with keys of its own: what another transaction may hold.
 TAKE = (
     "INSERT INTO users SELECT (jsonb_populate_record(u, jsonb_build_object("

@@ -7,23 +7,15 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from support.api import USERS, create_user
 from support.issuer import Issuer
 from support.live_server import LiveServer
-
-USERS = "/api/v1/users"
 
 
 @pytest.fixture
 def client(server: LiveServer) -> Iterator[httpx.Client]:
     with server.client() as client:
         yield client
-
-
-def make(client: httpx.Client, **fields: object) -> dict[str, Any]:
-    answer = client.post(USERS, json={"email": f"{uuid4().hex}@example.org", **fields})
-    assert answer.status_code == 201, answer.text
-    made: dict[str, Any] = answer.json()
-    return made
 
 
 def actors_of(client: httpx.Client, user: dict[str, Any]) -> list[str]:
@@ -34,7 +26,7 @@ def actors_of(client: httpx.Client, user: dict[str, Any]) -> list[str]:
 def test_the_changes_of_an_erased_actor_carry_one_alias(
     server: LiveServer, shared_issuer: Issuer, client: httpx.Client, known_by: str
 ) -> None:
-    person, other = make(client, external_id=f"ext-{uuid4().hex}"), make(client)
+    person, other = create_user(client, external_id=f"ext-{uuid4().hex}"), create_user(client)
     scopes = "users:write users:erase"
     with server.client(Authorization=f"Bearer {shared_issuer.token(sub=person[known_by], scope=scopes)}") as own:
         assert own.patch(f"{USERS}/me", json={"given_name": "Kunigunde"}).status_code == 200
@@ -60,7 +52,7 @@ def test_the_changes_of_an_erased_actor_carry_one_alias(
 def test_each_asks_for_its_scope(
     server: LiveServer, shared_issuer: Issuer, client: httpx.Client, method: str, ending: str, scope: str
 ) -> None:
-    path = f"{USERS}/{make(client)['id']}/{ending}"
+    path = f"{USERS}/{create_user(client)['id']}/{ending}"
     others = {"users:read", "users:write", "users:delete", "users:purge", "users:erase"} - {scope}
 
     statuses = []

@@ -7,11 +7,11 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from support.api import USERS, create_user
 from support.issuer import AUDIENCE, Issuer
 from support.live_server import LiveServer, live
 from support.settings import make_settings
 
-USERS = "/api/v1/users"
 ME = f"{USERS}/me"
 
 
@@ -21,19 +21,12 @@ def client(server: LiveServer) -> Iterator[httpx.Client]:
         yield client
 
 
-def make(client: httpx.Client, **fields: object) -> dict[str, str]:
-    answer = client.post(USERS, json={"email": f"{uuid4().hex}@example.org", **fields})
-    assert answer.status_code == 201, answer.text
-    made: dict[str, str] = answer.json()
-    return made
-
-
 def as_subject(server: LiveServer, issuer: Issuer, subject: str) -> httpx.Client:
     return server.client(Authorization=f"Bearer {issuer.token(sub=subject)}")
 
 
 def test_the_subject_is_an_external_id(server: LiveServer, shared_issuer: Issuer, client: httpx.Client) -> None:
-    made = make(client, external_id=f"ext-{uuid4().hex}")
+    made = create_user(client, external_id=f"ext-{uuid4().hex}")
 
     with as_subject(server, shared_issuer, made["external_id"]) as own:
         answer = own.get(ME)
@@ -45,15 +38,15 @@ def test_the_subject_is_an_external_id(server: LiveServer, shared_issuer: Issuer
 
 
 def test_the_subject_is_an_id(server: LiveServer, shared_issuer: Issuer, client: httpx.Client) -> None:
-    made = make(client)
+    made = create_user(client)
 
     with as_subject(server, shared_issuer, made["id"]) as own:
         assert own.get(ME).json() == made
 
 
 def test_an_ambiguous_subject_means_no_user(server: LiveServer, shared_issuer: Issuer, client: httpx.Client) -> None:
-    victim = make(client)
-    make(client, external_id=victim["id"])
+    victim = create_user(client)
+    create_user(client, external_id=victim["id"])
 
     with as_subject(server, shared_issuer, victim["id"]) as own:
         answers = [own.get(ME), own.patch(ME, json={"given_name": "Mallory"})]
@@ -66,7 +59,7 @@ def test_an_ambiguous_subject_means_no_user(server: LiveServer, shared_issuer: I
 def test_an_id_in_another_spelling_is_no_id(
     server: LiveServer, shared_issuer: Issuer, client: httpx.Client, form: str
 ) -> None:
-    user_id = make(client)["id"]
+    user_id = create_user(client)["id"]
     spelled = {"upper": user_id.upper(), "braces": f"{{{user_id}}}", "urn": f"urn:uuid:{user_id}"}[form]
 
     with as_subject(server, shared_issuer, spelled) as own:
@@ -86,14 +79,14 @@ def test_an_operator_says_what_subjects_are(
         jwt_subject=known_as,
     )
     with live(settings) as server, server.client() as client:
-        by_id = make(client)
-        by_external_id = make(client, external_id=by_id["id"])
+        by_id = create_user(client)
+        by_external_id = create_user(client, external_id=by_id["id"])
         with as_subject(server, shared_issuer, by_id["id"]) as own:
             assert own.get(ME).json() == {"by_id": by_id, "by_external_id": by_external_id}[found]
 
 
 def test_users_change_themselves(server: LiveServer, shared_issuer: Issuer, client: httpx.Client) -> None:
-    made = make(client, external_id=f"ext-{uuid4().hex}", email_verified=True)
+    made = create_user(client, external_id=f"ext-{uuid4().hex}", email_verified=True)
 
     with as_subject(server, shared_issuer, made["external_id"]) as own:
         changed = own.patch(ME, json={"given_name": "Ada", "email": f"{uuid4().hex}@example.org"})
@@ -109,7 +102,7 @@ def test_users_change_themselves(server: LiveServer, shared_issuer: Issuer, clie
 def test_users_can_not_change_fields_that_other_services_decide_by(
     server: LiveServer, shared_issuer: Issuer, client: httpx.Client, field: str
 ) -> None:
-    made = make(client, external_id=f"ext-{uuid4().hex}")
+    made = create_user(client, external_id=f"ext-{uuid4().hex}")
     value = {"external_id": "another", "status": "active", "metadata": {"role": "admin"}, "email_verified": True}
 
     with as_subject(server, shared_issuer, made["external_id"]) as own:
@@ -122,7 +115,7 @@ def test_users_can_not_change_fields_that_other_services_decide_by(
 def test_a_suspended_user_reads_and_does_not_write(
     server: LiveServer, shared_issuer: Issuer, client: httpx.Client
 ) -> None:
-    made = make(client, external_id=f"ext-{uuid4().hex}", status="suspended")
+    made = create_user(client, external_id=f"ext-{uuid4().hex}", status="suspended")
 
     with as_subject(server, shared_issuer, made["external_id"]) as own:
         assert own.get(ME).status_code == 200
@@ -130,7 +123,7 @@ def test_a_suspended_user_reads_and_does_not_write(
 
 
 def test_a_deleted_user_is_not_there(server: LiveServer, shared_issuer: Issuer, client: httpx.Client) -> None:
-    made = make(client, external_id=f"ext-{uuid4().hex}")
+    made = create_user(client, external_id=f"ext-{uuid4().hex}")
     client.delete(f"{USERS}/{made['id']}")
 
     for subject in (made["external_id"], made["id"]):
