@@ -1,4 +1,4 @@
-"""kn func's contract: a package of this name with `new`."""
+"""The package that kn func imports: it calls `new`."""
 
 from user_service.entrypoints.kn import new
 

@@ -1,4 +1,4 @@
-"""`user-service reencrypt`: everything under a former key is sealed again, and then that key is needed by nothing."""
+"""`user-service reencrypt`: everything under a former key is encrypted again, and then nothing needs that key."""
 
 import asyncio
 import base64
@@ -90,7 +90,7 @@ async def test_everything_sealed_opens_under_the_new_key_alone_and_nothing_else_
 
     assert result.returncode == 0, result.stderr
     assert "The key k1 can now be removed from ENCRYPTION_KEY." in result.stdout
-    assert "27 rows sealed again" in result.stdout
+    assert "27 rows encrypted again" in result.stdout
     assert set(await key_ids(database_url)) == {"k2"}
     assert await rows_of(database_url) == before
     assert await rows_of(database_url, "(SELECT count(*) FROM user_changes)") == changes
@@ -145,7 +145,7 @@ async def test_a_dry_run_counts_and_changes_nothing(database_url: str, tmp_path:
         "idempotency_keys: 1 rows under k1",
         "inbox: 1 rows under k1",
         "users: 25 rows under k1",
-        "27 rows of 27 are to be sealed again.",
+        "27 rows of 27 are to be encrypted again.",
     ]
     assert (await rows_of(database_url, "*"), await meta(database_url)) == before
 
@@ -176,7 +176,7 @@ async def test_a_run_that_was_killed_is_gone_on_with(database_url: str, tmp_path
 
     assert left == {"k1": 1, "k2": 26}
     assert result.returncode == 0, result.stderr
-    assert "1 rows sealed again" in result.stdout
+    assert "1 rows encrypted again" in result.stdout
     assert await key_ids(database_url) == {"k2": 27}
 
 
@@ -245,7 +245,7 @@ async def test_an_unreachable_database_is_reported(tmp_path: Path) -> None:
     result = await reencrypt("postgresql://nobody@127.0.0.1:1/nothing", tmp_path)
 
     assert result.returncode == 1
-    assert "The same command goes on" in result.stderr
+    assert "does not answer. The same command resumes" in result.stderr
     assert "Traceback" not in result.stderr
 
 

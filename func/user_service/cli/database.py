@@ -1,11 +1,13 @@
 """The database of a command: the one of DATABASE_URL, or else an embedded one."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
-from user_service.errors import ConfigurationError
+from user_service.errors import CommandFailed, ConfigurationError, DatabaseUnavailable
+from user_service.observability.metrics import Metrics
 from user_service.postgres import migrations
+from user_service.postgres.pool import ReadPool
 from user_service.settings import Settings
 
 
@@ -31,3 +33,15 @@ def open_database(environ: Mapping[str, str]) -> Iterator[Settings]:
         yield replace(settings, database_url=embedded.url)
     finally:
         embedded.stop()
+
+
+@asynccontextmanager
+async def open_pool(settings: Settings, *, hint: str) -> AsyncIterator[ReadPool]:
+    """One connection. Turns DatabaseUnavailable into CommandFailed, whose message ends with `hint`."""
+    pool = ReadPool(settings, Metrics(), size=1)
+    try:
+        yield pool
+    except DatabaseUnavailable as error:
+        raise CommandFailed(f"{error.detail.removesuffix('.')}. {hint}") from None
+    finally:
+        await pool.close()

@@ -1,4 +1,4 @@
-"""`user-service doctor`: looks at what the service needs, and says what to do about what is missing."""
+"""`user-service doctor`: checks the settings and the servers that the service needs, and prints remedies."""
 
 import asyncio
 import sys
@@ -16,13 +16,13 @@ from user_service.postgres.embedded.wheel import EmbeddedPostgresError, find_pro
 from user_service.postgres.pool import ReadPool
 from user_service.settings import Settings
 
-OLDEST_POSTGRES: Final = 150_000
+MIN_POSTGRES_VERSION: Final = 150_000
 
 Finding = tuple[bool, str]
 
 
 def examine(environ: Mapping[str, str]) -> int:
-    """Prints a line a check; returns 1 when one has failed."""
+    """Prints one line per check; returns 1 when one failed."""
     try:
         settings = Settings.load(environ)
     except ConfigurationError as error:
@@ -37,7 +37,7 @@ async def examine_parts(settings: Settings) -> bool:
     checks: dict[str, Callable[[], Coroutine[Any, Any, Finding]]] = {
         "database": lambda: check_database(pool),
         "migrations": lambda: check_migrations(pool),
-        "keys": lambda: check_key_ring(settings, pool),
+        "keys": lambda: check_keyring(settings, pool),
         "redis": lambda: check_redis(settings),
     }
     if settings.database_url is None:
@@ -57,8 +57,8 @@ async def examine_parts(settings: Settings) -> bool:
 
 
 def report(name: str, finding: Finding) -> None:
-    fine, text = finding
-    sys.stdout.write(f"{'ok  ' if fine else 'FAIL'}  {name:11} {text}\n")
+    is_ok, text = finding
+    sys.stdout.write(f"{'ok  ' if is_ok else 'FAIL'}  {name:11} {text}\n")
 
 
 async def check_embedded(settings: Settings) -> Finding:
@@ -76,12 +76,12 @@ async def check_database(pool: ReadPool) -> Finding:
         reason = type(error.__cause__).__name__
         return (
             False,
-            f"PostgreSQL does not answer ({reason}): check DATABASE_URL, the password and the network policy",
+            f"PostgreSQL does not respond ({reason}): check DATABASE_URL, the password and the network policy",
         )
     number, name = rows[0]
-    return (
-        (True, f"PostgreSQL {name}") if number >= OLDEST_POSTGRES else (False, f"PostgreSQL {name}: 15 is the oldest")
-    )
+    if number < MIN_POSTGRES_VERSION:
+        return False, f"PostgreSQL {name}: the oldest supported version is 15"
+    return True, f"PostgreSQL {name}"
 
 
 async def check_migrations(pool: ReadPool) -> Finding:
@@ -90,29 +90,29 @@ async def check_migrations(pool: ReadPool) -> Finding:
         present = await pool.fetch("SELECT to_regclass('alembic_version') IS NOT NULL")
         revisions = await pool.fetch("SELECT version_num FROM alembic_version") if present[0][0] else []
     except DatabaseUnavailable:
-        return False, "not looked at: the database does not answer"
+        return False, "not checked: the database does not respond"
     revision = revisions[0][0] if revisions else ""
     if revision == head:
         return True, f"at {head}"
     if revision > head:
-        return True, f"at {revision}, of a release after this one, whose newest is {head}"
+        return True, f"at {revision}, from a release after this one, whose newest is {head}"
     return False, f"at {revision or 'none'}, the newest is {head}: run `user-service migrate`"
 
 
-async def check_key_ring(settings: Settings, pool: ReadPool) -> Finding:
+async def check_keyring(settings: Settings, pool: ReadPool) -> Finding:
     if settings.encryption_key is None and not secret_path(settings, "encryption-key").exists():
-        return True, "none yet: the first start makes one; set ENCRYPTION_KEY where there is more than one replica"
+        return True, "none yet: the first start generates one; set ENCRYPTION_KEY for more than one replica"
     try:
         keys = load_keys(settings)
         await compare_keys(pool, keys)
     except DatabaseUnavailable as error:
         return False, f"not compared with the database: {error.detail}"
-    return True, f"active key {keys.cipher.active_id}, {len(keys.fingerprints)} in the ring"
+    return True, f"active key {keys.cipher.active_id}, {len(keys.fingerprints)} in the keyring"
 
 
 async def check_redis(settings: Settings) -> Finding:
     if settings.redis_url is None:
-        return True, "not set: each replica caches on its own; set REDIS_URL where there is more than one"
+        return True, "not set: each replica has its own cache; set REDIS_URL for more than one replica"
     from redis.exceptions import RedisError
 
     from user_service.cache.redis import connect
@@ -123,8 +123,8 @@ async def check_redis(settings: Settings) -> Finding:
     except (RedisError, OSError) as error:
         return (
             False,
-            f"Redis does not answer ({type(error).__name__}): check REDIS_URL; the service runs without it, slower",
+            f"Redis does not respond ({type(error).__name__}): check REDIS_URL; without it the service is slower",
         )
     finally:
         await redis.aclose()
-    return True, "Redis answers"
+    return True, "Redis responds"

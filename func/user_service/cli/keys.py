@@ -4,12 +4,9 @@ import asyncio
 import base64
 from collections.abc import Mapping
 
-from user_service.cli.database import open_database
+from user_service.cli.database import open_database, open_pool
 from user_service.encryption.key_registry import compare_keys
 from user_service.encryption.keyring import Keyring, load_keys, new_encryption_key
-from user_service.errors import CommandFailed, DatabaseUnavailable
-from user_service.observability.metrics import Metrics
-from user_service.postgres.pool import ReadPool
 from user_service.settings import Settings
 
 
@@ -28,11 +25,6 @@ def print_blind_index_key(environ: Mapping[str, str]) -> int:
 
 async def load_checked_keys(settings: Settings) -> Keyring:
     keys = load_keys(settings)
-    pool = ReadPool(settings, Metrics(), size=1)
-    try:
+    async with open_pool(settings, hint="The key is compared with the one that the database records.") as pool:
         await compare_keys(pool, keys)
-    except DatabaseUnavailable as error:
-        raise CommandFailed(f"{error.detail} The key is compared with the one that the database records.") from None
-    finally:
-        await pool.close()
     return keys

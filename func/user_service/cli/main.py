@@ -83,7 +83,7 @@ def add(
 
 
 def run_serve(options: argparse.Namespace) -> int:
-    # Until the API is loaded (app.py): a start makes hardly any garbage.
+    # Until the API is loaded (app.py): a start produces hardly any garbage.
     gc.disable()
     from user_service.cli.serve import serve
 

@@ -1,4 +1,4 @@
-"""Progress of long commands: a bar on a terminal, with rate and remaining time; silence elsewhere."""
+"""Progress of long commands: a bar with rate and remaining time on a terminal, nothing elsewhere."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 class Progress(Protocol):
     def show(self, done: int, total: int | None, unit: str) -> None:
-        """How much is done, of how much where that is known; `unit` is `bytes` or what is counted."""
+        """Shows `done` of `total`, None for an unknown one; `unit` is `bytes` or the name of what is counted."""
 
 
-class Silence:
+class NoProgress:
     """For logs and pipes."""
 
     def show(self, done: int, total: int | None, unit: str) -> None: ...
@@ -21,15 +21,15 @@ class Silence:
 
 @contextmanager
 def progress_on(stream: TextIO) -> Iterator[Progress]:
-    """A bar when `stream` is a terminal and rich is installed (`pip install 'function[cli]'`)."""
+    """A bar, if `stream` is a terminal and rich is installed (`pip install 'function[cli]'`)."""
     if not stream.isatty():
-        yield Silence()
+        yield NoProgress()
         return
     try:
         from rich import progress as rich
         from rich.console import Console
     except ImportError:
-        yield Silence()
+        yield NoProgress()
         return
     columns = (
         rich.BarColumn(),
@@ -42,7 +42,7 @@ def progress_on(stream: TextIO) -> Iterator[Progress]:
 
 
 class RichBar:
-    """One bar of rich's."""
+    """A progress bar of rich."""
 
     def __init__(self, bars: "RichProgress") -> None:
         self.bars = bars

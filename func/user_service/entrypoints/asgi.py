@@ -1,4 +1,4 @@
-"""For any ASGI server: `uvicorn user_service.entrypoints.asgi:app`."""
+"""The application for any ASGI server: `uvicorn user_service.entrypoints.asgi:app`."""
 
 from user_service.app import create_app
 

@@ -1,10 +1,11 @@
 """AWS Lambda: `user_service.entrypoints.aws_lambda.handler`, for API Gateway (HTTP and REST) and function URLs.
 
-Mangum would enter and leave the lifespan at every invocation, and open pools for each. So the application is started
-once for each execution environment, on a loop that lives as long, and Mangum runs requests on it.
+Mangum would enter and leave the lifespan in every invocation, and open the pools each time. The application is started
+once per execution environment instead, on an event loop that lives as long, and Mangum runs requests on that loop.
 
-Between invocations the environment is frozen. So nothing is relayed in the background: what an invocation has
-committed is relayed before it ends, for a moment; the rest goes with the next one, a ping or `user-service relay`.
+Between invocations the environment is frozen, so nothing is relayed in the background. An invocation relays the events
+that it has committed before it ends, for `RELAY_SECONDS` at most; the next one, a ping or `user-service relay` relays
+the rest.
 """
 
 import asyncio
@@ -17,8 +18,8 @@ from user_service.app import Application, Receive, Scope, Send, create_app
 from user_service.settings import Settings
 
 RELAY_SECONDS: Final = 2.0
-EMPTY_STATUSES: Final = frozenset({202, 204, 304})
-# Answers that Mangum hands over as text; what is not in here goes out in base64.
+STATUSES_WITHOUT_BODY: Final = frozenset({202, 204, 304})
+# Mangum passes on responses of these types as text, and others in base64.
 TEXT_TYPES: Final = [
     "text/",
     "application/json",
@@ -29,42 +30,42 @@ TEXT_TYPES: Final = [
 
 
 class Environment:
-    """One execution environment: a loop, and the application that was started on it."""
+    """An execution environment: an event loop, and the application that was started on it."""
 
     def __init__(self, settings: Settings) -> None:
         self.loop = asyncio.new_event_loop()
         self.application: Application = create_app(settings)
         self.loop.run_until_complete(self.application.start(relay=False))
-        # Mangum takes the current loop, both here and for each request.
+        # Mangum uses the current loop, here and in each request.
         asyncio.set_event_loop(self.loop)
         self.adapter = Mangum(self.serve, lifespan="off", text_mime_types=TEXT_TYPES)
 
-    def answer(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
+    def handle(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
         asyncio.set_event_loop(self.loop)
-        answer: dict[str, Any] = self.adapter(event, context)
-        if answer["statusCode"] in EMPTY_STATUSES:
-            # Mangum names a type for every answer.
-            answer.get("headers", {}).pop("content-type", None)
+        response: dict[str, Any] = self.adapter(event, context)
+        if response["statusCode"] in STATUSES_WITHOUT_BODY:
+            # Mangum adds a content type to every response.
+            response.get("headers", {}).pop("content-type", None)
         self.loop.run_until_complete(self.application.resources.relay_committed(seconds=RELAY_SECONDS))
-        return answer
+        return response
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """With what servers give and Mangum does not: the raw path, and headers as tuples."""
+        """ASGI, with what Mangum leaves out of the scope: the raw path, and headers as tuples."""
         event = scope["aws.event"]
-        mended = {
-            "path": path_below_stage(scope),
+        completed = {
+            "path": strip_stage(scope),
             "raw_path": (event.get("rawPath") or event["path"]).encode(),
             "headers": [(name, value) for name, value in scope["headers"]],
         }
-        await self.application({**scope, **mended}, receive, send)
+        await self.application({**scope, **completed}, receive, send)
 
     def close(self) -> None:
         self.loop.run_until_complete(self.application.stop())
         self.loop.close()
 
 
-def path_below_stage(scope: Scope) -> str:
-    """The path without the name of the stage, which API Gateway's HTTP APIs put in front of it."""
+def strip_stage(scope: Scope) -> str:
+    """The path without the stage's name, which HTTP APIs of API Gateway put before it."""
     path: str = scope["path"]
     event = scope["aws.event"]
     stage = event["requestContext"].get("stage", "$default")
@@ -77,7 +78,7 @@ environments: list[Environment] = []
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    """Answers one invocation. Raises ConfigurationError where the service can't start; the next one tries again."""
+    """The response to an invocation. Raises ConfigurationError when the service can't start; the next one retries."""
     if not environments:
         environments.append(Environment(Settings.load(os.environ)))
-    return environments[0].answer(event, context)
+    return environments[0].handle(event, context)

@@ -1,8 +1,8 @@
-"""kn func's front door.
+"""The entry point of kn func.
 
-Its middleware forwards no lifespan, calls `start`, `stop`, `alive` and `ready` on the running loop without awaiting
-them, and goes on serving after an exception in `start`. After `stop` its loop ends at once and cancels every task. So
-one task lives as long as the function does: it starts the application, and closes it when it is cancelled.
+The middleware of kn func forwards no lifespan, calls `start`, `stop`, `alive` and `ready` on the running loop without
+awaiting them, and serves on after an exception in `start`. After `stop` its loop ends at once and cancels every task.
+So one task lives as long as the function: it starts the application, and closes it when it is cancelled.
 """
 
 import asyncio
@@ -16,25 +16,25 @@ from user_service.web.responses import render_problem
 
 
 class Function:
-    """The User Service as kn func's middleware wants it."""
+    """The User Service in the interface of kn func's middleware."""
 
     def __init__(self) -> None:
         self.application: Application | None = None
-        self.life: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self.started = asyncio.Event()
         self.failed = False
 
     def start(self, cfg: Mapping[str, str]) -> None:
-        """Begins to start; what keeps the application from starting is logged, and `ready` stays false."""
+        """Begins to start. When the application can't start, the log says why, and `ready` stays false."""
         set_up_logs(level="info", log_format="json")
         try:
             self.application = create_app(Settings.load(cfg), environ=cfg)
         except ConfigurationError as error:
             self.fail(error)
             return
-        self.life = asyncio.get_running_loop().create_task(self.live(self.application))
+        self.task = asyncio.get_running_loop().create_task(self.run(self.application))
 
-    async def live(self, application: Application) -> None:
+    async def run(self, application: Application) -> None:
         try:
             await application.start()
             self.started.set()
@@ -51,7 +51,7 @@ class Function:
         self.started.set()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI. No exception leaves it: the middleware's own answer to one is broken."""
+        """ASGI. Raises nothing: the middleware's own response to an exception is malformed."""
         await self.started.wait()
         if self.failed or self.application is None:
             await refuse(send)
@@ -59,14 +59,14 @@ class Function:
         try:
             await self.application(scope, receive, send)
         except Exception:
-            # What is left to go wrong here is the connection itself: there is nobody to answer.
-            log.warning("an answer could not be sent", exc_info=True)
+            # The application handles its own errors; what is left is a connection that is lost.
+            log.warning("a response could not be sent", exc_info=True)
 
     def alive(self) -> tuple[bool, str]:
         return True, "alive"
 
     def ready(self) -> tuple[bool, str]:
-        """Whether requests can be served, as of a look at the database that is about a second old."""
+        """Whether requests can be served, by a check of the database that is about a second old."""
         if self.failed or self.application is None or not self.started.is_set():
             return False, "starting"
         health = self.application.health
@@ -74,15 +74,15 @@ class Function:
         return (True, "ready") if health.report().is_ready else (False, "not ready")
 
     def stop(self) -> None:
-        """The application is closed when the middleware's loop ends, right after this."""
+        """Reports not ready; the application is closed when the middleware's loop ends, right after this."""
         if self.application is not None:
             self.application.health.stopping = True
 
 
 async def refuse(send: Send) -> None:
-    answer = render_problem(Unavailable("The function could not start; its log says why."), "none")
-    await send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
-    await send({"type": "http.response.body", "body": answer.body})
+    response = render_problem(Unavailable("The function could not start; its log says why."), "none")
+    await send({"type": "http.response.start", "status": response.status, "headers": list(response.headers)})
+    await send({"type": "http.response.body", "body": response.body})
 
 
 def new() -> Function:

@@ -1,4 +1,4 @@
-"""The access log: one line a request, written together, since a write for each would cost more than a read."""
+"""The access log: one line per request, written in groups, since one write per line would cost more than a read."""
 
 import asyncio
 import sys
@@ -7,35 +7,35 @@ from typing import Any, Final, TextIO
 
 import orjson
 
-from user_service.observability.logging import LEVELS, paint, shown_level
+from user_service.observability.logging import LEVELS, format_level, paint
 
 SERVER_ERROR: Final = 500
 STATUS_COLOURS: Final = {1: "36", 2: "32", 3: "36", 4: "33", 5: "31"}
 FLUSH_SECONDS: Final = 0.1
-MAX_HELD: Final = 1000
+MAX_BUFFERED: Final = 1000
 
 
 class AccessLog:
-    """Holds lines for at most a tenth of a second, then writes them together."""
+    """Buffers lines for a tenth of a second at most, then writes them together."""
 
     def __init__(self, *, level: str = "info", log_format: str, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
         self.encode = encode_json if log_format == "json" else TextEncoder(colour=self.stream.isatty())
         self.threshold = LEVELS[level]
-        self.held: list[dict[str, Any]] = []
+        self.buffer: list[dict[str, Any]] = []
         self.timer: asyncio.TimerHandle | None = None
 
     def write(self, fields: dict[str, Any]) -> None:
-        """Takes a line: method, route, status, milliseconds, rows, request_id, trace_id and principal's kind.
+        """Adds a line: method, route, status, milliseconds, rows, request_id, trace_id and the principal's kind.
 
-        An answer with 5xx is an error, any other is information; what is below the log's level is left out.
+        A response with 5xx has the level error, any other info. Lines below the log's level are dropped.
         """
         level = "error" if fields["status"] >= SERVER_ERROR else "info"
         if LEVELS[level] < self.threshold:
             return
         fields["time"], fields["level"] = datetime.now(UTC), level
-        self.held.append(fields)
-        if len(self.held) >= MAX_HELD:
+        self.buffer.append(fields)
+        if len(self.buffer) >= MAX_BUFFERED:
             self.flush()
         elif self.timer is None:
             self.timer = asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
@@ -44,9 +44,9 @@ class AccessLog:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        held, self.held = self.held, []
-        if held:
-            self.stream.write("".join(map(self.encode, held)))
+        lines, self.buffer = self.buffer, []
+        if lines:
+            self.stream.write("".join(map(self.encode, lines)))
             self.stream.flush()
 
 
@@ -62,14 +62,14 @@ def encode_json(fields: dict[str, Any]) -> str:
 
 
 class TextEncoder:
-    """A line for people, with colours on a terminal."""
+    """Lines for people to read, with colours on a terminal."""
 
     def __init__(self, *, colour: bool) -> None:
         self.colour = colour
 
     def __call__(self, fields: dict[str, Any]) -> str:
         clock = fields["time"].astimezone().strftime("%H:%M:%S")
-        level = shown_level(fields["level"], colour=self.colour)
+        level = format_level(fields["level"], colour=self.colour)
         status = paint(str(fields["status"]), STATUS_COLOURS[fields["status"] // 100], colour=self.colour)
         rest = "".join(
             f" {name}={fields[name]}"

@@ -1,6 +1,6 @@
-"""Logs: one line an event, JSON or text, to standard error. Personal data never reaches them.
+"""Logs: one line per event, JSON or text, to standard error, without personal data.
 
-An exception is logged by its type and its place; its message may quote data, so it stays out.
+An exception is logged with its type and its frames, without its message, which may quote data.
 """
 
 import logging
@@ -20,13 +20,13 @@ LEVELS: Final = {
     "error": logging.ERROR,
 }
 COLOURS: Final = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
-STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+STANDARD_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 log = logging.getLogger("user_service")
 
 
 def set_up_logs(*, level: str, log_format: str, stream: TextIO | None = None) -> None:
-    """Sends everything that is logged to one handler."""
+    """Replaces the handlers of the root logger by one."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter(colour=handler.stream.isatty()))
     root = logging.getLogger()
@@ -34,24 +34,24 @@ def set_up_logs(*, level: str, log_format: str, stream: TextIO | None = None) ->
     root.setLevel(LEVELS[level])
 
 
-def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    fields = {name: value for name, value in vars(record).items() if name not in STANDARD}
+def extra_fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields = {name: value for name, value in vars(record).items() if name not in STANDARD_ATTRIBUTES}
     if record.exc_info and record.exc_info[0] is not None:
         fields["error"] = record.exc_info[0].__name__
-        fields["at"] = places(record.exc_info[2])
+        fields["at"] = describe_frames(record.exc_info[2])
     return fields
 
 
-def places(trace: TracebackType | None) -> list[str]:
+def describe_frames(trace: TracebackType | None) -> list[str]:
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(trace)[-12:]]
 
 
-def shown_level(level: str, *, colour: bool) -> str:
+def format_level(level: str, *, colour: bool) -> str:
     return paint(f"{level:7}", COLOURS.get(level, "0"), colour=colour)
 
 
 def paint(text: str, code: str, *, colour: bool) -> str:
-    """The text in a colour of ECMA-48, by its code."""
+    """The text in a colour, given by its code (ECMA-48)."""
     return f"\x1b[{code}m{text}\x1b[0m" if colour else text
 
 
@@ -62,7 +62,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **fields_of(record),
+            **extra_fields(record),
         }
         return orjson.dumps(line, option=orjson.OPT_UTC_Z, default=str).decode()
 
@@ -74,7 +74,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         level = record.levelname.lower()
-        shown = shown_level(level, colour=self.colour)
-        rest = "".join(f" {name}={value}" for name, value in fields_of(record).items())
+        shown = format_level(level, colour=self.colour)
+        rest = "".join(f" {name}={value}" for name, value in extra_fields(record).items())
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         return f"{clock} {shown} {record.getMessage()}{rest}"

@@ -1,4 +1,4 @@
-"""How late the event loop is: what blocks it, or starves it of processor time, delays every request."""
+"""The lag of the event loop: code that blocks it, or a lack of processor time, delays every request."""
 
 from asyncio import AbstractEventLoop, TimerHandle, get_running_loop
 from typing import Final
@@ -9,7 +9,7 @@ INTERVAL_SECONDS: Final = 0.5
 
 
 class LoopLagMonitor:
-    """Sets a timer twice a second and observes how late it rings."""
+    """Sets a timer twice a second and records how late it fires."""
 
     def __init__(self, lag: Histogram) -> None:
         self.lag = lag
@@ -17,11 +17,11 @@ class LoopLagMonitor:
         self.timer: TimerHandle | None = None
 
     def start(self) -> None:
-        """Begins to watch the running loop."""
+        """Begins to measure the running loop."""
         loop = self.loop = get_running_loop()
-        self.timer = loop.call_later(INTERVAL_SECONDS, self.ring, loop.time() + INTERVAL_SECONDS)
+        self.timer = loop.call_later(INTERVAL_SECONDS, self.record, loop.time() + INTERVAL_SECONDS)
 
-    def ring(self, due: float) -> None:
+    def record(self, due: float) -> None:
         assert self.loop is not None
         self.lag.observe((), max(0.0, self.loop.time() - due))
         self.start()

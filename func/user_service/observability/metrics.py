@@ -1,11 +1,12 @@
-"""What is counted. Plain dictionaries, so that counting costs a fraction of a microsecond and imports nothing;
-`web/exposition.py` hands them to the Prometheus client when somebody scrapes.
+"""The metrics of a process, in plain dictionaries: counting costs a fraction of a microsecond and imports nothing.
+
+web/prometheus.py passes them to the Prometheus client when they are scraped.
 """
 
 from bisect import bisect_left
 from typing import Final
 
-# 1 s is an edge, because an alert asks for it.
+# 1 s is an edge because an alert uses it.
 REQUEST_BUCKETS: Final = (
     0.0005,
     0.001,
@@ -23,13 +24,13 @@ REQUEST_BUCKETS: Final = (
     10.0,
 )
 LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
-# A batch of 1,000 on a busy database takes a second; what takes longer than ten has met a lock or a timeout.
+# A batch of 1,000 takes a second on a busy database; one that takes more than ten waited for a lock or a timeout.
 BATCH_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZE_BUCKETS: Final = (0.0, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0)
 
 
 class Counter:
-    """A family of monotonic counts, one for each combination of label values."""
+    """Monotonic counts, one for each combination of label values."""
 
     def __init__(self, name: str, help_text: str, labels: tuple[str, ...] = ()) -> None:
         self.name, self.help_text, self.labels = name, help_text, labels
@@ -39,7 +40,7 @@ class Counter:
         self.values[labels] = self.values.get(labels, 0.0) + by
 
     def begin(self, *labels: str) -> dict[tuple[str, ...], float]:
-        """The counts, with one for these labels: what is counted often is added to them at the least cost."""
+        """The counts, in which these labels exist: frequent events are added to them directly, which is fastest."""
         self.values.setdefault(labels, 0.0)
         return self.values
 
@@ -55,7 +56,7 @@ class Distribution:
 
 
 class Histogram:
-    """A family of histograms over the same bucket edges."""
+    """Distributions over the same bucket edges, one for each combination of label values."""
 
     def __init__(self, name: str, help_text: str, labels: tuple[str, ...], edges: tuple[float, ...]) -> None:
         self.name, self.help_text, self.labels, self.edges = name, help_text, labels, edges
@@ -69,14 +70,14 @@ class Histogram:
         series.total += value
 
     def merge(self, labels: tuple[str, ...], other: Distribution) -> None:
-        """Adds what another series over the same edges has counted."""
+        """Adds the counts of another series over the same edges."""
         series = self.series.setdefault(labels, Distribution(len(self.edges)))
-        series.counts = [mine + theirs for mine, theirs in zip(series.counts, other.counts, strict=True)]
+        series.counts = [own + added for own, added in zip(series.counts, other.counts, strict=True)]
         series.total += other.total
 
 
 class Requests:
-    """Rate, errors and duration of the requests, kept together: one look-up a request serves all three."""
+    """Rate, errors and duration of the requests in one dictionary: one lookup per request serves all three."""
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -93,18 +94,18 @@ class Requests:
 
     @property
     def families(self) -> "tuple[Counter, Histogram]":
-        """The counts by status, and the durations over all of them."""
-        answered = Counter("http_requests", "Requests answered, by route template.", ("method", "route", "status"))
+        """The counts by status, and the durations over all statuses."""
+        counts = Counter("http_requests", "Responses, by route template.", ("method", "route", "status"))
         durations = Histogram(
             "http_request_duration_seconds",
-            "Time from the request's head to the end of its answer.",
+            "Time from the request's head to the end of the response.",
             ("method", "route"),
             REQUEST_BUCKETS,
         )
         for (method, route, status), series in list(self.series.items()):
-            answered.add(method, route, str(status), by=sum(series.counts))
+            counts.add(method, route, str(status), by=sum(series.counts))
             durations.merge((method, route), series)
-        return answered, durations
+        return counts, durations
 
 
 class Metrics:
@@ -112,39 +113,39 @@ class Metrics:
 
     def __init__(self) -> None:
         self.requests = Requests()
-        self.cache_hits = Counter("user_cache_hits", "Reads of a user that the cache answered.", ("tier",))
-        self.cache_misses = Counter("user_cache_misses", "Reads of a user that the cache could not answer.", ("tier",))
+        self.cache_hits = Counter("user_cache_hits", "Reads of a user that the cache served.", ("tier",))
+        self.cache_misses = Counter("user_cache_misses", "Reads of a user that the cache could not serve.", ("tier",))
         self.cache_errors = Counter(
             "user_cache_errors", "Cache operations that failed or took too long.", ("operation",)
         )
-        self.shed = Counter("user_shed", "Requests refused because too many were at work; not among http_requests.")
-        self.rate_limited = Counter("user_rate_limited", "Requests that a rate limit refused.", ("kind",))
-        self.rate_limit_errors = Counter("user_rate_limit_errors", "Times that Redis could not count a rate limit.")
+        self.shed = Counter("user_shed", "Requests refused because too many were in flight; not in http_requests.")
+        self.rate_limited = Counter("user_rate_limited", "Requests refused by a rate limit.", ("kind",))
+        self.rate_limit_errors = Counter("user_rate_limit_errors", "Failed calls of Redis for a rate limit.")
         self.database_errors = Counter("user_database_errors", "Database operations that failed, by kind.", ("kind",))
         self.secrets_reload = Counter(
-            "user_secrets_reload", "Times that changed secrets were read again while the service ran.", ("outcome",)
+            "user_secrets_reload", "Reloads of changed secrets while the service ran.", ("outcome",)
         )
         self.events_published = Counter(
-            "user_events_published", "Changes that left the outbox or tried to.", ("outcome",)
+            "user_events_published", "Attempts to publish a change from the outbox.", ("outcome",)
         )
-        self.events_received = Counter("user_events_received", "CloudEvents that came in.", ("type", "outcome"))
+        self.events_received = Counter("user_events_received", "CloudEvents received.", ("type", "outcome"))
         self.loop_lag = Histogram(
             "user_service_event_loop_lag_seconds", "How late the event loop ran a timer.", (), LAG_BUCKETS
         )
         self.batches = Counter(
             "user_batch_operations",
-            "Batches, by operation and how they ended: succeeded, partial, failed or error.",
+            "Batches, by operation and outcome: succeeded, partial, failed or error.",
             ("operation", "status"),
         )
         self.batch_seconds = Histogram(
             "user_batch_operation_duration_seconds",
-            "Time of a batch, without its way through HTTP.",
+            "Duration of a batch without HTTP.",
             ("operation",),
             BATCH_BUCKETS,
         )
-        self.batch_size = Histogram("user_batch_size", "Items of a batch.", ("operation",), SIZE_BUCKETS)
+        self.batch_size = Histogram("user_batch_size", "Items per batch.", ("operation",), SIZE_BUCKETS)
 
     @property
     def families(self) -> list[Counter | Histogram]:
-        kept = [family for family in vars(self).values() if isinstance(family, Counter | Histogram)]
-        return [*self.requests.families, *kept]
+        own = [family for family in vars(self).values() if isinstance(family, Counter | Histogram)]
+        return [*self.requests.families, *own]

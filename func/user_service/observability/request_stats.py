@@ -1,4 +1,4 @@
-"""The last minutes of this process: how fast requests came and how long they took, from snapshots of the counts."""
+"""Rate, errors and duration of the requests of the last minutes, from snapshots of the metrics."""
 
 from asyncio import TimerHandle, get_running_loop
 from collections import deque
@@ -9,13 +9,13 @@ from typing import Final, NamedTuple
 from user_service.observability.metrics import REQUEST_BUCKETS, Requests
 
 STEP_SECONDS: Final = 5.0
-STEPS_KEPT: Final = 60
-STEPS_A_MINUTE: Final = 12
+MAX_STEPS: Final = 60
+STEPS_PER_MINUTE: Final = 12
 SERVER_ERROR: Final = 500
 
 
 class Snapshot(NamedTuple):
-    """The counts so far: requests, those answered with 5xx, and requests by bucket of duration, not accumulated."""
+    """Counts since the start: requests, responses with 5xx, and requests by bucket of duration, not accumulated."""
 
     at: float
     total: int
@@ -24,7 +24,7 @@ class Snapshot(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """What happened between two snapshots. Quantiles are None where nothing was answered."""
+    """The requests between two snapshots. Quantiles are None when there were none."""
 
     seconds: float
     per_second: float
@@ -35,19 +35,19 @@ class Pace(NamedTuple):
 
 
 class RequestStats:
-    """A snapshot every five seconds, for five minutes."""
+    """Snapshots of five minutes, one every five seconds."""
 
     def __init__(self, requests: Requests) -> None:
         self.requests = requests
-        self.snapshots: deque[Snapshot] = deque([snapshot_of(requests)], maxlen=STEPS_KEPT + 1)
+        self.snapshots: deque[Snapshot] = deque([take_snapshot(requests)], maxlen=MAX_STEPS + 1)
         self.timer: TimerHandle | None = None
 
     def start(self) -> None:
-        """Begins on the running loop."""
+        """Begins to take snapshots on the running loop."""
         self.timer = get_running_loop().call_later(STEP_SECONDS, self.step)
 
     def step(self) -> None:
-        self.snapshots.append(snapshot_of(self.requests))
+        self.snapshots.append(take_snapshot(self.requests))
         self.start()
 
     def stop(self) -> None:
@@ -58,45 +58,45 @@ class RequestStats:
     @property
     def last_minute(self) -> Pace:
         """From a minute ago, or from the start, until now."""
-        first = self.snapshots[max(0, len(self.snapshots) - STEPS_A_MINUTE)]
-        return pace_between(first, snapshot_of(self.requests))
+        first = self.snapshots[max(0, len(self.snapshots) - STEPS_PER_MINUTE)]
+        return compare(first, take_snapshot(self.requests))
 
     @property
     def history(self) -> list[Pace]:
-        """Each step, the oldest first."""
-        return [pace_between(earlier, later) for earlier, later in pairwise(self.snapshots)]
+        """The pace of each step, the oldest first."""
+        return [compare(earlier, later) for earlier, later in pairwise(self.snapshots)]
 
 
-def snapshot_of(requests: Requests) -> Snapshot:
+def take_snapshot(requests: Requests) -> Snapshot:
     total, errors, buckets = 0, 0, [0] * (len(REQUEST_BUCKETS) + 1)
     for (_, _, status), series in list(requests.series.items()):
-        answered = sum(series.counts)
-        total += answered
-        errors += answered if status >= SERVER_ERROR else 0
-        buckets = [so_far + count for so_far, count in zip(buckets, series.counts, strict=True)]
+        count = sum(series.counts)
+        total += count
+        errors += count if status >= SERVER_ERROR else 0
+        buckets = [sum(pair) for pair in zip(buckets, series.counts, strict=True)]
     return Snapshot(monotonic(), total, errors, buckets)
 
 
-def pace_between(earlier: Snapshot, later: Snapshot) -> Pace:
+def compare(earlier: Snapshot, later: Snapshot) -> Pace:
     seconds = max(later.at - earlier.at, 0.001)
-    answered = later.total - earlier.total
+    requests = later.total - earlier.total
     buckets = [after - before for before, after in zip(earlier.buckets, later.buckets, strict=True)]
     return Pace(
         seconds,
-        answered / seconds,
-        (later.errors - earlier.errors) / answered if answered else 0.0,
+        requests / seconds,
+        (later.errors - earlier.errors) / requests if requests else 0.0,
         *(quantile(buckets, share) for share in (0.5, 0.95, 0.99)),
     )
 
 
 def quantile(buckets: list[int], share: float) -> float | None:
-    """The duration below which this share of the requests lies, even within its bucket; None for no requests."""
+    """The duration in seconds below which a share of the requests lies, interpolated in its bucket; None for none."""
     rank, so_far = share * sum(buckets), 0
     if not rank:
         return None
-    for place, count in enumerate(buckets[:-1]):
+    for index, count in enumerate(buckets[:-1]):
         if so_far + count >= rank:
-            lower = REQUEST_BUCKETS[place - 1] if place else 0.0
-            return lower + (REQUEST_BUCKETS[place] - lower) * (rank - so_far) / count
+            lower = REQUEST_BUCKETS[index - 1] if index else 0.0
+            return lower + (REQUEST_BUCKETS[index] - lower) * (rank - so_far) / count
         so_far += count
     return REQUEST_BUCKETS[-1]
