@@ -94,61 +94,67 @@ def pem(text: str) -> str:
     return text
 
 
-database_url = url("postgresql", "postgres")
+postgres_url = url("postgresql", "postgres")
+
+
+def setting(default: Any, parse: Callable[[str], Any]) -> Any:
+    """A field of Settings. `parse` raises ValueError, whose message says what was expected."""
+    return field(default=default, metadata={"parse": parse})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The settings in force. Durations are in seconds, sizes in bytes."""
 
-    app_env: str = "development"
-    host: str = "0.0.0.0"  # noqa: S104 - a container is reached from outside
-    port: int = 3002
-    serve: str = "all"
-    data_dir: Path = Path("~/.local/share/user-service")
-    database_url: str | None = None
-    database_read_url: str | None = None
-    postgres_max_connections: int = 20
-    database_timeout: int = 5
-    audit_retention_days: int = 365
-    redis_url: str | None = None
-    redis_key_prefix: str = "user-service:"
-    cache: str = "auto"
-    cache_ttl: int = 300
-    cache_max_bytes: int = 32 * 1024 * 1024
-    encryption_key: str | None = None
-    blind_index_key: str | None = None
-    internal_api_key: tuple[str, ...] = ()
-    secrets_reload_seconds: int = 5
-    k_sink: str | None = None
-    event_sink_url: str | None = None
-    k_ce_overrides: Mapping[str, str] = field(default_factory=dict)
-    k_ca_certs: str | None = None
-    jwt_issuer: str | None = None
-    jwt_audience: str | None = None
-    jwt_jwks_url: str | None = None
-    jwt_subject: str = "either"
-    events_audience: str | None = None
-    events_issuer: str = "https://kubernetes.default.svc.cluster.local"
-    events_jwks_url: str = "https://kubernetes.default.svc/openid/v1/jwks"
-    events_subjects: tuple[str, ...] = ("*",)
-    events_trust_network: bool = False
-    jwks_ca_file: Path | None = None
-    events_jwks_token_file: Path | None = None
-    rate_limit_max: int = 100
-    rate_limit_internal_max: int = 0
-    max_in_flight: int = 256
-    max_connections: int = 4096
-    request_timeout: int = 30
-    head_timeout: int = 10
-    body_timeout: int = 10
-    log_level: str = "info"
-    log_format: str = "json"
-    access_log: bool = True
-    otel_exporter_otlp_endpoint: str | None = None
-    otel_exporter_otlp_traces_endpoint: str | None = None
-    otel_sdk_disabled: bool = False
-    shutdown_timeout: int = 8
+    app_env: str = setting("development", choice("development", "production"))
+    host: str = setting("0.0.0.0", str)  # noqa: S104 - a container is reached from outside
+    port: int = setting(3002, whole_number(0, 65535))
+    serve: str = setting("all", choice("api", "events", "all"))
+    data_dir: Path = setting(Path("~/.local/share/user-service"), Path)
+    database_url: str | None = setting(None, postgres_url)
+    database_read_url: str | None = setting(None, postgres_url)
+    postgres_max_connections: int = setting(20, whole_number(2, 1000))
+    database_timeout: int = setting(5, whole_number(1, 300))
+    # At least as long as events may wait in the outbox.
+    audit_retention_days: int = setting(365, whole_number(7, 36_500))
+    redis_url: str | None = setting(None, url("redis", "rediss", "unix"))
+    redis_key_prefix: str = setting("user-service:", str)
+    cache: str = setting("auto", choice("auto", "none"))
+    cache_ttl: int = setting(300, whole_number(1, 86_400))
+    cache_max_bytes: int = setting(32 * 1024 * 1024, whole_number(0, 2**40))
+    encryption_key: str | None = setting(None, str)
+    blind_index_key: str | None = setting(None, str)
+    internal_api_key: tuple[str, ...] = setting((), comma_separated)
+    secrets_reload_seconds: int = setting(5, whole_number(1, 300))
+    k_sink: str | None = setting(None, url("http", "https"))
+    event_sink_url: str | None = setting(None, url("http", "https"))
+    k_ce_overrides: Mapping[str, str] = field(default_factory=dict, metadata={"parse": cloudevent_overrides})
+    k_ca_certs: str | None = setting(None, pem)
+    jwt_issuer: str | None = setting(None, str)
+    jwt_audience: str | None = setting(None, str)
+    jwt_jwks_url: str | None = setting(None, url("https", "http"))
+    jwt_subject: str = setting("either", choice("either", "external_id", "id"))
+    events_audience: str | None = setting(None, str)
+    events_issuer: str = setting("https://kubernetes.default.svc.cluster.local", str)
+    events_jwks_url: str = setting("https://kubernetes.default.svc/openid/v1/jwks", url("https", "http"))
+    events_subjects: tuple[str, ...] = setting(("*",), comma_separated)
+    events_trust_network: bool = setting(False, parse_bool)
+    jwks_ca_file: Path | None = setting(None, Path)
+    events_jwks_token_file: Path | None = setting(None, Path)
+    rate_limit_max: int = setting(100, whole_number(0, 10**9))
+    rate_limit_internal_max: int = setting(0, whole_number(0, 10**9))
+    max_in_flight: int = setting(256, whole_number(1, 100_000))
+    max_connections: int = setting(4096, whole_number(1, 1_000_000))
+    request_timeout: int = setting(30, whole_number(1, 3600))
+    head_timeout: int = setting(10, whole_number(1, 3600))
+    body_timeout: int = setting(10, whole_number(1, 3600))
+    log_level: str = setting("info", choice("debug", "info", "warning", "error"))
+    log_format: str = setting("json", choice("json", "text"))
+    access_log: bool = setting(True, parse_bool)
+    otel_exporter_otlp_endpoint: str | None = setting(None, url("http", "https"))
+    otel_exporter_otlp_traces_endpoint: str | None = setting(None, url("http", "https"))
+    otel_sdk_disabled: bool = setting(False, parse_bool)
+    shutdown_timeout: int = setting(8, whole_number(1, 300))
 
     @property
     def is_production(self) -> bool:
@@ -180,58 +186,7 @@ class Settings:
         return settings
 
 
-PARSERS: Final[dict[str, Callable[[str], Any]]] = {
-    "app_env": choice("development", "production"),
-    "host": str,
-    "port": whole_number(0, 65535),
-    "serve": choice("api", "events", "all"),
-    "data_dir": Path,
-    "database_url": database_url,
-    "database_read_url": database_url,
-    "postgres_max_connections": whole_number(2, 1000),
-    "database_timeout": whole_number(1, 300),
-    # At least as long as events may wait in the outbox.
-    "audit_retention_days": whole_number(7, 36_500),
-    "redis_url": url("redis", "rediss", "unix"),
-    "redis_key_prefix": str,
-    "cache": choice("auto", "none"),
-    "cache_ttl": whole_number(1, 86_400),
-    "cache_max_bytes": whole_number(0, 2**40),
-    "encryption_key": str,
-    "blind_index_key": str,
-    "internal_api_key": comma_separated,
-    "secrets_reload_seconds": whole_number(1, 300),
-    "k_sink": url("http", "https"),
-    "event_sink_url": url("http", "https"),
-    "k_ce_overrides": cloudevent_overrides,
-    "k_ca_certs": pem,
-    "jwt_issuer": str,
-    "jwt_audience": str,
-    "jwt_jwks_url": url("https", "http"),
-    "jwt_subject": choice("either", "external_id", "id"),
-    "events_audience": str,
-    "events_issuer": str,
-    "events_jwks_url": url("https", "http"),
-    "events_subjects": comma_separated,
-    "events_trust_network": parse_bool,
-    "jwks_ca_file": Path,
-    "events_jwks_token_file": Path,
-    "rate_limit_max": whole_number(0, 10**9),
-    "rate_limit_internal_max": whole_number(0, 10**9),
-    "max_in_flight": whole_number(1, 100_000),
-    "max_connections": whole_number(1, 1_000_000),
-    "request_timeout": whole_number(1, 3600),
-    "head_timeout": whole_number(1, 3600),
-    "body_timeout": whole_number(1, 3600),
-    "log_level": choice("debug", "info", "warning", "error"),
-    "log_format": choice("json", "text"),
-    "access_log": parse_bool,
-    "otel_exporter_otlp_endpoint": url("http", "https"),
-    "otel_exporter_otlp_traces_endpoint": url("http", "https"),
-    "otel_sdk_disabled": parse_bool,
-    "shutdown_timeout": whole_number(1, 300),
-}
-assert set(PARSERS) == {field.name for field in fields(Settings)}
+PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {each.name: each.metadata["parse"] for each in fields(Settings)}
 
 
 class SettingsSource:
