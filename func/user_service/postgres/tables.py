@@ -57,15 +57,7 @@ users = Table(
     CheckConstraint("version >= 1", name="version_positive"),
     CheckConstraint("status IN ('pending', 'active', 'suspended', 'deleted')", name="status_known"),
     CheckConstraint("(status = 'deleted') = (deleted_at IS NOT NULL)", name="deleted_has_time"),
-)
-# Enforced for new rows only: to validate it, a migration would read every row while all writes wait.
-event.listen(
-    users,
-    "after_create",
-    DDL(  # type: ignore[no-untyped-call]
-        "ALTER TABLE users ADD CONSTRAINT ck_users_erased_is_deleted"
-        " CHECK (erased_at IS NULL OR status = 'deleted') NOT VALID"
-    ),
+    CheckConstraint("erased_at IS NULL OR status = 'deleted'", name="erased_is_deleted"),
 )
 Index(
     "uq_users_email_index_living",
