@@ -13,6 +13,7 @@ from user_service.errors import FieldError, InvalidTransition, ValidationFailed
 from user_service.users.model import DELETED, User
 from user_service.users.schemas import UserCreate, UserUpdate
 from user_service.users.validation import check_metadata, check_preferences
+from user_service.values.emails import email_key
 from user_service.values.ids import id_time, new_id
 
 Rule = Callable[[User, datetime], User]
@@ -50,7 +51,9 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def patched(patch: UserUpdate) -> Rule:
-    """The rule of a merge patch. A changed e-mail is not verified unless the patch says so."""
+    """The rule of a merge patch. Another e-mail address is not verified unless the patch says so; another spelling of
+    the same address leaves it as it is.
+    """
 
     def apply(user: User, now: datetime) -> User:
         after = copy(user)
@@ -59,11 +62,16 @@ def patched(patch: UserUpdate) -> Rule:
             setattr(after, name, merge_object(name, getattr(user, name), value) if name in MERGED else value)
         if after.status != user.status:
             check_transition(user.status, after.status)
-        if after.email != user.email and "email_verified" not in patch.model_fields_set:
+        if "email_verified" not in patch.model_fields_set and is_other_email(user.email, after.email):
             after.email_verified = False
         return after
 
     return apply
+
+
+def is_other_email(before: str, after: str) -> bool:
+    """Whether two addresses are different ones; compares what uniqueness compares."""
+    return before != after and email_key(before) != email_key(after)
 
 
 def merge_object(name: str, target: Mapping[str, Any], patch: Mapping[str, Any] | None) -> dict[str, Any]:
