@@ -106,7 +106,7 @@ async def test_events_that_come_again_and_kills_leave_every_effect_exactly_once(
         await check_events_out(database_url, sink)
     finally:
         if patient.service.process.poll() is None:
-            await asyncio.to_thread(patient.service.end)
+            await asyncio.to_thread(patient.service.stop)
 
 
 async def check_users(database_url: str, creations: list[Event], targets: dict[int, str], ids: list[str]) -> None:

@@ -73,5 +73,5 @@ async def test_200_events_at_once_over_a_concurrency_of_4_and_a_stop_under_load_
                 late = [await send(client, f"late-{number}") for number in range(100)]
                 assert late == [200] * 100
                 assert await stopping == 200
-        assert await asyncio.to_thread(service.end) == 0
+        assert await asyncio.to_thread(service.stop) == 0
     assert await users_of(database_url) == 300

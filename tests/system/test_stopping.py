@@ -76,7 +76,7 @@ async def test_a_request_that_does_not_end_does_not_keep_the_service(database_ur
         await writer.drain()
         await asyncio.sleep(0.2)
         async with asyncio.timeout(60):
-            status = await asyncio.to_thread(service.end)
+            status = await asyncio.to_thread(service.stop)
         writer.close()
 
     assert status == 0
