@@ -21,7 +21,7 @@ MIN_POSTGRES_VERSION: Final = 150_000
 Finding = tuple[bool, str]
 
 
-def examine(environ: Mapping[str, str]) -> int:
+def run(environ: Mapping[str, str]) -> int:
     """Prints one line per check; returns 1 when one failed."""
     try:
         settings = Settings.load(environ)

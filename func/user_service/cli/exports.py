@@ -2,30 +2,32 @@
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from user_service.cli.http_client import PIECE_BYTES, ServiceClient
+from user_service.cli.http_client import PIECE_BYTES, ServiceClient, open_client
 from user_service.cli.progress import progress_on
 from user_service.errors import ConfigurationError
 
 
-def export_users(client: ServiceClient, path: Path, *, include_deleted: bool) -> int:
-    """Writes NDJSON to `path`, which appears when the export is complete; to standard output for `-`.
+def run(environ: Mapping[str, str], *, file: Path, include_deleted: bool, url: str | None, api_key: str | None) -> int:
+    """Writes NDJSON to `file`, which appears when the export is complete; to standard output for `-`.
 
     Raises ConfigurationError, RequestRefused.
     """
+    client = open_client(url, api_key, environ)
     query = "?include=deleted" if include_deleted else ""
-    draft = path.with_name(path.name + ".part")
+    draft = file.with_name(file.name + ".part")
     try:
-        if str(path) == "-":
+        if str(file) == "-":
             count = asyncio.run(write_users(client, query, sys.stdout.buffer))
         else:
-            with draft.open("wb") as file:
-                count = asyncio.run(write_users(client, query, file))
-            draft.replace(path)
+            with draft.open("wb") as stream:
+                count = asyncio.run(write_users(client, query, stream))
+            draft.replace(file)
     except OSError as error:
-        raise ConfigurationError(f"{path}: can't be written ({error.strerror})") from None
+        raise ConfigurationError(f"{file}: can't be written ({error.strerror})") from None
     except KeyboardInterrupt:
         print(f"\nStopped. {draft} holds the users that had arrived.", file=sys.stderr)
         raise

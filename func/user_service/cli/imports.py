@@ -7,13 +7,13 @@ import or did not respond, 130 Ctrl-C.
 import asyncio
 import hashlib
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import orjson
 
-from user_service.cli.http_client import PIECE_BYTES, ServiceClient
+from user_service.cli.http_client import PIECE_BYTES, ServiceClient, open_client
 from user_service.cli.import_summary import ImportSummary, print_summary
 from user_service.cli.progress import Progress, progress_on
 from user_service.errors import EXIT_FAILED, ConfigurationError
@@ -24,30 +24,39 @@ OUTCOMES: Final = ("created", "updated", "skipped", "failed")
 MAX_FAILURES: Final = 10_000
 
 
-def import_users(
-    client: ServiceClient, path: Path, *, file_format: str | None, on_conflict: str, key: str | None, dry_run: bool
+def run(
+    environ: Mapping[str, str],
+    *,
+    file: Path,
+    file_format: str | None,
+    on_conflict: str,
+    key: str | None,
+    dry_run: bool,
+    url: str | None,
+    api_key: str | None,
 ) -> int:
     """Imports a file and prints the outcome; with `dry_run`, changes nothing.
 
     `key` is the Idempotency-Key, by default from the file's content, so that the same command resumes an import.
     Raises ConfigurationError, RequestRefused.
     """
-    file_format = file_format or FORMATS.get(path.suffix.lower())
+    client = open_client(url, api_key, environ)
+    file_format = file_format or FORMATS.get(file.suffix.lower())
     if file_format is None:
-        raise ConfigurationError(f"{path}: the name does not tell the format; add --format ndjson or csv")
+        raise ConfigurationError(f"{file}: the name does not tell the format; add --format ndjson or csv")
     try:
-        with path.open("rb") as file, progress_on(sys.stderr) as progress:
-            pieces = read_pieces(file, progress, path.stat().st_size)
+        with file.open("rb") as stream, progress_on(sys.stderr) as progress:
+            pieces = read_pieces(stream, progress, file.stat().st_size)
             if dry_run:
                 from user_service.cli.dry_run import preview_import
 
                 work = preview_import(client, pieces, file_format=file_format, on_conflict=on_conflict)
             else:
-                key = key or f"file:{hash_file(path)}:{on_conflict}"
+                key = key or f"file:{hash_file(file)}:{on_conflict}"
                 work = send_file(client, pieces, file_format=file_format, on_conflict=on_conflict, key=key)
             summary = asyncio.run(work)
     except OSError as error:
-        raise ConfigurationError(f"{path}: can't be read ({error.strerror})") from None
+        raise ConfigurationError(f"{file}: can't be read ({error.strerror})") from None
     except KeyboardInterrupt:
         print("\nStopped. The same command resumes the import.", file=sys.stderr)
         raise

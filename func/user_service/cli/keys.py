@@ -10,13 +10,14 @@ from user_service.encryption.keyring import Keyring, load_keys, new_encryption_k
 from user_service.settings import Settings
 
 
-def print_new_key() -> int:
-    print(new_encryption_key())
-    return 0
+def run(environ: Mapping[str, str], *, action: str) -> int:
+    """Prints a new key for `new`, else the blind index key that the database was written with, in base64.
 
-
-def print_blind_index_key(environ: Mapping[str, str]) -> int:
-    """Prints the key that the database was written with, in base64. Raises ConfigurationError, CommandFailed."""
+    Raises ConfigurationError, CommandFailed.
+    """
+    if action == "new":
+        print(new_encryption_key())
+        return 0
     with open_database(environ) as settings:
         keys = asyncio.run(load_checked_keys(settings))
     print(base64.b64encode(keys.blind_index).decode())

@@ -7,7 +7,7 @@ from user_service.errors import ConfigurationError
 from user_service.postgres import migrations
 
 
-def migrate(environ: Mapping[str, str], *, to: str, down: bool) -> int:
+def run(environ: Mapping[str, str], *, to: str, down: bool) -> int:
     """Prints the revision that the database is at then. Raises ConfigurationError, CommandFailed."""
     if down and to == "head":
         raise ConfigurationError("migrate --down needs --to REVISION; `--to base` removes every table.")

@@ -11,7 +11,7 @@ from user_service.postgres import retention
 from user_service.settings import Settings
 
 
-def prune(environ: Mapping[str, str]) -> int:
+def run(environ: Mapping[str, str]) -> int:
     """Prints how many rows were removed. Raises ConfigurationError, CommandFailed."""
     try:
         with open_database(environ) as settings:

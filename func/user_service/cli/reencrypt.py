@@ -15,12 +15,22 @@ from user_service.cli.progress import Progress, progress_on
 from user_service.encryption.key_registry import Retirement, compare_keys
 from user_service.encryption.keyring import Keyring, load_keys
 from user_service.encryption.reencryption import Reencryption, Round
-from user_service.errors import EXIT_FAILED
+from user_service.errors import EXIT_FAILED, ConfigurationError
 from user_service.postgres.pool import ReadPool
 from user_service.settings import Settings
 from user_service.users.encrypted_columns import ENCRYPTED_COLUMNS
 
+MAX_BATCH_SIZE: Final = 10_000
 RESUMES: Final = "The same command resumes where this one ended."
+
+
+def run(environ: Mapping[str, str], *, batch_size: int, dry_run: bool, go_back: bool) -> int:
+    """Encrypts rows again, `batch_size` at a time; only counts them with `dry_run`. Raises ConfigurationError."""
+    if not 1 <= batch_size <= MAX_BATCH_SIZE:
+        raise ConfigurationError(f"--batch-size: expected a whole number from 1 to {MAX_BATCH_SIZE}")
+    if dry_run:
+        return count(environ, batch_size=batch_size)
+    return reencrypt(environ, batch_size=batch_size, go_back=go_back)
 
 
 def count(environ: Mapping[str, str], *, batch_size: int) -> int:

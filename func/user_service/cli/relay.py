@@ -12,16 +12,16 @@ from user_service.observability.logging import set_up_logs
 from user_service.secret_rotation import SecretRotation
 
 
-def relay(environ: Mapping[str, str], *, watch: bool) -> int:
+def run(environ: Mapping[str, str], *, watch: bool) -> int:
     """1 when events are left because the sink or the database failed. Raises ConfigurationError."""
     with open_database(environ) as settings:
         if settings.sink_url is None:
             raise ConfigurationError("K_SINK, EVENT_SINK_URL: no sink is set; set one of them")
         set_up_logs(level=settings.log_level, log_format=settings.log_format)
-        return asyncio.run(run(Resources(settings), watch=watch))
+        return asyncio.run(relay_events(Resources(settings), watch=watch))
 
 
-async def run(resources: Resources, *, watch: bool) -> int:
+async def relay_events(resources: Resources, *, watch: bool) -> int:
     try:
         return await (relay_until_stopped if watch else relay_once)(resources)
     except DatabaseUnavailable as error:

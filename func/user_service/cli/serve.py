@@ -15,7 +15,7 @@ from user_service.server.run import run_server
 from user_service.settings import Settings
 
 
-def serve(environ: Mapping[str, str]) -> int:
+def run(environ: Mapping[str, str]) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit status. Raises ConfigurationError."""
     signal.signal(signal.SIGTERM, exit_normally)
     with open_database(environ) as settings:
