@@ -212,10 +212,6 @@ class Application:
 async def respond(response: RawResponse, context: RequestContext, send: Send) -> None:
     context.status = response.status
     await send(
-        {
-            "type": "http.response.start",
-            "status": response.status,
-            "headers": [*response.headers, *context.own_headers],
-        }
+        {"type": "http.response.start", "status": response.status, "headers": [*response.headers, *context.own_headers]}
     )
     await send({"type": "http.response.body", "body": b"" if context.method == "HEAD" else response.body})

@@ -7,7 +7,7 @@ ServiceError
 ├── NotFound 404              UserNotFound
 ├── Conflict 409              EmailTaken, ExternalIdTaken, InvalidTransition, DuplicateInBatch, IdempotencyInProgress,
 │                             EventInProgress
-├── AnswerErased 410
+├── ResponseErased 410
 ├── VersionMismatch 412
 ├── PayloadTooLarge 413
 ├── UnsupportedMediaType 415
@@ -129,7 +129,7 @@ class EventInProgress(Conflict):
     code, title = "event_in_progress", "This event is being processed elsewhere"
 
 
-class AnswerErased(ServiceError):
+class ResponseErased(ServiceError):
     status, code, title = 410, "answer_erased", "The first response was erased with its user"
 
 

@@ -23,13 +23,7 @@ from user_service.postgres.pool import TRANSIENT, connect_options
 from user_service.settings import Settings, SettingsSource
 
 # The settings that are replaced while the service runs, and the variables or files that they come from.
-RELOADED: Final = (
-    "encryption_key",
-    "blind_index_key",
-    "internal_api_key",
-    "database_url",
-    "database_read_url",
-)
+RELOADED: Final = ("encryption_key", "blind_index_key", "internal_api_key", "database_url", "database_read_url")
 WATCHED: Final = (*(name.upper() for name in RELOADED), "POSTGRES_USER_PASSWORD")
 MIN_SECONDS_BETWEEN_SEARCHES: Final = 1.0
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from user_service.errors import DatabaseUnavailable
 from user_service.events.outbox import Lease, Outbox
-from user_service.events.sink import POST_SECONDS, POSTS_AT_ONCE, Outcome, Sink
+from user_service.events.sink import POST_SECONDS, POSTS_AT_ONCE, DeliveryOutcome, Sink
 from user_service.events.types import ChangeKey, PendingChange
 from user_service.observability.logging import log
 from user_service.observability.metrics import Metrics
@@ -193,11 +193,11 @@ class Relay:
                     return
                 outcome, reason = await self.sink.post(change)
             self.counts.add(outcome.value)
-            if outcome is Outcome.PUBLISHED:
+            if outcome is DeliveryOutcome.PUBLISHED:
                 attempt.handled.add(change.key)
                 continue
             attempt.reason = reason
-            if outcome is Outcome.REFUSED:
+            if outcome is DeliveryOutcome.REFUSED:
                 attempt.refused.add(change.key)
             else:
                 attempt.failed = True

@@ -21,7 +21,7 @@ POSTS_AT_ONCE: Final = 16
 RETRIED: Final = frozenset({401, 402, 403, 404, 405, 407, 408, 409, 421, 423, 424, 425, 426, 429, 451})
 
 
-class Outcome(Enum):
+class DeliveryOutcome(Enum):
     """The outcome of a post: accepted, failed because of the sink, or refused because of the event."""
 
     PUBLISHED = "published"
@@ -30,7 +30,7 @@ class Outcome(Enum):
 
 
 class Sink(Protocol):
-    async def post(self, change: PendingChange) -> tuple[Outcome, str]:
+    async def post(self, change: PendingChange) -> tuple[DeliveryOutcome, str]:
         """The outcome and a reason for the log. Raises nothing, whatever the sink does."""
 
     async def close(self) -> None: ...
@@ -58,24 +58,24 @@ class HttpSink:
             headers={"User-Agent": "user-service"},
         )
 
-    async def post(self, change: PendingChange) -> tuple[Outcome, str]:
+    async def post(self, change: PendingChange) -> tuple[DeliveryOutcome, str]:
         if self.tracing is None:
             return await self.send(self.make_message(change))
         with self.tracing.publish(change.type, change.traceparent) as publication:
             # The extension keeps the trace of the change; the header has the span of this attempt.
             message = self.make_message(change, traceparent=publication.traceparent)
             outcome, reason = await self.send(message)
-            publication.set_outcome(outcome.value, failed=outcome is not Outcome.PUBLISHED)
+            publication.set_outcome(outcome.value, failed=outcome is not DeliveryOutcome.PUBLISHED)
             return outcome, reason
 
-    async def send(self, message: HTTPMessage) -> tuple[Outcome, str]:
+    async def send(self, message: HTTPMessage) -> tuple[DeliveryOutcome, str]:
         try:
             async with self.session.post(
                 self.url, data=message.body, headers=message.headers, allow_redirects=False
             ) as response:
                 return classify(response.status), str(response.status)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            return Outcome.FAILED, type(error).__name__
+            return DeliveryOutcome.FAILED, type(error).__name__
 
     def make_message(self, change: PendingChange, *, traceparent: str | None = None) -> HTTPMessage:
         attributes: dict[str, Any] = {**change.attributes, **self.extensions}
@@ -87,10 +87,10 @@ class HttpSink:
         await self.session.close()
 
 
-def classify(status: int) -> Outcome:
+def classify(status: int) -> DeliveryOutcome:
     if 200 <= status < 300:
-        return Outcome.PUBLISHED
-    return Outcome.REFUSED if 400 <= status < 500 and status not in RETRIED else Outcome.FAILED
+        return DeliveryOutcome.PUBLISHED
+    return DeliveryOutcome.REFUSED if 400 <= status < 500 and status not in RETRIED else DeliveryOutcome.FAILED
 
 
 def open_sink(settings: Settings, tracing: Tracing | None = None) -> HttpSink:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.encryption.keyring import Keyring
-from user_service.errors import AnswerErased, IdempotencyInProgress, IdempotencyKeyReused, ServiceError
+from user_service.errors import IdempotencyInProgress, IdempotencyKeyReused, ResponseErased, ServiceError
 from user_service.idempotency.stored_responses import GONE, IDEMPOTENCY_KEYS, Links, StoredResponse
 from user_service.postgres.retention import OLD_RESPONSES, delete_batch, interval
 from user_service.postgres.retention import RESPONSES as RETENTION
@@ -83,7 +83,7 @@ class IdempotentRequest:
 
     async def before(self, session: AsyncSession) -> StoredResponse | None:
         """Raises IdempotencyInProgress at once while another transaction has the key, IdempotencyKeyReused, and
-        AnswerErased.
+        ResponseErased.
         """
         busy = IdempotencyInProgress("Try again in a moment: the response will be that of the first request.")
         row = await find_first(session, self.id, FIND_REQUEST, {"id": self.id}, busy=busy)
@@ -93,7 +93,7 @@ class IdempotentRequest:
             raise IdempotencyKeyReused("Send a new Idempotency-Key with every new request.")
         response = self.open(row.answer)
         if response.status == GONE:
-            raise AnswerErased(
+            raise ResponseErased(
                 "The request took effect; its user was erased or purged since, and the stored response with it."
             )
         return response

@@ -7,22 +7,7 @@ from bisect import bisect_left
 from typing import Final
 
 # 1 s is an edge because an alert uses it.
-REQUEST_BUCKETS: Final = (
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    5.0,
-    10.0,
-)
+REQUEST_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 # A batch of 1,000 takes a second on a busy database; one that takes more than ten waited for a lock or a timeout.
 BATCH_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -138,10 +123,7 @@ class Metrics:
             ("operation", "status"),
         )
         self.batch_seconds = Histogram(
-            "user_batch_operation_duration_seconds",
-            "Duration of a batch without HTTP.",
-            ("operation",),
-            BATCH_BUCKETS,
+            "user_batch_operation_duration_seconds", "Duration of a batch without HTTP.", ("operation",), BATCH_BUCKETS
         )
         self.batch_size = Histogram("user_batch_size", "Items per batch.", ("operation",), SIZE_BUCKETS)
 

@@ -59,18 +59,8 @@ users = Table(
     CheckConstraint("(status = 'deleted') = (deleted_at IS NOT NULL)", name="deleted_has_time"),
     CheckConstraint("erased_at IS NULL OR status = 'deleted'", name="erased_is_deleted"),
 )
-Index(
-    "uq_users_email_index_living",
-    users.c.email_index,
-    unique=True,
-    postgresql_where=text("deleted_at IS NULL"),
-)
-Index(
-    "uq_users_external_id_living",
-    users.c.external_id,
-    unique=True,
-    postgresql_where=text("deleted_at IS NULL"),
-)
+Index("uq_users_email_index_living", users.c.email_index, unique=True, postgresql_where=text("deleted_at IS NULL"))
+Index("uq_users_external_id_living", users.c.external_id, unique=True, postgresql_where=text("deleted_at IS NULL"))
 Index("ix_users_email_index_deleted", users.c.email_index, postgresql_where=text("deleted_at IS NOT NULL"))
 Index("ix_users_external_id_deleted", users.c.external_id, postgresql_where=text("deleted_at IS NOT NULL"))
 Index("ix_users_updated_at_id", users.c.updated_at, users.c.id)
@@ -78,11 +68,7 @@ Index("ix_users_status_id", users.c.status, users.c.id, postgresql_where=text("s
 
 # An inverted index as a table: the postings of a term are in id order, so a page of a search is a range of them.
 user_terms = Table(
-    "user_terms",
-    metadata,
-    Column("term", BigInteger),
-    Column("user_id", Uuid),
-    PrimaryKeyConstraint("term", "user_id"),
+    "user_terms", metadata, Column("term", BigInteger), Column("user_id", Uuid), PrimaryKeyConstraint("term", "user_id")
 )
 # A search of two words must scan the rarer one's postings, so the planner must know the common words: these are more
 # than the 100 values that it counts by default.
@@ -203,8 +189,5 @@ import_failures = Table(
 
 # Values that must not change while a service runs, such as the fingerprint of the blind index key.
 service_meta = Table(
-    "service_meta",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("value", Text, nullable=False),
+    "service_meta", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False)
 )

@@ -15,15 +15,7 @@ from user_service.security.issuers import VerifiedToken
 from user_service.security.tokens import Tokens
 
 SCOPES: Final = frozenset(
-    {
-        "users:read",
-        "users:write",
-        "users:delete",
-        "users:purge",
-        "users:erase",
-        "cache:manage",
-        "events:write",
-    }
+    {"users:read", "users:write", "users:delete", "users:purge", "users:erase", "cache:manage", "events:write"}
 )
 CREDENTIALS: Final = (b"authorization", b"x-api-key")
 

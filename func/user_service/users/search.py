@@ -139,10 +139,7 @@ class UserSearch:
         if query.cursor is None:
             return conditions
         if query.by_update:
-            place, last = (
-                tuple_(users.c.updated_at, users.c.id),
-                tuple_(query.cursor.updated_at, query.cursor.id),
-            )
+            place, last = (tuple_(users.c.updated_at, users.c.id), tuple_(query.cursor.updated_at, query.cursor.id))
             conditions.append(place < last if query.descending else place > last)
         else:
             last_id = query.cursor.id

@@ -146,10 +146,7 @@ class EmbeddedPostgres:
             self.log.replace(self.log.with_suffix(".log.1"))
         self.log.touch(mode=0o600)
         self.process = cluster.launch(
-            sockets="." if sockets == self.folder else str(sockets),
-            log=self.log,
-            settings=SETTINGS,
-            keep_open=[lock],
+            sockets="." if sockets == self.folder else str(sockets), log=self.log, settings=SETTINGS, keep_open=[lock]
         )
 
     def initialise(self, cluster: Cluster, lock: int) -> None:

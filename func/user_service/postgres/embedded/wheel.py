@@ -178,10 +178,7 @@ def copy_programs(programs: Path) -> Path:
         draft = COPIES / f"{copy.name}.{os.getpid()}"
         shutil.rmtree(draft, ignore_errors=True)
         parts = [*wheel.glob(f"{PACKAGE}.libs/*"), programs / "postgres", programs / "initdb"]
-        parts += [
-            *programs.parent.glob("lib/postgresql/**/*"),
-            *programs.parent.glob("share/postgresql/**/*"),
-        ]
+        parts += [*programs.parent.glob("lib/postgresql/**/*"), *programs.parent.glob("share/postgresql/**/*")]
         try:
             copy_readable([part for part in parts if part.is_file()], wheel, draft)
             draft.rename(copy)
@@ -228,15 +225,7 @@ def find_account(folder: Path) -> Account | None:
 
 def system_account() -> Account:
     commands = {
-        "useradd": [
-            "--system",
-            "--user-group",
-            "--no-create-home",
-            "--home-dir",
-            "/",
-            "--shell",
-            "/sbin/nologin",
-        ],
+        "useradd": ["--system", "--user-group", "--no-create-home", "--home-dir", "/", "--shell", "/sbin/nologin"],
         "adduser": ["-S", "-D", "-H", "-h", "/", "-s", "/sbin/nologin"],
     }
     for command, options in commands.items():

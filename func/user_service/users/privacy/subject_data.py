@@ -18,10 +18,7 @@ COUNT_CHANGES: Final = text(f"SELECT count(*) FROM user_changes WHERE {CHANGES_B
 IMPORTS_BY_ACTOR: Final = text(
     "SELECT id, started_at FROM imports WHERE actor = ANY(CAST(:names AS text[])) ORDER BY id"
 )
-RESPONSE_COLUMNS: Final = {
-    IDEMPOTENCY_KEYS.table: "created_at, expires_at",
-    INBOX.table: "source, id, processed_at",
-}
+RESPONSE_COLUMNS: Final = {IDEMPOTENCY_KEYS.table: "created_at, expires_at", INBOX.table: "source, id, processed_at"}
 
 
 @dataclass(frozen=True, slots=True)

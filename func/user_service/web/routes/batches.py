@@ -109,10 +109,7 @@ Run = Annotated[RunBatch, Depends(batch_run)]
 BATCH_RESPONSES: Final[Responses] = {
     207: {"model": BatchRead, "description": "Some items failed"},
     409: problems(409)[409]
-    | {
-        "model": BatchRefused,
-        "description": f"An atomic batch was not applied; or: {DESCRIPTIONS[409]}",
-    },
+    | {"model": BatchRefused, "description": f"An atomic batch was not applied; or: {DESCRIPTIONS[409]}"},
 }
 router = make_router("batches", prefix=PREFIX, route_class=LargeRoute, responses=COMMON_PROBLEMS)
 find_router = make_router("batches", prefix=PREFIX, route_class=FindRoute, responses=COMMON_PROBLEMS)

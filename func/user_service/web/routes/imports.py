@@ -128,12 +128,7 @@ async def list_imports(imports: Imports) -> ImportList:
     return ImportList(items=[ImportRead.model_validate(dict(row)) for row in await imports.latest(LATEST)])
 
 
-@router.get(
-    "/imports/{import_id}",
-    response_model=ImportRead,
-    dependencies=reading,
-    responses=problems(404),
-)
+@router.get("/imports/{import_id}", response_model=ImportRead, dependencies=reading, responses=problems(404))
 async def read_import(import_id: UUID, imports: Imports) -> Response:
     """The state of an import. It is `interrupted` when it has not advanced for a minute."""
     return import_response(await imports.find(import_id))
@@ -151,12 +146,7 @@ async def read_import_failures(import_id: UUID, imports: Imports) -> Response:
     return StreamingResponse(imports.failures(import_id), media_type=NDJSON)
 
 
-@router.get(
-    "/export",
-    response_class=StreamingResponse,
-    responses=NDJSON_RESPONSE,
-    dependencies=reading,
-)
+@router.get("/export", response_class=StreamingResponse, responses=NDJSON_RESPONSE, dependencies=reading)
 async def export_users(request: Request, include: Annotated[Literal["deleted"] | None, Query()] = None) -> Response:
     """All users as NDJSON, in order of creation, as of the time of the request."""
     get_resources(request).require_database()

@@ -54,12 +54,7 @@ async def read_own_user(request: Request, own: Own) -> Response:
     return response
 
 
-@router.patch(
-    "/me",
-    response_model=UserRead,
-    responses=WRITE_PROBLEMS,
-    openapi_extra=patch_body("OwnUpdate"),
-)
+@router.patch("/me", response_model=UserRead, responses=WRITE_PROBLEMS, openapi_extra=patch_body("OwnUpdate"))
 async def update_own_user(body: OwnUpdate, own: Own, users: Users, if_match: IfMatch) -> Response:
     """Change the user of the token by a JSON merge patch (RFC 7396). Needs no scope."""
     return user_response(await users.update_own(own, body, if_version=if_match))
