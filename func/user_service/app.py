@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from user_service.bootstrap import Resources
-from user_service.errors import ConfigurationError, Overloaded, RequestTimedOut, ServiceError
+from user_service.errors import ConfigurationError, Overloaded, RequestTimedOut, ServiceError, ShuttingDown
 from user_service.observability.logging import log, set_up_logs
 from user_service.secret_rotation import SecretFiles, SecretRotation
 from user_service.security.authentication import Authenticator, Principal, refuse_repeated
@@ -35,6 +35,9 @@ UNTRACED: Final = frozenset({LIVE_PATH, READY_PATH, "/metrics"})
 EVENT_DOORS: Final = frozenset({"/events", "/"})
 NEVER_SHED: Final = ("/api/health/", "/metrics")
 SHED_AFTER_SECONDS: Final = 1.0
+# Requests that the server has cancelled at its stop end within this time, or lose their connections to PostgreSQL.
+CUT_SECONDS: Final = 2.0
+CUT_STEP_SECONDS: Final = 0.02
 
 
 def create_app(settings: Settings | None = None, *, environ: Mapping[str, str] = os.environ) -> "Application":
@@ -90,12 +93,20 @@ class Application:
     async def stop(self) -> None:
         """Closes what `start` opened."""
         self.health.stopping = True
+        await self.wait_for_requests()
         self.rotation.stop()
         await self.api.get_if_started()
         if self.starting_relay is not None:
             # Waited for, not awaited: a task that was cancelled must not keep the rest from being closed.
             await asyncio.wait([self.starting_relay])
         await self.resources.close()
+
+    async def wait_for_requests(self) -> None:
+        """Waits for requests that the server has cancelled: an import still notes where it has stopped."""
+        for _ in range(round(CUT_SECONDS / CUT_STEP_SECONDS)):
+            if not self.requests.in_flight:
+                break
+            await asyncio.sleep(CUT_STEP_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -146,6 +157,13 @@ class Application:
         except Exception:
             log.exception("unexpected error", extra={"request_id": context.request_id.decode()})
             await respond(render_problem(ServiceError(), context.request_id.decode()), context, send)
+        except asyncio.CancelledError:
+            # The server stops, and cancels what has not ended within its shutdown timeout.
+            if context.response_started:
+                log_cut(ShuttingDown(), context)
+            else:
+                await respond(render_problem(ShuttingDown(), context.request_id.decode()), context, send)
+            raise
         finally:
             self.requests.in_flight -= 1
             context.finish(self.resources)
@@ -178,39 +196,60 @@ class Application:
         if not self.started:
             raise RuntimeError("the application was not started: send a lifespan, or call start()")
         api = self.api.value or await self.api.get()
-        is_head = scope["method"] == "HEAD"
         inner = {**scope, "state": {**scope.get("state", {}), "context": context}}
-        if is_head:
+        if scope["method"] == "HEAD":
             inner["method"] = "GET"
-        started = False
-
-        async def send_more(message: MutableMapping[str, Any]) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                context.status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), *context.own_headers]}
-            elif is_head:
-                message = {**message, "body": b""}
-            await send(message)
-
         try:
             async with asyncio.timeout(self.request_timeout) as deadline:
                 context.deadline = deadline
-                await api(inner, receive, send_more)
+                await api(inner, receive, ApiResponse(context, send).send)
         except Exception as error:
-            if not started:
-                if isinstance(error, TimeoutError) and deadline.expired():
-                    raise RequestTimedOut from None
-                raise
-            log.exception("unexpected error", extra={"request_id": context.request_id.decode()})
+            if isinstance(error, TimeoutError) and deadline.expired():
+                error = RequestTimedOut()
+            elif isinstance(error, RuntimeError) and isinstance(error.__cause__, ServiceError):
+                # Starlette's error for a ServiceError after the start of a response.
+                error = error.__cause__
+            if not context.response_started:
+                raise error from None
+            log_cut(error, context)
         finally:
             if "route" in inner:
                 context.route = inner["route"].path_format
 
 
+class ApiResponse:
+    """The response of the API. Its start is sent with the first piece of its body: until then, an error is answered."""
+
+    def __init__(self, context: RequestContext, send: Send) -> None:
+        self.context = context
+        self.is_head = context.method == "HEAD"
+        self.send_message = send
+        self.start: MutableMapping[str, Any] | None = None
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.start = message
+            return
+        if self.start is not None:
+            start, self.start = self.start, None
+            self.context.status = start["status"]
+            self.context.response_started = True
+            await self.send_message({**start, "headers": [*start.get("headers", ()), *self.context.own_headers]})
+        await self.send_message({**message, "body": b""} if self.is_head else message)
+
+
+def log_cut(error: Exception, context: RequestContext) -> None:
+    """Logs, once, why a response ends before its body does. The server closes the connection."""
+    extra = {"request_id": context.request_id.decode()}
+    if isinstance(error, ServiceError):
+        log.error("a response was cut", extra={**extra, "reason": error.code})
+    else:
+        log.error("unexpected error", extra=extra, exc_info=error)
+
+
 async def respond(response: RawResponse, context: RequestContext, send: Send) -> None:
     context.status = response.status
+    context.response_started = True
     await send(
         {"type": "http.response.start", "status": response.status, "headers": [*response.headers, *context.own_headers]}
     )

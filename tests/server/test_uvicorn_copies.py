@@ -14,6 +14,7 @@ COPIES: dict[Callable[..., object], tuple[str, str]] = {
     HttpToolsProtocol.connection_lost: ("BoundedProtocol.connection_lost", "c91a4c9bf2e29c55"),
     HttpToolsProtocol.send_400_response: ("BoundedProtocol.send_400_response", "ae5a4a3782b646fd"),
     RequestResponseCycle.__init__: ("BoundedProtocol.begin_request", "4d2f220910c33c12"),
+    RequestResponseCycle.run_asgi: ("OneWriteCycle.run_application", "0f33f2449a444bc2"),
     RequestResponseCycle.send: ("OneWriteCycle.send, encode and finish", "abdd8601b326a8da"),
 }
 

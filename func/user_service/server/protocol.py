@@ -13,6 +13,7 @@ the originals change.
 import asyncio
 import json
 import socket
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
@@ -23,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from user_service.settings import Settings
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGISendEvent
+    from uvicorn._types import ASGI3Application, ASGISendEvent
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
@@ -46,6 +47,19 @@ class OneWriteCycle(RequestResponseCycle):
 
     # The response's start, until the first message of its body.
     start: dict[str, Any] | None = None
+
+    async def run_asgi(self, app: "ASGI3Application") -> None:
+        self.app = app
+        await super().run_asgi(self.run_application)
+
+    async def run_application(self, scope: Any, receive: Any, send: Any) -> None:
+        """Runs the application, which has answered, and logged, its own errors and the server's cancellation."""
+        with suppress(asyncio.CancelledError):
+            await self.app(scope, receive, send)
+        if self.response_started and not self.response_complete:
+            # The application has cut its response: the client sees that by the end of the connection.
+            self.disconnected = True
+            self.transport.close()
 
     async def send(self, message: "ASGISendEvent") -> None:
         if message["type"] == "http.response.start" and not self.response_started:

@@ -26,6 +26,7 @@ class RequestContext:
         "method",
         "principal",
         "request_id",
+        "response_started",
         "route",
         "rows",
         "span",
@@ -50,6 +51,7 @@ class RequestContext:
         self.deadline: asyncio.Timeout | None = None
         self.route = UNMATCHED
         self.status = 500
+        self.response_started = False
         # The number of users returned or changed; None for requests about anything else.
         self.rows: int | None = None
 

@@ -124,6 +124,9 @@ class Pipeline:
                 tasks[-1].add_done_callback(turn.completion.set)
             while tasks:
                 await tasks.popleft()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                for task in tasks:
+                    task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
