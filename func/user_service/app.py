@@ -21,7 +21,7 @@ from user_service.web.api_loader import load_api
 from user_service.web.bulkhead import Bulkhead
 from user_service.web.fast_path import LIVE_PATH, READY_PATH, FastPath
 from user_service.web.health import Health
-from user_service.web.request_context import RequestContext
+from user_service.web.request_context import RequestContext, read_headers
 from user_service.web.responses import RawResponse, render_problem
 
 Scope = MutableMapping[str, Any]
@@ -136,7 +136,7 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope["headers"])
+        headers = read_headers(scope["headers"])
         path = scope["path"]
         tracing = self.resources.tracing
         context = RequestContext(scope["method"], headers, tracing if path not in UNTRACED else None)
@@ -172,7 +172,7 @@ class Application:
         """Refuses a request, after a delay: a client that retries at once would take time from the requests at work."""
         self.resources.metrics.shed.add()
         await asyncio.sleep(SHED_AFTER_SECONDS)
-        context = RequestContext(scope["method"], dict(scope["headers"]))
+        context = RequestContext(scope["method"], read_headers(scope["headers"]))
         error = Overloaded(f"This replica is at work on {self.max_in_flight} requests already.")
         await respond(render_problem(error, context.request_id.decode()), context, send)
 

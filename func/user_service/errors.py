@@ -134,7 +134,7 @@ class ResponseErased(ServiceError):
 
 
 class VersionMismatch(ServiceError):
-    status, code, title = 412, "version_mismatch", "The user has changed since the version in If-Match"
+    status, code, title = 412, "version_mismatch", "The version does not meet the condition of the request"
 
 
 class PayloadTooLarge(ServiceError):

@@ -21,8 +21,8 @@ from user_service.users.cursors import Cursor, CursorCodec
 from user_service.users.service import parse_canonical_id
 from user_service.values.emails import normalise_email
 from user_service.values.ids import id_time, new_id, parse_id
-from user_service.web.dependencies import parse_if_match
-from user_service.web.fast_path import includes_deleted, matches_etag
+from user_service.web.conditions import matches_etag, parse_versions
+from user_service.web.fast_path import includes_deleted
 
 TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -70,16 +70,19 @@ def test_a_cursor_that_was_altered_is_refused(data: st.DataObject) -> None:
             codec.decode(altered, query={})
 
 
-@given(st.text(max_size=50) | st.from_regex(r'\s*(W/)?"[0-9]{0,12}"\s*', fullmatch=True))
-def test_if_match_is_a_version_or_refused(text: str) -> None:
+@given(st.binary(max_size=50) | st.from_regex(rb'\s*((W/)?"[0-9]{0,12}"[ ,]*){0,3}\s*', fullmatch=True))
+def test_if_match_is_a_set_of_versions_or_refused(field: bytes) -> None:
     with suppress(InvalidHeader):
-        assert -1 <= parse_if_match(text) <= 999_999_999
+        versions = parse_versions(field, "If-Match", weak=False)
+        assert all(1 <= version < 10**10 for version in versions.named)
+        assert versions.every == (field.strip() == b"*")
 
 
 @given(st.binary(max_size=100), st.integers(1, 2**31))
 def test_if_none_match_never_fails(condition: bytes, version: int) -> None:
     assert matches_etag(condition, version) in {True, False}
     assert matches_etag(b'"other", W/"%d"' % version, version)
+    assert not matches_etag(b'"1, %d"' % version, version)
 
 
 @given(st.binary(max_size=200))

@@ -21,11 +21,11 @@ from user_service.errors import (
     Unavailable,
     UserNotFound,
     ValidationFailed,
-    VersionMismatch,
 )
 from user_service.users import rules
 from user_service.users.bulk_insert import PreparedUsers
 from user_service.users.change_log import Change, Origin
+from user_service.users.conditions import Condition
 from user_service.users.duplicates import find_duplicates
 from user_service.users.model import User
 from user_service.users.privacy.erasure import Erasure
@@ -35,9 +35,6 @@ from user_service.users.schemas import OwnUpdate, UserCreate, UserUpdate, UserUp
 from user_service.values.ids import parse_id
 
 UPSERT_ATTEMPTS = 5
-# Conditions without a version number: one that every user meets, and one that no user meets.
-ANY_VERSION = 0
-NO_VERSION = -1
 HOLDER_CHANGED = "Another user had this e-mail address or external_id a moment ago; try again."
 
 
@@ -59,11 +56,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class PlannedChange:
-    """A user to change, the rule to apply, and the version that the user must have, if any."""
+    """A user to change, the rule to apply, and the condition that the user must meet, if any."""
 
     id: UUID
     rule: Rule
-    if_version: int | None = None
+    condition: Condition | None = None
 
 
 class UserService:
@@ -173,9 +170,9 @@ class UserService:
         # The holder may have given up the key before it is read; the caller can try again.
         return {user.id: errors.get(user.id) or EmailTaken(HOLDER_CHANGED) for user in refused}
 
-    async def update(self, patches: Sequence[tuple[UUID, int | None, UserUpdate]]) -> list[Outcome]:
+    async def update(self, patches: Sequence[tuple[UUID, Condition | None, UserUpdate]]) -> list[Outcome]:
         """Applies merge patches to living users. Errors: UserNotFound, VersionMismatch, those of `rules.patched`."""
-        plans = [PlannedChange(user_id, rules.patched(patch), if_version) for user_id, if_version, patch in patches]
+        plans = [PlannedChange(user_id, rules.patched(patch), condition) for user_id, condition, patch in patches]
         return await self.change(plans, "updated")
 
     async def get_by_subject(self, subject: str, *, subject_type: str) -> User:
@@ -194,31 +191,35 @@ class UserService:
             raise UserNotFound("The token's subject is not a user here.")
         return user
 
-    async def update_own(self, user: User, patch: OwnUpdate, *, if_version: int | None = None) -> User:
+    async def update_own(self, user: User, patch: OwnUpdate, *, condition: Condition | None = None) -> User:
         """Applies a merge patch by the user itself. Raises Forbidden for a suspended user, and what `update` raises."""
         if user.status == "suspended":
             raise Forbidden("A suspended user can't be changed by its own token.")
         update = UserUpdate.model_construct(patch.model_fields_set, **vars(patch))
-        return single_user(await self.update([(user.id, if_version, update)]))
+        return single_user(await self.update([(user.id, condition, update)]))
 
-    async def delete(self, users: Sequence[tuple[UUID, int | None]]) -> list[Outcome]:
+    async def delete(self, users: Sequence[tuple[UUID, Condition | None]]) -> list[Outcome]:
         """Deletes living users, who can be restored. Errors: UserNotFound, VersionMismatch."""
-        return await self.change([PlannedChange(user_id, rules.deleted, seen) for user_id, seen in users], "deleted")
+        return await self.change(
+            [PlannedChange(user_id, rules.deleted, condition) for user_id, condition in users], "deleted"
+        )
 
-    async def restore(self, users: Sequence[tuple[UUID, int | None]]) -> list[Outcome]:
+    async def restore(self, users: Sequence[tuple[UUID, Condition | None]]) -> list[Outcome]:
         """Restores deleted users. Errors: UserNotFound, InvalidTransition, EmailTaken, ExternalIdTaken."""
-        plans = [PlannedChange(user_id, rules.restored, seen) for user_id, seen in users]
+        plans = [PlannedChange(user_id, rules.restored, condition) for user_id, condition in users]
         return await self.change(plans, "restored", among_deleted=True)
 
-    async def set_status(self, user_id: UUID, status: str, *, if_version: int | None = None) -> User:
+    async def set_status(self, user_id: UUID, status: str, *, condition: Condition | None = None) -> User:
         """Suspends or activates a user. Raises UserNotFound, VersionMismatch, InvalidTransition."""
-        return single_user(await self.change([PlannedChange(user_id, rules.set_status(status), if_version)], "updated"))
+        return single_user(await self.change([PlannedChange(user_id, rules.set_status(status), condition)], "updated"))
 
-    async def record_login(self, user_id: UUID) -> User:
-        """Sets `last_login_at`. Raises UserNotFound."""
-        return single_user(await self.change([PlannedChange(user_id, rules.logged_in)], "updated"))
+    async def record_login(self, user_id: UUID, *, condition: Condition | None = None) -> User:
+        """Sets `last_login_at`. Raises UserNotFound, VersionMismatch."""
+        return single_user(await self.change([PlannedChange(user_id, rules.logged_in, condition)], "updated"))
 
-    async def upsert(self, external_id: str, body: UserUpsert, *, if_version: int | None = None) -> tuple[User, bool]:
+    async def upsert(
+        self, external_id: str, body: UserUpsert, *, condition: Condition | None = None
+    ) -> tuple[User, bool]:
         """Changes or creates the user of an external id. Returns the user, and whether it was created."""
         if "external_id" in body.model_fields_set and body.external_id != external_id:
             fault = FieldError("/external_id", "external_id", "must be absent or equal to the one in the path")
@@ -227,10 +228,9 @@ class UserService:
         for _ in range(UPSERT_ATTEMPTS):
             found = await self.repository.find_by_external_ids([external_id])
             if found:
-                (outcome,) = await self.update([(found[external_id].id, if_version, patch)])
-            elif if_version is not None:
-                raise VersionMismatch("There is no user with this external_id, so no version can match.")
+                (outcome,) = await self.update([(found[external_id].id, condition, patch)])
             else:
+                check_condition(condition, None)
                 (outcome,) = await self.create([creation_body(external_id, body)])
             if not await self.is_overtaken(outcome, external_id, was_there=bool(found)):
                 return outcome.unwrap(), not found
@@ -244,13 +244,13 @@ class UserService:
         return isinstance(outcome.error, UserNotFound if was_there else ExternalIdTaken)
 
     async def erase(
-        self, user_id: UUID, *, if_version: int | None = None, actor_names: Callable[[User], Collection[str]]
+        self, user_id: UUID, *, condition: Condition | None = None, actor_names: Callable[[User], Collection[str]]
     ) -> None:
         """Erases all personal data of a user for good and leaves a tombstone, which can be erased again without effect.
 
         `actor_names` returns the names that the user has in the audit trail. Raises UserNotFound, VersionMismatch.
         """
-        user = await self.lock_one(user_id, if_version)
+        user = await self.lock_one(user_id, condition)
         self.changed_versions[user.id] = user.version
         if not user.is_erased:
             after = rules.erased(user, self.now)
@@ -259,20 +259,20 @@ class UserService:
             await self.log([Change(after, "erased", tuple(rules.changed_fields(user, after)))])
         await self.erasure.erase(user, actor_names(user))
 
-    async def purge(self, user_id: UUID, *, if_version: int | None = None) -> None:
+    async def purge(self, user_id: UUID, *, condition: Condition | None = None) -> None:
         """Removes a user's row, deleted or not. Raises UserNotFound, VersionMismatch."""
-        user = await self.lock_one(user_id, if_version)
+        user = await self.lock_one(user_id, condition)
         await self.repository.purge([user])
         user.version += 1
         await self.log([Change(user, "purged", ())])
         await self.erasure.redact_responses(user)
 
-    async def lock_one(self, user_id: UUID, if_version: int | None) -> User:
+    async def lock_one(self, user_id: UUID, condition: Condition | None) -> User:
         """The user, deleted or not. Raises UserNotFound, VersionMismatch."""
         user = (await self.repository.lock([user_id])).get(user_id)
         if user is None:
             raise UserNotFound
-        check_version(user, if_version)
+        check_condition(condition, user.version)
         return user
 
     async def change(self, plans: Sequence[PlannedChange], kind: str, *, among_deleted: bool = False) -> list[Outcome]:
@@ -323,7 +323,7 @@ class UserService:
         try:
             if user is None or (user.is_deleted and not among_deleted):
                 raise UserNotFound
-            check_version(user, plan.if_version)
+            check_condition(plan.condition, user.version)
             after = plan.rule(user, self.now)
         except ServiceError as error:
             return Outcome("failed", error=error)
@@ -376,6 +376,7 @@ def change_type(kind: str, changed: Sequence[str]) -> str:
     return "status_changed" if kind == "updated" and "status" in changed else kind
 
 
-def check_version(user: User, if_version: int | None) -> None:
-    if if_version not in (None, ANY_VERSION, user.version):
-        raise VersionMismatch(f"The user is at version {user.version}, not at the requested one; read it again.")
+def check_condition(condition: Condition | None, version: int | None) -> None:
+    """Raises VersionMismatch. `version` is the user's; None says that there is no user."""
+    if condition is not None:
+        condition.check(version)

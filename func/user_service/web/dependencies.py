@@ -1,6 +1,5 @@
 """Dependencies of the endpoints. All are coroutines: FastAPI would run other functions on a worker thread."""
 
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -13,13 +12,15 @@ from user_service.bootstrap import Resources, Services
 from user_service.errors import Forbidden, InvalidHeader, Unauthenticated
 from user_service.idempotency.requests import IdempotentRequest
 from user_service.security.authentication import Principal
+from user_service.users.conditions import UNVERSIONED, Condition
 from user_service.users.model import User
 from user_service.users.search import UserSearch
-from user_service.users.service import ANY_VERSION, NO_VERSION, UserService
+from user_service.users.service import UserService
 from user_service.users.unit_of_work import UserDatabase
 from user_service.users.validation import check_id
 from user_service.values.deferred import Deferred
 from user_service.web.bulkhead import Bulkhead
+from user_service.web.conditions import IF_MATCH, IF_NONE_MATCH, TAG_LIST_PATTERN, read_condition
 from user_service.web.fast_path import FastPath
 from user_service.web.health import Health
 from user_service.web.idempotency import IdempotentTransaction
@@ -29,10 +30,7 @@ from user_service.web.query_types import Flag
 if TYPE_CHECKING:
     from user_service.web.prometheus import Exposition
 
-VERSION_TAG: Final = re.compile(r'"([1-9][0-9]{0,8})"', re.ASCII)
-ENTITY_TAG: Final = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
-
-ENTITY_TAG_SCHEMA: Final[dict[str, Any]] = {"pattern": r'^(?:\*|(?:W/)?"[!#-~]*")?$', "examples": ['"3"']}
+TAG_LIST_SCHEMA: Final[dict[str, Any]] = {"pattern": TAG_LIST_PATTERN, "examples": ['"3"']}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +90,19 @@ async def idempotent_request(
     if key is None:
         return None
     url = request.url
-    parts = [request.method, url.path, url.query, request.headers.get("if-match", "")]
+    await check_single_key(request)
+    headers = request_context(request).headers
+    parts = [request.method, url.path, url.query, headers.get(IF_MATCH, b"").decode("latin-1")]
+    if IF_NONE_MATCH in headers:
+        parts.append(headers[IF_NONE_MATCH].decode("latin-1"))
     keys, index, principal = get_resources(request).keys, get_database(request).index, get_principal(request).name
     return IdempotentRequest(keys, index, principal=principal, key=key, request=parts, body=await request.body())
+
+
+async def check_single_key(request: Request) -> None:
+    """Raises InvalidHeader for two different keys, of which a proxy could have seen the other one."""
+    if len(set(request.headers.getlist("idempotency-key"))) > 1:
+        raise InvalidHeader("Send one Idempotency-Key, not several.")
 
 
 IdempotencyKey = Annotated[IdempotentRequest | None, Depends(idempotent_request)]
@@ -138,26 +146,34 @@ async def open_user_search(request: Request) -> AsyncIterator[UserSearch]:
         yield search
 
 
-async def version_condition(
-    if_match: Annotated[str | None, Header(alias="If-Match", json_schema_extra=ENTITY_TAG_SCHEMA)] = None,
-) -> int | None:
-    """The version that `If-Match` requires; None without the header. Raises InvalidHeader."""
-    return None if if_match is None else parse_if_match(if_match)
+async def read_change_condition(
+    request: Request,
+    if_match: Annotated[str | None, Header(alias="If-Match", json_schema_extra=TAG_LIST_SCHEMA)] = None,
+    if_none_match: Annotated[str | None, Header(alias="If-None-Match", json_schema_extra=TAG_LIST_SCHEMA)] = None,
+) -> Condition | None:
+    """The condition of a change of one user, which the service checks. Raises InvalidHeader."""
+    return read_condition(request_context(request).headers)
 
 
-def parse_if_match(if_match: str) -> int:
-    """The version that `If-Match` names; strong comparison (RFC 9110, 13.1.1). Raises InvalidHeader."""
-    text = if_match.strip()
-    if text == "*":
-        return ANY_VERSION
-    if tag := VERSION_TAG.fullmatch(text):
-        return int(tag[1])
-    if not text or ENTITY_TAG.fullmatch(text):
-        return NO_VERSION
-    raise InvalidHeader('If-Match must be one ETag of this user, such as "3", or *.')
+def check_conditions(version: int | None) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that checks the conditions of a request about no single user; `version` is as for `Condition.check`.
+
+    It raises VersionMismatch, InvalidHeader.
+    """
+
+    async def check(request: Request) -> None:
+        condition = read_condition(request_context(request).headers)
+        if condition is not None:
+            condition.check(version)
+
+    return check
 
 
 UserId = Annotated[UUID, BeforeValidator(check_id)]
 Search = Annotated[UserSearch, Depends(open_user_search, scope="function")]
 Own = Annotated[User, Depends(get_own_user, scope="function")]
-IfMatch = Annotated[int | None, Depends(version_condition)]
+ChangeCondition = Annotated[Condition | None, Depends(read_change_condition)]
+# For addresses at which nothing can be read, such as those of batches.
+conditions_on_nothing: Final = Depends(check_conditions(None))
+# For what has no ETag, such as the list of users.
+conditions_without_etag: Final = Depends(check_conditions(UNVERSIONED))

@@ -14,6 +14,7 @@ from user_service.bootstrap import Resources
 from user_service.cache.base import Entry
 from user_service.errors import FieldError, UserNotFound, ValidationFailed
 from user_service.values.ids import parse_id
+from user_service.web.conditions import IF_MATCH, IF_NONE_MATCH, is_unchanged
 from user_service.web.health import LIVE, Health
 from user_service.web.request_checks import check_encoding, check_names
 from user_service.web.request_context import RequestContext
@@ -67,12 +68,11 @@ class FastPath:
 
 
 def render_user(entry: Entry | None, query: bytes, headers: Mapping[bytes, bytes]) -> RawResponse:
-    """200 or 304 (`If-None-Match`). Raises UserNotFound, ValidationFailed."""
+    """200 or 304 (`If-None-Match`). Raises UserNotFound, ValidationFailed, VersionMismatch, InvalidHeader."""
     deleted_too = bool(query) and includes_deleted(query)
     if entry is None or (entry.deleted and not deleted_too):
         raise UserNotFound
-    condition = headers.get(b"if-none-match")
-    if condition is not None and matches_etag(condition, entry.version):
+    if (IF_NONE_MATCH in headers or IF_MATCH in headers) and is_unchanged(headers, entry.version):
         return RawResponse(304, entry.validators, b"")
     return RawResponse(200, entry.headers, entry.body)
 
@@ -91,9 +91,3 @@ def includes_deleted(query: bytes) -> bool:
     if parameters not in ([], [("include", "deleted")]):
         raise ValidationFailed(errors=[FieldError("?include", "literal_error", "must be `deleted`")])
     return bool(parameters)
-
-
-def matches_etag(condition: bytes, version: int) -> bool:
-    """Whether an If-None-Match names a version's entity tag; weak comparison (RFC 9110, 13.1.2)."""
-    tags = [tag.strip().removeprefix(b"W/") for tag in condition.split(b",")]
-    return b'"%d"' % version in tags or tags == [b"*"]

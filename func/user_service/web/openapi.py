@@ -49,7 +49,7 @@ DESCRIPTIONS: Final = {
     404: "No such user or import",
     409: "In conflict with the user's status, another user, or a request with the same key",
     410: "The response to the first request with this key was erased with its user",
-    412: "`If-Match` names another version",
+    412: "The version does not meet `If-Match` or `If-None-Match`",
     413: "The body is too large",
     415: "The content type is not supported",
     422: "The request does not fit its schema; `errors` lists up to 100 errors",

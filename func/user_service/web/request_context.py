@@ -1,7 +1,7 @@
 """One request, from its head to the end of its response: ids, principal, rate limit, metrics, log line and span."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Final
 
@@ -14,6 +14,16 @@ from user_service.users.change_log import Origin
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED: Final = "unmatched"
+
+
+def read_headers(lines: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers by name; several lines of one name are one list (RFC 9110, 5.3)."""
+    headers = dict(lines)
+    if len(headers) != len(lines):
+        headers.clear()
+        for name, value in lines:
+            headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
 
 
 class RequestContext:

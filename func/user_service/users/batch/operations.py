@@ -19,6 +19,7 @@ from user_service.users.batch.bodies import (
 )
 from user_service.users.batch.results import ItemResult
 from user_service.users.bulk_insert import PreparedUsers
+from user_service.users.conditions import require_version
 from user_service.users.schemas import Body
 from user_service.users.service import Outcome, UserService
 from user_service.users.validation_errors import document_error
@@ -45,15 +46,15 @@ async def create(service: UserService, parsed: ParsedBatch) -> list[Outcome]:
 
 
 async def update(service: UserService, parsed: ParsedBatch) -> list[Outcome]:
-    return await service.update([(item.id, item.if_version, item.data) for item in parsed.items])
+    return await service.update([(item.id, require_version(item.if_version), item.data) for item in parsed.items])
 
 
 async def delete(service: UserService, parsed: ParsedBatch) -> list[Outcome]:
-    return await service.delete([(item.id, item.if_version) for item in parsed.items])
+    return await service.delete([(item.id, require_version(item.if_version)) for item in parsed.items])
 
 
 async def restore(service: UserService, parsed: ParsedBatch) -> list[Outcome]:
-    return await service.restore([(item.id, item.if_version) for item in parsed.items])
+    return await service.restore([(item.id, require_version(item.if_version)) for item in parsed.items])
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pydantic.json_schema import SkipJsonSchema
 from user_service.users.batch.bodies import Batch, CreateBatch, FindBatch, UpdateBatch, UserBatch
 from user_service.users.batch.operations import OPERATIONS
 from user_service.users.schemas import UserRead
-from user_service.web.dependencies import IdempotencyKey, get_parts, get_resources, requires
+from user_service.web.dependencies import IdempotencyKey, conditions_on_nothing, get_parts, get_resources, requires
 from user_service.web.fast_path import bypasses_cache
 from user_service.web.idempotency import REPLAYED_HEADER
 from user_service.web.openapi import COMMON_PROBLEMS, DESCRIPTIONS, Responses, problems
@@ -106,7 +106,7 @@ async def batch_run(request: Request, hook: IdempotencyKey) -> RunBatch:
 
 
 Run = Annotated[RunBatch, Depends(batch_run)]
-BATCH_RESPONSES: Final[Responses] = {
+BATCH_RESPONSES: Final[Responses] = problems(412) | {
     207: {"model": BatchRead, "description": "Some items failed"},
     409: problems(409)[409]
     | {"model": BatchRefused, "description": f"An atomic batch was not applied; or: {DESCRIPTIONS[409]}"},
@@ -116,7 +116,7 @@ find_router = make_router("batches", prefix=PREFIX, route_class=FindRoute, respo
 
 
 def scoped(operation: str) -> list[Any]:
-    return [Depends(requires(OPERATIONS[operation].scope))]
+    return [Depends(requires(OPERATIONS[operation].scope)), conditions_on_nothing]
 
 
 @router.post("/create", response_model=BatchRead, responses=BATCH_RESPONSES, dependencies=scoped("create"))
@@ -143,7 +143,7 @@ async def restore_users(body: UserBatch, run: Run) -> Response:
     return await run("restore", body)
 
 
-@find_router.post("/find", response_model=FoundRead, dependencies=scoped("find"))
+@find_router.post("/find", response_model=FoundRead, responses=problems(412), dependencies=scoped("find"))
 async def find_users(request: Request, body: FindBatch) -> Response:
     """Read users by up to 1,000 keys. `Cache-Control: no-cache` reads from the database."""
     get_resources(request).require_database()

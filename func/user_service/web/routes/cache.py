@@ -6,8 +6,14 @@ from fastapi import Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from user_service.bootstrap import Resources
-from user_service.web.dependencies import Search, get_resources, requires
-from user_service.web.openapi import COMMON_PROBLEMS
+from user_service.web.dependencies import (
+    Search,
+    conditions_on_nothing,
+    conditions_without_etag,
+    get_resources,
+    requires,
+)
+from user_service.web.openapi import COMMON_PROBLEMS, problems
 from user_service.web.query_types import strict_integer
 from user_service.web.routing import make_router
 
@@ -31,13 +37,13 @@ async def read_cache(request: Request) -> dict[str, Any]:
     return await read_statistics(get_resources(request))
 
 
-@router.delete("")
+@router.delete("", dependencies=[conditions_without_etag], responses=problems(412))
 async def clear_cache(request: Request) -> Dropped:
     """Drop all cached users; other keys of a shared Redis stay."""
     return Dropped(dropped=await get_resources(request).cache.clear())
 
 
-@router.post("/warm")
+@router.post("/warm", dependencies=[conditions_on_nothing], responses=problems(412))
 async def warm_cache(request: Request, search: Search, limit: Annotated[WarmLimit, Query()] = 1000) -> Warmed:
     """Read the most recently changed users into the cache."""
     return Warmed(warmed=await get_resources(request).reader.warm(await search.last_changed(limit)))

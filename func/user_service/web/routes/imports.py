@@ -14,7 +14,14 @@ from starlette.requests import ClientDisconnect
 from user_service.errors import UnsupportedMediaType
 from user_service.users.imports.parsers import Record, make_parser
 from user_service.users.imports.runner import Import, ImportRunner
-from user_service.web.dependencies import get_database, get_parts, get_resources, requires
+from user_service.web.dependencies import (
+    check_single_key,
+    conditions_without_etag,
+    get_database,
+    get_parts,
+    get_resources,
+    requires,
+)
 from user_service.web.openapi import COMMON_PROBLEMS, Responses, problems
 from user_service.web.problems import request_context
 from user_service.web.routing import StrictRoute, make_router
@@ -100,8 +107,8 @@ ImportKey = Annotated[
     "/imports",
     status_code=202,
     response_model=ImportRead,
-    dependencies=[Depends(requires("users:write"))],
-    responses=problems(409),
+    dependencies=[Depends(requires("users:write")), Depends(check_single_key), conditions_without_etag],
+    responses=problems(409, 412),
     openapi_extra=IMPORT_BODY,
 )
 async def import_users(

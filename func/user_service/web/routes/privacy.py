@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from user_service.users.audit import AuditTrail
 from user_service.users.model import JSON_OPTIONS, User
 from user_service.users.schemas import UserRead
-from user_service.web.dependencies import IfMatch, UserId, Users, get_database, get_resources, requires
+from user_service.web.dependencies import ChangeCondition, UserId, Users, get_database, get_resources, requires
 from user_service.web.openapi import COMMON_PROBLEMS, problems
 from user_service.web.pagination import PageSize, cursor_codec, page_headers
 from user_service.web.problems import request_context
@@ -169,7 +169,7 @@ async def export_user(request: Request, user_id: UserId, names: Names) -> Respon
     dependencies=[Depends(requires("users:erase"))],
     responses=problems(404, 409, 410, 412),
 )
-async def erase_user(user_id: UserId, users: Users, names: Names, if_match: IfMatch) -> Response:
+async def erase_user(user_id: UserId, users: Users, names: Names, condition: ChangeCondition) -> Response:
     """Erase a person permanently. A tombstone with the id and the version remains. Repeating it returns 204 too."""
-    await users.erase(user_id, if_version=if_match, actor_names=names)
+    await users.erase(user_id, condition=condition, actor_names=names)
     return Response(status_code=204)

@@ -7,8 +7,19 @@ from fastapi import Depends, Header, Path, Query, Request, Response
 from user_service.users.model import User
 from user_service.users.schemas import ExternalId, OwnUpdate, UserCreate, UserPage, UserRead, UserUpdate, UserUpsert
 from user_service.users.service import single_user
-from user_service.web.dependencies import IfMatch, Own, Purge, Search, UserId, Users, get_parts, requires
-from user_service.web.fast_path import matches_etag
+from user_service.web.conditions import is_unchanged
+from user_service.web.dependencies import (
+    TAG_LIST_SCHEMA,
+    ChangeCondition,
+    Own,
+    Purge,
+    Search,
+    UserId,
+    Users,
+    conditions_without_etag,
+    get_parts,
+    requires,
+)
 from user_service.web.openapi import COMMON_PROBLEMS, problems
 from user_service.web.pagination import METADATA_PARAMETER_PREFIX, UserQuery, page_response
 from user_service.web.problems import request_context, to_response
@@ -32,7 +43,13 @@ def user_response(user: User, *, status: int = 200) -> Response:
     return Response(user.to_json(), status, headers, "application/json")
 
 
-@router.post("", status_code=201, response_model=UserRead, dependencies=writing, responses=problems(409, 410))
+@router.post(
+    "",
+    status_code=201,
+    response_model=UserRead,
+    dependencies=[*writing, conditions_without_etag],
+    responses=problems(409, 410, 412),
+)
 async def create_user(body: UserCreate, users: Users) -> Response:
     """Create a user."""
     return user_response(single_user(await users.create([body])), status=201)
@@ -44,32 +61,32 @@ async def list_users(request: Request, query: UserQuery, search: Search) -> Resp
     return page_response(request, await search.page(query))
 
 
-@router.get("/me", response_model=UserRead, responses=problems(404, 409, 410))
+@router.get("/me", response_model=UserRead, responses=WRITE_PROBLEMS)
 async def read_own_user(request: Request, own: Own) -> Response:
     """Read the user of the token. Needs no scope."""
-    condition = request.headers.get("if-none-match", "").encode()
     response = user_response(own)
-    if matches_etag(condition, own.version):
+    if is_unchanged(request_context(request).headers, own.version):
         return Response(None, 304, {name: response.headers[name] for name in ("ETag", "Cache-Control")})
     return response
 
 
 @router.patch("/me", response_model=UserRead, responses=WRITE_PROBLEMS, openapi_extra=patch_body("OwnUpdate"))
-async def update_own_user(body: OwnUpdate, own: Own, users: Users, if_match: IfMatch) -> Response:
+async def update_own_user(body: OwnUpdate, own: Own, users: Users, condition: ChangeCondition) -> Response:
     """Change the user of the token by a JSON merge patch (RFC 7396). Needs no scope."""
-    return user_response(await users.update_own(own, body, if_version=if_match))
+    return user_response(await users.update_own(own, body, condition=condition))
 
 
 @router.get(
     "/{user_id:user}",
     response_model=UserRead,
     dependencies=reading,
-    responses={304: {"description": "`If-None-Match` names the version"}, **problems(404)},
+    responses={304: {"description": "`If-None-Match` names the version"}, **problems(404, 412)},
 )
 async def read_user(
     request: Request,
     user_id: UserId,
     include: Annotated[Literal["deleted"] | None, Query()] = None,
+    if_match: Annotated[str | None, Header(alias="If-Match", json_schema_extra=TAG_LIST_SCHEMA)] = None,
     if_none_match: Annotated[str | None, Header(alias="If-None-Match")] = None,
     cache_control: Annotated[str | None, Header(alias="Cache-Control")] = None,
 ) -> Response:
@@ -87,9 +104,9 @@ async def read_user(
     responses=WRITE_PROBLEMS,
     openapi_extra=patch_body("UserUpdate"),
 )
-async def update_user(user_id: UserId, body: UserUpdate, users: Users, if_match: IfMatch) -> Response:
+async def update_user(user_id: UserId, body: UserUpdate, users: Users, condition: ChangeCondition) -> Response:
     """Change a user by a JSON merge patch (RFC 7396). A patch that changes nothing leaves the version."""
-    return user_response(single_user(await users.update([(user_id, if_match, body)])))
+    return user_response(single_user(await users.update([(user_id, condition, body)])))
 
 
 @router.put(
@@ -99,43 +116,43 @@ async def update_user(user_id: UserId, body: UserUpdate, users: Users, if_match:
     responses={201: {"model": UserRead, "description": "The user was created"}, **problems(409, 410, 412)},
 )
 async def upsert_user(
-    external_id: Annotated[ExternalId, Path()], body: UserUpsert, users: Users, if_match: IfMatch
+    external_id: Annotated[ExternalId, Path()], body: UserUpsert, users: Users, condition: ChangeCondition
 ) -> Response:
     """Create the user with an external id, or change the fields in the body."""
-    user, created = await users.upsert(external_id, body, if_version=if_match)
+    user, created = await users.upsert(external_id, body, condition=condition)
     return user_response(user, status=201 if created else 200)
 
 
 @router.delete("/{user_id:user}", status_code=204, responses=WRITE_PROBLEMS)
-async def delete_user(purge: Purge, user_id: UserId, users: Users, if_match: IfMatch) -> Response:
+async def delete_user(purge: Purge, user_id: UserId, users: Users, condition: ChangeCondition) -> Response:
     """Delete a user, which can be restored. `purge=true` removes it permanently and needs `users:purge`."""
     if purge:
-        await users.purge(user_id, if_version=if_match)
+        await users.purge(user_id, condition=condition)
     else:
-        single_user(await users.delete([(user_id, if_match)]))
+        single_user(await users.delete([(user_id, condition)]))
     return Response(status_code=204)
 
 
 @router.post("/{user_id:user}/restore", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
-async def restore_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
+async def restore_user(user_id: UserId, users: Users, condition: ChangeCondition) -> Response:
     """Restore a deleted user with its previous status."""
-    return user_response(single_user(await users.restore([(user_id, if_match)])))
+    return user_response(single_user(await users.restore([(user_id, condition)])))
 
 
 @router.post("/{user_id:user}/suspend", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
-async def suspend_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
+async def suspend_user(user_id: UserId, users: Users, condition: ChangeCondition) -> Response:
     """Suspend a pending or active user."""
-    return user_response(await users.set_status(user_id, "suspended", if_version=if_match))
+    return user_response(await users.set_status(user_id, "suspended", condition=condition))
 
 
 @router.post("/{user_id:user}/activate", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
-async def activate_user(user_id: UserId, users: Users, if_match: IfMatch) -> Response:
+async def activate_user(user_id: UserId, users: Users, condition: ChangeCondition) -> Response:
     """Activate a pending or suspended user."""
-    return user_response(await users.set_status(user_id, "active", if_version=if_match))
+    return user_response(await users.set_status(user_id, "active", condition=condition))
 
 
-@router.post("/{user_id:user}/login", status_code=204, dependencies=writing, responses=problems(404, 409, 410))
-async def record_login(user_id: UserId, users: Users) -> Response:
+@router.post("/{user_id:user}/login", status_code=204, dependencies=writing, responses=WRITE_PROBLEMS)
+async def record_login(user_id: UserId, users: Users, condition: ChangeCondition) -> Response:
     """Set `last_login_at` to now."""
-    await users.record_login(user_id)
+    await users.record_login(user_id, condition=condition)
     return Response(status_code=204)
