@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 
 from user_service.bootstrap import Resources
-from user_service.encryption.cipher import parse_keys
+from user_service.encryption.cipher import parse_encryption_keys
 from user_service.encryption.key_registry import KeysRetired, check_keys
 from user_service.encryption.keyring import load_keys
 from user_service.errors import ConfigurationError, DatabaseUnavailable
@@ -57,7 +57,7 @@ class SecretFiles:
         self.next_search_at = monotonic() + self.seconds_between_searches
         try:
             text = SettingsSource(self.environ).text("ENCRYPTION_KEY")
-            keys = parse_keys(text) if text is not None else {}
+            keys = parse_encryption_keys(text) if text is not None else {}
         except ConfigurationError:
             keys = {}
         if key_id not in keys:

@@ -10,7 +10,7 @@ from user_service.cache.base import Cache, NoCache
 from user_service.cache.memory import MemoryCache
 from user_service.cache.redis import RedisCache, connect
 from user_service.cache.tiered import TieredCache
-from user_service.encryption.cipher import Cipher, parse_keys
+from user_service.encryption.cipher import Cipher, parse_encryption_keys
 from user_service.observability.metrics import Metrics
 from user_service.postgres.clock import DatabaseClock
 
@@ -33,7 +33,7 @@ async def open_redis_cache() -> AsyncIterator[OpenRedisCache]:
     async def open_cache(
         url: str, *, prefix: str = "users:", ttl_seconds: float = 60, budget_seconds: float = 30
     ) -> RedisCache:
-        cipher = Cipher(parse_keys(ENCRYPTION_KEY))
+        cipher = Cipher(parse_encryption_keys(ENCRYPTION_KEY))
         options: dict[str, Any] = {"ttl_seconds": ttl_seconds, "read_seconds": 6, "budget_seconds": budget_seconds}
         cache = RedisCache(url, prefix=prefix, cipher=cipher, metrics=Metrics(), clock=running_clock(), **options)
         opened.append(cache)

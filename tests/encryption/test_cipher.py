@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from user_service.encryption.cipher import Cipher, DecryptionError, parse_keys
+from user_service.encryption.cipher import Cipher, DecryptionError, parse_encryption_keys
 from user_service.errors import ConfigurationError
 
 OLD, NEW = bytes(range(32)), bytes(range(32, 64))
@@ -91,7 +91,7 @@ def encoded(key: bytes) -> str:
 def test_keys_are_read_in_their_order_in_both_alphabets() -> None:
     key = bytes(range(224, 256))
 
-    ring = parse_keys(f"b:{encoded(key)}, a:{base64.urlsafe_b64encode(key).decode()}")
+    ring = parse_encryption_keys(f"b:{encoded(key)}, a:{base64.urlsafe_b64encode(key).decode()}")
 
     assert list(ring.items()) == [("b", key), ("a", key)]
 
@@ -113,6 +113,6 @@ def test_keys_are_read_in_their_order_in_both_alphabets() -> None:
 )
 def test_wrong_keys_are_refused_without_showing_them(text: str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason) as refusal:
-        parse_keys(text)
+        parse_encryption_keys(text)
 
     assert encoded(OLD)[:20] not in str(refusal.value)

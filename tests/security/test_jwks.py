@@ -15,7 +15,7 @@ from support.live_server import live
 from support.settings import make_settings
 from user_service.errors import IssuerUnavailable
 from user_service.security.downloads import MAX_BYTES, download
-from user_service.security.jwks import KeySet, parse_keys
+from user_service.security.jwks import KeySet, parse_jwks
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_keys_that_are_not_for_this_are_left_out() -> None:
         "text",
     ]
 
-    keys = parse_keys(json.dumps({"keys": entries}).encode())
+    keys = parse_jwks(json.dumps({"keys": entries}).encode())
 
     assert list(keys) == ["good"]
 

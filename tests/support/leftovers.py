@@ -10,12 +10,12 @@ import asyncpg
 from redis.asyncio import Redis
 
 from support.settings import ENCRYPTION_KEY
-from user_service.cache.redis import HEAD_BYTES
+from user_service.cache.redis import VALUE_HEAD_BYTES
 from user_service.encryption.blind_index import BlindIndex
-from user_service.encryption.cipher import Cipher, DecryptionError, parse_keys
+from user_service.encryption.cipher import Cipher, DecryptionError, parse_encryption_keys
 from user_service.encryption.keyring import derive_key
 
-CIPHER = Cipher(parse_keys(ENCRYPTION_KEY))
+CIPHER = Cipher(parse_encryption_keys(ENCRYPTION_KEY))
 INDEX = BlindIndex(derive_key(base64.b64decode(ENCRYPTION_KEY.partition(":")[2]), b"blind-index"))
 PURPOSES = (b"users.personal", b"idempotency_keys.answer", b"inbox.reply")
 PERSON: dict[str, Any] = {
@@ -130,7 +130,7 @@ async def in_redis(url: str) -> set[str]:
 
 
 def unsealed(key: bytes, value: bytes) -> bytes:
-    head, sealed = value[:HEAD_BYTES], value[HEAD_BYTES:]
+    head, sealed = value[:VALUE_HEAD_BYTES], value[VALUE_HEAD_BYTES:]
     try:
         user_id = bytes.fromhex(key[-32:].decode())
         return CIPHER.open(sealed, purpose=b"cache" + head, user_id=user_id)

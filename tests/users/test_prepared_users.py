@@ -8,7 +8,7 @@ from support.api import USERS
 from support.application import running
 from support.settings import ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, make_settings
 from support.tokens_kept import key_ids
-from user_service.encryption.cipher import parse_keys
+from user_service.encryption.cipher import parse_encryption_keys
 from user_service.encryption.key_registry import check_keys
 from user_service.users.bulk_insert import PreparedUsers
 from user_service.users.change_log import Origin
@@ -30,12 +30,12 @@ async def test_rows_encrypted_under_a_retired_key_are_encrypted_again(
         assert prepared.rows is not None
         assert prepared.rows.is_current(database.cipher, database.index)
 
-        database.cipher.use(parse_keys(BOTH), active_id=list(parse_keys(BOTH))[1])
+        database.cipher.use(parse_encryption_keys(BOTH), active_id=list(parse_encryption_keys(BOTH))[1])
         async with database.unit_of_work(ORIGIN) as service:
             outcomes = await service.create(bodies, prepared=prepared)
 
         assert {outcome.status for outcome in outcomes} == {"created"}
-        assert set(await key_ids(database_url)) == {list(parse_keys(BOTH))[1]}
+        assert set(await key_ids(database_url)) == {list(parse_encryption_keys(BOTH))[1]}
         found = await client.get(f"{USERS}/{outcomes[-1].unwrap().id}", headers={"Cache-Control": "no-cache"})
         assert found.json()["email"] == f"{many - 1}@example.org"
 

@@ -32,7 +32,7 @@ BUDGET_SECONDS: Final = 0.05
 # Longer than a request waits: the recovery and the subscription have time to connect.
 SOCKET_TIMEOUT_SECONDS: Final = 1.0
 VERSION_DIGITS, TIME_DIGITS = 10, 13
-HEAD_BYTES: Final = VERSION_DIGITS + 1 + TIME_DIGITS
+VALUE_HEAD_BYTES: Final = VERSION_DIGITS + 1 + TIME_DIGITS
 ACTIVE, DELETED, FENCE = b"L", b"D", b"-"
 SCAN_KEYS: Final = 1000
 # An invalidation message has an id and a version for each changed user; an empty one invalidates everything.
@@ -204,7 +204,7 @@ class RedisCache:
 
     def decode(self, user_id: UUID, value: bytes) -> Entry | None:
         """The entry of a value; None for a fence, an expired value, and anything that this service did not write."""
-        head, sealed = value[:HEAD_BYTES], value[HEAD_BYTES:]
+        head, sealed = value[:VALUE_HEAD_BYTES], value[VALUE_HEAD_BYTES:]
         version, state, time = head[:VERSION_DIGITS], head[VERSION_DIGITS:-TIME_DIGITS], head[-TIME_DIGITS:]
         if state not in (ACTIVE, DELETED) or not version.isdigit() or not time.isdigit():
             return None

@@ -21,7 +21,7 @@ FORMAT: Final = 1
 NONCE_BYTES: Final = 12
 KEY_BYTES: Final = 32
 # The part of a token that contains its key id: format, length, and at most 32 characters.
-HEAD_BYTES: Final = 34
+TOKEN_HEAD_BYTES: Final = 34
 KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
 
 
@@ -36,7 +36,7 @@ class KeyMissing(DecryptionError, KeyNotLoaded):
         ServiceError.__init__(self, f"The key {key_id!r} is not in ENCRYPTION_KEY of this replica.")
 
 
-def parse_keys(text: str, *, setting: str = "ENCRYPTION_KEY") -> dict[str, bytes]:
+def parse_encryption_keys(text: str, *, setting: str = "ENCRYPTION_KEY") -> dict[str, bytes]:
     """Keys by id, in the order of the text `id:base64-of-32-bytes[,…]`.
 
     Raises ConfigurationError, whose message does not contain the key.
@@ -77,7 +77,7 @@ def make_ring(keys: Mapping[str, bytes], active_id: str) -> Ring:
 
 
 def parse_key_id(token: bytes) -> str:
-    """The key id in a token, or in the first `HEAD_BYTES` of one. Raises DecryptionError."""
+    """The key id in a token, or in the first `TOKEN_HEAD_BYTES` of one. Raises DecryptionError."""
     if len(token) < 2 or token[0] != FORMAT:
         raise DecryptionError("not a token of this service")
     key_id = token[2 : 2 + token[1]].decode("ascii", "replace")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from user_service.encryption.cipher import HEAD_BYTES
+from user_service.encryption.cipher import TOKEN_HEAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class EncryptedColumn:
 
     def select_heads(self, *, first: bool) -> str:
         """A page with the first bytes of each token, which contain the key id."""
-        return self.select_page(f"substring({self.column} FOR {HEAD_BYTES})", first=first)
+        return self.select_page(f"substring({self.column} FOR {TOKEN_HEAD_BYTES})", first=first)
 
     def select_former(self, *, first: bool) -> str:
         """A page with the tokens that do not start with $1, and NULL for the others."""

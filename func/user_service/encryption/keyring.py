@@ -11,7 +11,7 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from user_service.encryption.cipher import KEY_BYTES, Cipher, FindKeys, find_none, parse_keys
+from user_service.encryption.cipher import KEY_BYTES, Cipher, FindKeys, find_none, parse_encryption_keys
 from user_service.errors import ConfigurationError
 from user_service.settings import Settings
 
@@ -89,7 +89,9 @@ def load_keys(settings: Settings, *, find_keys: FindKeys = find_none) -> Keyring
 
     `find_keys` is the cipher's.
     """
-    ring = parse_keys(settings.encryption_key or stored_secret(settings, "encryption-key", new_encryption_key))
+    ring = parse_encryption_keys(
+        settings.encryption_key or stored_secret(settings, "encryption-key", new_encryption_key)
+    )
     cipher = Cipher(ring, find_keys)
     if settings.blind_index_key is not None:
         return Keyring(ring, cipher, parse_blind_index_key(settings.blind_index_key), is_derived=False)
@@ -110,7 +112,7 @@ def new_encryption_key() -> str:
 
 
 def parse_blind_index_key(text: str) -> bytes:
-    keys = parse_keys(text if ":" in text else f"blind-index:{text}", setting="BLIND_INDEX_KEY")
+    keys = parse_encryption_keys(text if ":" in text else f"blind-index:{text}", setting="BLIND_INDEX_KEY")
     return next(iter(keys.values()))
 
 

@@ -4,8 +4,8 @@ Mangum would enter and leave the lifespan in every invocation, and open the pool
 once per execution environment instead, on an event loop that lives as long, and Mangum runs requests on that loop.
 
 Between invocations the environment is frozen, so nothing is relayed in the background. An invocation relays the events
-that it has committed before it ends, for `RELAY_SECONDS` at most; the next one, a ping or `user-service relay` relays
-the rest.
+that it has committed before it ends, for `RELAY_BUDGET_SECONDS` at most; the next one, a ping or `user-service relay`
+relays the rest.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from mangum import Mangum
 from user_service.app import Application, Receive, Scope, Send, create_app
 from user_service.settings import Settings
 
-RELAY_SECONDS: Final = 2.0
+RELAY_BUDGET_SECONDS: Final = 2.0
 STATUSES_WITHOUT_BODY: Final = frozenset({202, 204, 304})
 # Mangum passes on responses of these types as text, and others in base64.
 TEXT_TYPES: Final = [
@@ -46,7 +46,7 @@ class Environment:
         if response["statusCode"] in STATUSES_WITHOUT_BODY:
             # Mangum adds a content type to every response.
             response.get("headers", {}).pop("content-type", None)
-        self.loop.run_until_complete(self.application.resources.relay_committed(seconds=RELAY_SECONDS))
+        self.loop.run_until_complete(self.application.resources.relay_committed(seconds=RELAY_BUDGET_SECONDS))
         return response
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:

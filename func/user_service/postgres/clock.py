@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Final
 
 # After this long the two clocks may have drifted apart by more than the duration of a query.
-MAX_AGE_SECONDS: Final = 60.0
+MAX_OBSERVATION_AGE_SECONDS: Final = 60.0
 
 
 class DatabaseClock:
@@ -21,7 +21,7 @@ class DatabaseClock:
 
     @property
     def is_known(self) -> bool:
-        return monotonic() - self.observed_at < MAX_AGE_SECONDS
+        return monotonic() - self.observed_at < MAX_OBSERVATION_AGE_SECONDS
 
     def observe(self, sent_at: float, database_time: float) -> None:
         """Records the time, in seconds since 1970, that a statement sent at the monotonic time `sent_at` returned."""

@@ -20,10 +20,10 @@ from user_service.errors import IssuerUnavailable
 from user_service.observability.logging import log
 from user_service.security.downloads import download
 
-REFRESH_SECONDS: Final = 300.0
-PAUSE_SECONDS: Final = 10.0
+KEY_REFRESH_SECONDS: Final = 300.0
+MIN_FETCH_INTERVAL_SECONDS: Final = 10.0
 PAUSE_AFTER_FAILURE_SECONDS: Final = 2.0
-MAX_AGE_SECONDS: Final = 86_400.0
+MAX_KEY_AGE_SECONDS: Final = 86_400.0
 MAX_KEYS: Final = 100
 MIN_RSA_BITS: Final = 2048
 # The signature algorithms of each kind of key. `none` and the HMACs are left out: with an HMAC, the public key would be
@@ -53,8 +53,8 @@ class KeySet:
         ca_file: Path | None = None,
         token_file: Path | None = None,
         *,
-        refresh_seconds: float = REFRESH_SECONDS,
-        pause_seconds: float = PAUSE_SECONDS,
+        refresh_seconds: float = KEY_REFRESH_SECONDS,
+        pause_seconds: float = MIN_FETCH_INTERVAL_SECONDS,
     ) -> None:
         self.url = url
         self.ca_file = ca_file
@@ -62,7 +62,7 @@ class KeySet:
         self.refresh_seconds = refresh_seconds
         self.pause_seconds = pause_seconds
         self.keys: dict[str, Key] = {}
-        self.read_at = -MAX_AGE_SECONDS
+        self.read_at = -MAX_KEY_AGE_SECONDS
         self.refresh_allowed_at = 0.0
         self.failed = False
         self.refreshing: asyncio.Task[None] | None = None
@@ -80,7 +80,7 @@ class KeySet:
 
     @property
     def is_too_old(self) -> bool:
-        return monotonic() - self.read_at >= MAX_AGE_SECONDS
+        return monotonic() - self.read_at >= MAX_KEY_AGE_SECONDS
 
     async def refresh_and_wait(self) -> None:
         refreshing = self.refresh()
@@ -96,7 +96,7 @@ class KeySet:
     async def read(self) -> None:
         try:
             document = await asyncio.to_thread(download, self.url, self.ca_file, self.token_file)
-            self.keys = parse_keys(document)
+            self.keys = parse_jwks(document)
             self.read_at, self.failed = monotonic(), False
         except (OSError, ValueError, HTTPException) as error:
             self.failed = True
@@ -108,7 +108,7 @@ class KeySet:
             self.refreshing = None
 
 
-def parse_keys(document: bytes) -> dict[str, Key]:
+def parse_jwks(document: bytes) -> dict[str, Key]:
     """The usable keys of a JWK set by id. Raises ValueError when there are none."""
     content = orjson.loads(document)
     entries = content.get("keys") if isinstance(content, dict) else None

@@ -13,7 +13,7 @@ from user_service.server.protocol import bounded_protocol
 from user_service.settings import Settings
 from user_service.web.health import Health
 
-BACKLOG: Final = 2048
+LISTEN_BACKLOG: Final = 2048
 KEEP_ALIVE_SECONDS: Final = 75
 # With 15 s of sleep before SIGTERM in a cluster, 8 s for requests and 3 s for the pools, a stop fits a grace period of
 # 30 s.
@@ -72,7 +72,7 @@ def uvicorn_config(application: Application, settings: Settings) -> uvicorn.Conf
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=BACKLOG,
+        backlog=LISTEN_BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_timeout,
     )
