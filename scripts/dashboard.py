@@ -124,9 +124,9 @@ ROWS: Final[dict[str, list[Panel]]] = {
             "bytes",
         ),
     ],
-    "BatchRunner and events": [
+    "Batches and events": [
         Panel(
-            "BatchRunner by outcome",
+            "Batches by outcome",
             {"{{operation}} {{status}}": per_second("user_batch_operations_total", "operation", "status")},
             "ops",
         ),
