@@ -94,3 +94,9 @@ def test_links_within_the_documentation_lead_somewhere(name: str) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("file", [*DOCS.parent.glob("*.md"), *DOCS.rglob("*.md"), *SOURCE.rglob("*.py")], ids=str)
+def test_no_text_tells_to_install_the_distribution_by_its_name(file: Path) -> None:
+    """The name `function` is what kn func demands; a package index may give it to another project."""
+    assert not re.search(r"pip install '?function\b", file.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from support.ports import free_port
+from support.process import command
 
 
 def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -55,3 +57,17 @@ def test_serve_takes_its_database_down_with_it(tmp_path: Path, request_to_stop: 
             process.wait()
         if running.exists():
             os.kill(int(running.read_text().split("\n", 1)[0]), signal.SIGINT)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "localhost"])
+def test_a_port_in_use_is_named_before_a_database_starts(tmp_path: Path, host: str) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as other:
+        port = other.getsockname()[1]
+
+        result = command(tmp_path, "serve", HOST=host, PORT=str(port), APP_ENV="development")
+
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"Port {port}: address already in use. Stop the process that listens there, or set PORT to another one.\n"
+    )
+    assert not (tmp_path / "data").exists()

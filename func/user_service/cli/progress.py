@@ -21,7 +21,7 @@ class NoProgress:
 
 @contextmanager
 def progress_on(stream: TextIO) -> Iterator[Progress]:
-    """A bar, if `stream` is a terminal and rich is installed (`pip install 'function[cli]'`)."""
+    """A bar, if `stream` is a terminal and rich is installed (the extra `cli`)."""
     if not stream.isatty():
         yield NoProgress()
         return

