@@ -26,7 +26,7 @@ from user_service.observability.metrics import Metrics
 from user_service.observability.request_stats import RequestStats
 from user_service.observability.tracing import Traced, open_tracing, untraced
 from user_service.postgres.clock import DatabaseClock
-from user_service.postgres.pool import ReadPool, read_seconds
+from user_service.postgres.pool import ReadPool, fast_path_share, read_seconds
 from user_service.security.authentication import NETWORK, Authenticator
 from user_service.security.issuers import broker_issuers, user_issuers
 from user_service.security.rate_limits import REDIS_BUDGET_SECONDS, Limiter
@@ -94,7 +94,7 @@ class Resources:
         self.pool = ReadPool(
             settings,
             self.metrics,
-            size=max(1, settings.postgres_max_connections // 4),
+            size=fast_path_share(settings),
             traced=self.tracing.sql if self.tracing is not None else untraced,
         )
         self.exit_stack.push_async_callback(self.pool.close)

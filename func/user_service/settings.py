@@ -180,7 +180,7 @@ class Settings:
         values["redis_url"] = values["redis_url"] or source.redis_url()
         present = {name: value for name, value in values.items() if value is not None}
         settings = cls(**present)
-        source.faults += missing_in_production(settings) + incomplete_issuers(settings)
+        source.faults += missing_in_production(settings) + incomplete_issuers(settings) + too_few_connections(settings)
         if source.faults:
             raise ConfigurationError("The service can't start:\n" + "\n".join(f"- {f}" for f in source.faults))
         return settings
@@ -293,6 +293,13 @@ def missing_in_production(settings: Settings) -> list[str]:
             "make one with `openssl rand -hex 32`"
         )
     return faults
+
+
+def too_few_connections(settings: Settings) -> list[str]:
+    """The fault of a budget that leaves a pool without a connection."""
+    if settings.database_read_url is not None and settings.postgres_max_connections < 3:
+        return ["POSTGRES_MAX_CONNECTIONS: DATABASE_READ_URL needs at least 3, one for each pool"]
+    return []
 
 
 def incomplete_issuers(settings: Settings) -> list[str]:

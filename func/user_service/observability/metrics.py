@@ -107,6 +107,9 @@ class Metrics:
         self.rate_limited = Counter("user_rate_limited", "Requests refused by a rate limit.", ("kind",))
         self.rate_limit_errors = Counter("user_rate_limit_errors", "Failed calls of Redis for a rate limit.")
         self.database_errors = Counter("user_database_errors", "Database operations that failed, by kind.", ("kind",))
+        self.replica_fallbacks = Counter(
+            "user_replica_fallbacks", "Lists and exports read from the primary because the replica was unavailable."
+        )
         self.secrets_reload = Counter(
             "user_secrets_reload", "Reloads of changed secrets while the service ran.", ("outcome",)
         )

@@ -70,6 +70,16 @@ def sum_pools(pools: Iterable[PoolStats]) -> PoolStats:
     return PoolStats(*map(sum, zip(*pools, strict=True)))
 
 
+def fast_path_share(settings: Settings) -> int:
+    """The part of POSTGRES_MAX_CONNECTIONS that reads by id use."""
+    return max(1, settings.postgres_max_connections // 4)
+
+
+def replica_share(settings: Settings) -> int:
+    """The part of POSTGRES_MAX_CONNECTIONS that goes to the read replica; 0 without one."""
+    return fast_path_share(settings) if settings.database_read_url is not None else 0
+
+
 def connect_options(settings: Settings, *, url: str | None = None) -> dict[str, Any]:
     """The arguments of every connection. The server enforces the timeouts, so a lost client leaves nothing running."""
     return {

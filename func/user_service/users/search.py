@@ -53,6 +53,11 @@ class SearchQuery:
         return self.sort.startswith("-")
 
     @property
+    def names_key(self) -> bool:
+        """Whether it finds by a unique key, which callers do to see what they have just written."""
+        return self.email is not None or self.external_id is not None
+
+    @property
     def sees_deleted(self) -> bool:
         return self.include_deleted or self.status == DELETED
 

@@ -17,13 +17,21 @@ from user_service.encryption.keyring import Keyring
 from user_service.errors import Contended, DatabaseUnavailable, ServiceError
 from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Tracing
-from user_service.postgres.pool import CONNECT_TIMEOUT_SECONDS, TRANSIENT, PoolStats, connect_options, is_transient
+from user_service.postgres.pool import (
+    CONNECT_TIMEOUT_SECONDS,
+    TRANSIENT,
+    PoolStats,
+    connect_options,
+    is_transient,
+    replica_share,
+)
 from user_service.settings import Settings
 from user_service.users.change_log import Origin
 from user_service.users.model import User
 from user_service.users.privacy.export import PersonalExport
+from user_service.users.replica_reads import ReplicaReads
 from user_service.users.repository import UserRepository
-from user_service.users.search import UserSearch
+from user_service.users.search import SearchPage, SearchQuery, UserSearch
 from user_service.users.service import UserService
 
 POOL_RECYCLE_SECONDS: Final = 1800
@@ -82,24 +90,33 @@ class UserDatabase:
         after_change: Callable[[], None] | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        """`settings` gives those in force, whose password may have changed, for each new connection."""
+        """`settings` gives those in force, whose password may have changed, for each new connection.
+
+        `size` is the maximum number of connections, those to the replica among them.
+        """
         self.keys = keys
         self.cipher = keys.cipher
         self.indexed = keys.blind_index, BlindIndex(keys.blind_index)
         self.cache = cache
         self.metrics = metrics
         self.after_change = after_change
-        self.engine = open_engine(lambda: connect_options(settings()), size=size)
+        replica_size = replica_share(settings())
+        self.engine = open_engine(lambda: connect_options(settings()), size=size - replica_size)
         self.read_engine = self.engine
         if settings().database_read_url:
             self.read_engine = open_engine(
-                lambda: connect_options(settings(), url=settings().database_read_url), size=size
+                lambda: connect_options(settings(), url=settings().database_read_url), size=replica_size
             )
         if tracing is not None:
             for engine in {self.engine, self.read_engine}:
                 tracing.watch_engine(engine)
         self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         self.read_sessions = async_sessionmaker(self.read_engine, expire_on_commit=False)
+        self.lagging_reads = ReplicaReads(
+            primary=lambda: self.reading(self.sessions),
+            replica=(lambda: self.reading(self.read_sessions)) if replica_size else None,
+            metrics=metrics,
+        )
 
     @property
     def index(self) -> BlindIndex:
@@ -136,16 +153,29 @@ class UserDatabase:
             yield session
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[UserSearch]:
-        """A search of users, on the read replica where there is one. Raises DatabaseUnavailable."""
-        async with translate_sql_errors(self.metrics), self.read_sessions() as session:
+    async def reading(self, sessions: async_sessionmaker[AsyncSession]) -> AsyncIterator[UserSearch]:
+        """A search of users. Raises DatabaseUnavailable, Contended."""
+        async with translate_sql_errors(self.metrics), sessions() as session:
             yield UserSearch(session, self.cipher, self.index)
+
+    async def page(self, query: SearchQuery) -> SearchPage:
+        """A page of users. One that names an e-mail address or external id is read from the primary.
+
+        Raises DatabaseUnavailable, Contended.
+        """
+        if query.names_key:
+            async with self.reading(self.sessions) as search:
+                return await search.page(query)
+        return await self.lagging_reads.run(lambda search: search.page(query))
+
+    async def last_changed(self, limit: int) -> list[UUID]:
+        """The ids of the last changed users that are not deleted, the newest change first."""
+        return await self.lagging_reads.run(lambda search: search.last_changed(limit))
 
     async def export(self, *, deleted: bool) -> AsyncIterator[bytes]:
         """All users as NDJSON, a piece at a time, in one snapshot."""
-        async with self.reading() as search:
-            async for some in search.all_users(include_deleted=deleted):
-                yield b"".join(user.to_json() + b"\n" for user in some)
+        async for some in self.lagging_reads.stream(lambda search: search.all_users(include_deleted=deleted)):
+            yield b"".join(user.to_json() + b"\n" for user in some)
 
     async def export_user(
         self, user_id: UUID, *, actor_names: Callable[[User], Collection[str]]

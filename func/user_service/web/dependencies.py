@@ -14,7 +14,6 @@ from user_service.idempotency.requests import IdempotentRequest
 from user_service.security.authentication import Principal
 from user_service.users.conditions import UNVERSIONED, Condition
 from user_service.users.model import User
-from user_service.users.search import UserSearch
 from user_service.users.service import UserService
 from user_service.users.unit_of_work import UserDatabase
 from user_service.users.validation import check_id
@@ -140,10 +139,9 @@ async def get_own_user(request: Request, users: Users) -> User:
     return await users.get_by_subject(subject, subject_type=get_resources(request).settings.jwt_subject)
 
 
-async def open_user_search(request: Request) -> AsyncIterator[UserSearch]:
+async def get_lists(request: Request) -> UserDatabase:
     get_resources(request).require_database()
-    async with get_database(request).reading() as search:
-        yield search
+    return get_database(request)
 
 
 async def read_change_condition(
@@ -170,7 +168,7 @@ def check_conditions(version: int | None) -> Callable[[Request], Awaitable[None]
 
 
 UserId = Annotated[UUID, BeforeValidator(check_id)]
-Search = Annotated[UserSearch, Depends(open_user_search, scope="function")]
+Lists = Annotated[UserDatabase, Depends(get_lists)]
 Own = Annotated[User, Depends(get_own_user, scope="function")]
 ChangeCondition = Annotated[Condition | None, Depends(read_change_condition)]
 # For addresses at which nothing can be read, such as those of batches.

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from user_service.bootstrap import Resources
 from user_service.web.dependencies import (
-    Search,
+    Lists,
     conditions_on_nothing,
     conditions_without_etag,
     get_resources,
@@ -44,9 +44,9 @@ async def clear_cache(request: Request) -> Dropped:
 
 
 @router.post("/warm", dependencies=[conditions_on_nothing], responses=problems(412))
-async def warm_cache(request: Request, search: Search, limit: Annotated[WarmLimit, Query()] = 1000) -> Warmed:
+async def warm_cache(request: Request, lists: Lists, limit: Annotated[WarmLimit, Query()] = 1000) -> Warmed:
     """Read the most recently changed users into the cache."""
-    return Warmed(warmed=await get_resources(request).reader.warm(await search.last_changed(limit)))
+    return Warmed(warmed=await get_resources(request).reader.warm(await lists.last_changed(limit)))
 
 
 async def read_statistics(resources: Resources) -> dict[str, Any]:

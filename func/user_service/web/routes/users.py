@@ -11,9 +11,9 @@ from user_service.web.conditions import is_unchanged
 from user_service.web.dependencies import (
     TAG_LIST_SCHEMA,
     ChangeCondition,
+    Lists,
     Own,
     Purge,
-    Search,
     UserId,
     Users,
     conditions_without_etag,
@@ -56,9 +56,9 @@ async def create_user(body: UserCreate, users: Users) -> Response:
 
 
 @router.get("", response_model=UserPage, dependencies=reading, openapi_extra={OPEN_QUERY: METADATA_PARAMETER_PREFIX})
-async def list_users(request: Request, query: UserQuery, search: Search) -> Response:
+async def list_users(request: Request, query: UserQuery, lists: Lists) -> Response:
     """List and find users, page by page. Further parameters: `metadata.<key>=<value>`."""
-    return page_response(request, await search.page(query))
+    return page_response(request, await lists.page(query))
 
 
 @router.get("/me", response_model=UserRead, responses=WRITE_PROBLEMS)

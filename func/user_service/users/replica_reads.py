@@ -1,0 +1,90 @@
+"""Lists and exports: on the read replica where there is one, and on the primary while the replica is unavailable.
+
+After a failure the replica is left alone for `PAUSE_SECONDS`, so that a silent one costs a single read its timeout.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from math import inf
+from time import monotonic
+from typing import Final, TypeVar
+
+from user_service.errors import Unavailable
+from user_service.observability.logging import log
+from user_service.observability.metrics import Metrics
+from user_service.users.search import UserSearch
+
+PAUSE_SECONDS: Final = 5.0
+
+T = TypeVar("T")
+OpenSearch = Callable[[], AbstractAsyncContextManager[UserSearch]]
+
+
+class ReplicaReads:
+    """Runs reads that may lag behind the primary. `replica` is None where there is none."""
+
+    def __init__(
+        self,
+        *,
+        primary: OpenSearch,
+        replica: OpenSearch | None,
+        metrics: Metrics,
+        pause_seconds: float = PAUSE_SECONDS,
+    ) -> None:
+        self.primary = primary
+        self.replica = replica
+        self.metrics = metrics
+        self.pause_seconds = pause_seconds
+        self.failed_at = -inf
+
+    async def run(self, read: Callable[[UserSearch], Awaitable[T]]) -> T:
+        """What `read` returns. Raises Unavailable when the primary is unavailable too."""
+        if self.replica is not None and self.is_due():
+            try:
+                async with self.replica() as search:
+                    result = await read(search)
+            except Unavailable as error:
+                self.note_failure(error)
+            else:
+                self.note_success()
+                return result
+        async with self.primary() as search:
+            return await read(search)
+
+    async def stream(self, read: Callable[[UserSearch], AsyncIterator[T]]) -> AsyncIterator[T]:
+        """What `read` yields, from one server. Raises Unavailable; after the first item, for the replica too."""
+        has_begun = False
+        if self.replica is not None and self.is_due():
+            try:
+                async with self.replica() as search:
+                    async for item in read(search):
+                        has_begun = True
+                        yield item
+            except Unavailable as error:
+                self.note_failure(error)
+                if has_begun:
+                    raise
+            else:
+                self.note_success()
+                return
+        async with self.primary() as search:
+            async for item in read(search):
+                yield item
+
+    def is_due(self) -> bool:
+        """Whether the replica is asked; a read that is not asks the primary and is counted."""
+        if monotonic() >= self.failed_at + self.pause_seconds:
+            return True
+        self.metrics.replica_fallbacks.add()
+        return False
+
+    def note_failure(self, error: Unavailable) -> None:
+        self.metrics.replica_fallbacks.add()
+        if self.failed_at == -inf:
+            log.warning("the read replica is unavailable; lists read from the primary", extra={"reason": error.detail})
+        self.failed_at = monotonic()
+
+    def note_success(self) -> None:
+        if self.failed_at != -inf:
+            log.info("the read replica is in use again")
+        self.failed_at = -inf
