@@ -15,7 +15,7 @@ from user_service.errors import BadRequest, InvalidCursor, InvalidHeader, Unauth
 from user_service.observability.trace_context import choose_request_id, continue_trace
 from user_service.security.authentication import read_credential
 from user_service.security.issuers import TrustedIssuer
-from user_service.security.jwks import parse_encryption_keys
+from user_service.security.jwks import parse_jwks
 from user_service.security.jwt_verifier import JwtVerifier, read_unverified, verify_claims
 from user_service.users.cursors import Cursor, CursorCodec
 from user_service.users.service import parse_canonical_id
@@ -129,7 +129,7 @@ def test_signed_claims_of_any_shape_are_accepted_or_refused(forger: Issuer, clai
     trust = TrustedIssuer("jwt", forger.url, AUDIENCE, forger.jwks_url)
     payload = orjson.dumps({**forger.claims(), **claims})
     token = jwt.api_jws.encode(payload, private, "ES256", headers={"kid": key_id}).encode()
-    public = parse_encryption_keys(orjson.dumps({"keys": [jwk_of(private, key_id)]}))[key_id].public
+    public = parse_jwks(orjson.dumps({"keys": [jwk_of(private, key_id)]}))[key_id].public
 
     with suppress(Unauthenticated):
         verified = verify_claims(token, trust, public, "ES256")
@@ -141,7 +141,7 @@ def test_signed_claims_of_any_shape_are_accepted_or_refused(forger: Issuer, clai
 @given(st.binary(max_size=300) | json_values.map(lambda value: repr(value).encode("utf-8", "replace")))
 def test_a_document_that_is_no_key_set_is_refused(document: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):
-        parse_encryption_keys(document)
+        parse_jwks(document)
 
 
 @given(st.text(max_size=100) | st.from_regex(r"[^@\s]{1,20}@[^@\s]{1,20}", fullmatch=True))
