@@ -14,13 +14,13 @@ from typing import Final
 import asyncpg
 
 from user_service.bootstrap import Resources
-from user_service.encryption.cipher import parse_encryption_keys
 from user_service.encryption.key_registry import KeysRetired, check_keys
 from user_service.encryption.keyring import load_keys
 from user_service.errors import ConfigurationError, DatabaseUnavailable
 from user_service.observability.logging import log
 from user_service.postgres.pool import TRANSIENT, connect_options
 from user_service.settings import Settings, SettingsSource
+from user_service.values.encryption_keys import parse_encryption_keys
 
 # The settings that are replaced while the service runs, and the variables or files that they come from.
 RELOADED: Final = ("encryption_key", "blind_index_key", "internal_api_key", "database_url", "database_read_url")

@@ -9,20 +9,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import orjson
 
 from user_service.errors import ConfigurationError
+from user_service.values.placeholders import find_secret_fault
 
 EXTENSION_NAME: Final = re.compile("[a-z0-9]+")
 RESERVED_EXTENSIONS: Final = frozenset(
     {"id", "source", "type", "specversion", "subject", "time", "datacontenttype", "dataschema", "data"}
 )
-PLACEHOLDERS: Final = frozenset(
-    {"changeme", "change-me", "placeholder", "secret", "password", "replace-me", "example", "development-only"}
-)
-MIN_SECRET_LENGTH: Final = 16
 # `user:password@host:port`; several hosts are a list, an IPv6 address stands in brackets.
 HOST: Final = r"(?:\[[0-9A-Fa-f:.%]+\]|[^:\[\]@,]*)(?::[0-9]{1,5})?"
 AUTHORITY: Final = re.compile(rf"(?:.*@)?{HOST}(?:,{HOST})*")
@@ -255,19 +252,9 @@ def url_host(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def is_weak(secret: str) -> bool:
-    """Whether a secret is too short, too uniform or a placeholder."""
-    return len(secret) < MIN_SECRET_LENGTH or is_placeholder(secret) or len(set(secret)) < 6
-
-
-def is_placeholder(secret: str) -> bool:
-    lowered = secret.lower()
-    return any(word in lowered for word in PLACEHOLDERS)
-
-
 def password_in(url: str | None) -> str:
-    """The password of a URL, percent-encoded as in the URL; empty where it has none."""
-    return url.partition("://")[2].rpartition("@")[0].partition(":")[2] if url is not None else ""
+    """The password of a URL; empty where it has none."""
+    return unquote(url.partition("://")[2].rpartition("@")[0].partition(":")[2]) if url is not None else ""
 
 
 def missing_in_production(settings: Settings) -> list[str]:
@@ -278,20 +265,18 @@ def missing_in_production(settings: Settings) -> list[str]:
         faults.append("DATABASE_URL (or POSTGRES_HOST): production needs a PostgreSQL server")
     if settings.encryption_key is None:
         faults.append("ENCRYPTION_KEY: production needs one; make one with `user-service keys new`")
-    if is_placeholder((settings.encryption_key or "").partition(":")[0]):
-        faults.append("ENCRYPTION_KEY: this one is published with the manifests; make one with `user-service keys new`")
-    for name, url in (("POSTGRES_USER_PASSWORD", settings.database_url), ("REDIS_PASSWORD", settings.redis_url)):
-        if is_placeholder(password_in(url)):
-            faults.append(f"{name}: the password is a placeholder; set another one here and in the server")
     if not settings.internal_api_key and not settings.jwt_issuer:
         faults.append(
             "INTERNAL_API_KEY: production needs at least one, made with `openssl rand -hex 32`, or a JWT_ISSUER"
         )
-    if any(is_weak(key) for key in settings.internal_api_key):
-        faults.append(
-            f"INTERNAL_API_KEY: a key is a placeholder or shorter than {MIN_SECRET_LENGTH} characters; "
-            "make one with `openssl rand -hex 32`"
-        )
+    secrets = {
+        "ENCRYPTION_KEY": settings.encryption_key or "",
+        "POSTGRES_USER_PASSWORD": password_in(settings.database_url),
+        "REDIS_PASSWORD": password_in(settings.redis_url),
+        "INTERNAL_API_KEY": ",".join(settings.internal_api_key),
+    }
+    refused = (find_secret_fault(name, value) for name, value in secrets.items())
+    faults += [fault for fault in refused if fault is not None]
     return faults
 
 

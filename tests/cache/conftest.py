@@ -10,9 +10,10 @@ from user_service.cache.base import Cache, NoCache
 from user_service.cache.memory import MemoryCache
 from user_service.cache.redis import RedisCache, connect
 from user_service.cache.tiered import TieredCache
-from user_service.encryption.cipher import Cipher, parse_encryption_keys
+from user_service.encryption.cipher import Cipher
 from user_service.observability.metrics import Metrics
 from user_service.postgres.clock import DatabaseClock
+from user_service.values.encryption_keys import parse_encryption_keys
 
 OpenRedisCache = Callable[..., Awaitable[RedisCache]]
 OpenTieredCache = Callable[..., Awaitable[TieredCache]]

@@ -1,7 +1,7 @@
 """`user-service keys`"""
 
 from support.process import RunCommand
-from user_service.encryption.cipher import parse_encryption_keys
+from user_service.values.encryption_keys import parse_encryption_keys
 
 
 def test_keys_new_makes_another_key_each_time(run: RunCommand) -> None:

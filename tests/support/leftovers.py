@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 from support.settings import ENCRYPTION_KEY
 from user_service.cache.redis import VALUE_HEAD_BYTES
 from user_service.encryption.blind_index import BlindIndex
-from user_service.encryption.cipher import Cipher, DecryptionError, parse_encryption_keys
+from user_service.encryption.cipher import Cipher, DecryptionError
 from user_service.encryption.keyring import derive_key
+from user_service.values.encryption_keys import parse_encryption_keys
 
 CIPHER = Cipher(parse_encryption_keys(ENCRYPTION_KEY))
 INDEX = BlindIndex(derive_key(base64.b64decode(ENCRYPTION_KEY.partition(":")[2]), b"blind-index"))

@@ -8,11 +8,11 @@ from support.api import USERS
 from support.application import running
 from support.settings import ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, make_settings
 from support.tokens_kept import key_ids
-from user_service.encryption.cipher import parse_encryption_keys
 from user_service.encryption.key_registry import check_keys
 from user_service.users.bulk_insert import PreparedUsers
 from user_service.users.change_log import Origin
 from user_service.users.schemas import UserCreate
+from user_service.values.encryption_keys import parse_encryption_keys
 
 pytestmark = pytest.mark.anyio
 BOTH = f"{ENCRYPTION_KEY},{OTHER_ENCRYPTION_KEY}"

@@ -5,24 +5,20 @@ purpose (a column, or the cache) and the user's id, so that a token copied to an
 Nonces are random: replace the active key before it has sealed 2**32 tokens.
 """
 
-import base64
-import binascii
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from user_service.errors import ConfigurationError, KeyNotLoaded, ServiceError
+from user_service.errors import KeyNotLoaded, ServiceError
+from user_service.values.encryption_keys import KEY_ID
 
 FORMAT: Final = 1
 NONCE_BYTES: Final = 12
-KEY_BYTES: Final = 32
 # The part of a token that contains its key id: format, length, and at most 32 characters.
 TOKEN_HEAD_BYTES: Final = 34
-KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,32}")
 
 
 class DecryptionError(Exception):
@@ -34,31 +30,6 @@ class KeyMissing(DecryptionError, KeyNotLoaded):
 
     def __init__(self, key_id: str) -> None:
         ServiceError.__init__(self, f"The key {key_id!r} is not in ENCRYPTION_KEY of this replica.")
-
-
-def parse_encryption_keys(text: str, *, setting: str = "ENCRYPTION_KEY") -> dict[str, bytes]:
-    """Keys by id, in the order of the text `id:base64-of-32-bytes[,…]`.
-
-    Raises ConfigurationError, whose message does not contain the key.
-    """
-    keys: dict[str, bytes] = {}
-    for position, part in enumerate(text.split(","), start=1):
-        key_id, separator, encoded = part.strip().partition(":")
-        where = f"{setting}: key {position}"
-        if not separator or not KEY_ID.fullmatch(key_id):
-            raise ConfigurationError(f"{where} is not `id:base64-of-32-bytes`; make one with `user-service keys new`")
-        try:
-            key = base64.b64decode(encoded, altchars=b"-_" if "-" in encoded or "_" in encoded else None, validate=True)
-        except binascii.Error:
-            raise ConfigurationError(f"{where} ({key_id}) is not base64") from None
-        if len(key) != KEY_BYTES:
-            raise ConfigurationError(f"{where} ({key_id}) has {len(key)} bytes, {KEY_BYTES} are needed")
-        if len(set(key)) < 8:
-            raise ConfigurationError(f"{where} ({key_id}) is a placeholder; make one with `user-service keys new`")
-        if key_id in keys:
-            raise ConfigurationError(f"{where}: the id {key_id} is there twice")
-        keys[key_id] = key
-    return keys
 
 
 class Ring(NamedTuple):

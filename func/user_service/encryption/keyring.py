@@ -11,9 +11,10 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from user_service.encryption.cipher import KEY_BYTES, Cipher, FindKeys, find_none, parse_encryption_keys
+from user_service.encryption.cipher import Cipher, FindKeys, find_none
 from user_service.errors import ConfigurationError
 from user_service.settings import Settings
+from user_service.values.encryption_keys import KEY_BYTES, parse_encryption_keys
 
 DERIVATION_SALT: Final = b"user-service"
 BLIND_INDEX_PURPOSE: Final = b"blind-index"
