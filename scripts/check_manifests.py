@@ -13,6 +13,7 @@ import kubernetes_validate
 import manifest_rules as rules
 import yaml
 from manifests import OVERLAYS, ROOT, STACKS, Document, project, render, render_text, renderers
+from placeholders import find_unfilled_lines
 
 KUBERNETES_VERSIONS = ("1.30", "1.37")
 LINES_SHOWN = 60
@@ -108,7 +109,7 @@ def check_rules() -> Problems:
         found += [f"{overlay}: {problem}" for problem in rules.disagreements(fallback, knative)]
         found += [f"{overlay}: {problem}" for problem in rules.shutdown_problems(fallback)]
     for folder in STACKS.values():
-        found += rules.placeholders(render_text(f"{folder}/overlays/production"))
+        found += find_unfilled_lines(render_text(f"{folder}/overlays/production"))
     return found
 
 

@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from deploy_steps import NAMESPACE, STEPS, Deployment, Plan, StepFailed, run
+from deploy_rollback import roll_back
+from deploy_run import NAMESPACE, Deployment, Plan, StepFailed, run
+from deploy_steps import STEPS
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPONENT = "app.kubernetes.io/component"
@@ -103,15 +105,22 @@ def make_plan(stack: str, overlay: str, image: str | None, context: str) -> Plan
     plan += [(*kubectl, "delete", "job", "user-service-migrate", *in_namespace, "--ignore-not-found")]
     plan += [(*apply, f"{COMPONENT}=migrate"), ("wait-migration", "user-service-migrate")]
 
-    apply_service = (*apply, f"{COMPONENT}!=setup,{COMPONENT}!=migrate")
+    plan += [("remember", "cronjob/user-service-prune")]
+    apply_service = (*apply, f"{COMPONENT}!=setup,{COMPONENT}!=migrate,{COMPONENT}!=broker")
     if stack == "knative":
         services = ("user-service", "user-service-events")
+        plan += [("remember", "jobsinks.sinks.knative.dev/user-service-dead-letters")]
         plan += [("remember", f"services.serving.knative.dev/{service}") for service in services]
+        # A SinkBinding that is ready before the Services makes no second revision of them.
+        plan += [(*apply, f"{COMPONENT}=broker")]
+        wait = (*kubectl, "wait", "--for=condition=Ready")
+        for resource in ("brokers.eventing.knative.dev/user-service", "sinkbindings.sources.knative.dev/user-service"):
+            plan += [(*wait, resource, *in_namespace, "--timeout", "120s")]
         plan += [apply_service]
         plan += [("wait-revision", service) for service in services]
     else:
         plan += [("remember", "deployment/user-service-deployment"), apply_service]
-        plan += [(*rollout, "deployment/user-service-deployment", *in_namespace, "--timeout", "300s")]
+        plan += [("wait-rollout", "user-service-deployment")]
         if overlay == "production":
             plan += [("wait-replicas", "3")]
     return [*plan, ("smoke-test",)]
@@ -126,7 +135,7 @@ def execute(plan: Plan, deployment: Deployment) -> int:
             output = STEPS[name](deployment, *arguments)
         except (StepFailed, OSError, ValueError) as failure:
             print(failure, file=sys.stderr)
-            deployment.roll_back(f"failed at: {' '.join(step)}")
+            roll_back(deployment, f"failed at: {' '.join(step)}")
             return 1
         if output:
             print(output, flush=True)

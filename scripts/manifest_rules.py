@@ -4,30 +4,11 @@ from typing import Any
 
 from manifests import Document, is_knative_service, named, pod_template
 
-PLACEHOLDERS = (
-    "development-only",
-    "changeme",
-    "change-me",
-    "replace-me",
-    "placeholder",
-    "example.com",
-    "<",
-    ":latest",
-)
 # Different on purpose: which doors a process opens, and whether it trusts the network around it.
 ENV_OF_A_DOOR = {"SERVE", "EVENTS_TRUST_NETWORK"}
 CONNECTIONS_KEPT_FREE = 20
 ONE_POD = {("Job", "user-service-migrate"), ("CronJob", "user-service-prune")}
 ACTING = {"Initial", "Recreate", "InPlaceOrRecreate", "InPlace", "Auto"}
-
-
-def placeholders(text: str) -> list[str]:
-    """Lines of a rendered overlay that carry a value nobody has filled in."""
-    return [
-        f"line {number}: {line.strip()[:80]}"
-        for number, line in enumerate(text.splitlines(), start=1)
-        if any(placeholder in line.lower() for placeholder in PLACEHOLDERS)
-    ]
 
 
 def service_containers(documents: list[Document]) -> dict[str, Document]:

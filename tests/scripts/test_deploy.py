@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from deploy import make_plan
-from deploy_steps import is_newest_revision_ready
+from deploy_waits import is_newest_revision_ready
 from manifests import renderers
 
 from support.process import ServiceProcess
@@ -63,7 +63,7 @@ def test_a_kind_that_the_cluster_lacks_is_named(cluster: Cluster) -> None:
 
 
 def test_a_missing_secret_is_made_without_showing_it(cluster: Cluster) -> None:
-    passwords = {"POSTGRES_USER_PASSWORD": "a-postgres-password", "REDIS_PASSWORD": "a-redis-password"}
+    passwords = {"POSTGRES_USER_PASSWORD": "kDn2-postgres-94x", "REDIS_PASSWORD": "kDn2-redis-94x"}
     arguments = ("--stack", "fallback", "--overlay", "production", "--image", IMAGE)
     result = cluster.deploy(*arguments, SECRET_IS_MISSING="1", **passwords)
 
@@ -97,8 +97,8 @@ def test_a_failed_rollout_brings_the_previous_template_back(cluster: Cluster) ->
     result = cluster.deploy("--stack", "fallback", FAIL_ON="rollout status deployment/user-service-deployment")
 
     assert result.returncode == 1
-    assert "failed at: kubectl --context test rollout status" in result.stderr
-    assert "rolled back deployment/user-service-deployment" in result.stderr
+    assert "failed at: wait-rollout user-service-deployment" in result.stderr
+    assert "rolled back cronjob/user-service-prune deployment/user-service-deployment;" in result.stderr
     [patch] = json.loads(Path(f"{cluster.calls_file}.patch").read_text())
     assert patch["path"] == "/spec/template"
     assert patch["value"]["spec"]["containers"] == [{"image": "former"}]
@@ -108,7 +108,7 @@ def test_a_failed_first_installation_says_that_nothing_can_be_put_back(cluster: 
     result = cluster.deploy("--stack", "knative", FORMER="", FAIL_ON="component!=setup")
 
     assert result.returncode == 1
-    assert "no previous version" in result.stderr
+    assert "no previous version to go back to; what was applied stays" in result.stderr
     assert not cluster.asked("patch")
 
 
@@ -118,9 +118,10 @@ def test_a_service_that_fails_the_smoke_test_is_rolled_back(cluster: Cluster) ->
 
     assert result.returncode == 1
     assert "FAIL it is ready" in result.stderr
-    assert "rolled back services.serving.knative.dev/user-service services" in result.stderr
+    assert "services.serving.knative.dev/user-service services" in result.stderr.partition("rolled back ")[2]
     kubectl_steps = [s.removeprefix("kubectl ") for s in plan("knative", "dev", "") if s.startswith("kubectl")]
-    assert [step.split()[2] for step in kubectl_steps] == ["apply", "rollout", "rollout", "delete", "apply", "apply"]
+    first = ["apply", "rollout", "rollout", "delete", "apply"]
+    assert [step.split()[2] for step in kubectl_steps] == [*first, "apply", "wait", "wait", "apply"]
     assert all(cluster.asked(*step.replace("rendered.yaml", "").split()) for step in kubectl_steps)
 
 
@@ -166,7 +167,7 @@ def test_a_secret_of_a_store_is_waited_for(cluster: Cluster) -> None:
 
 
 def test_an_interrupted_deployment_leaves_no_secret_behind(cluster: Cluster) -> None:
-    passwords = {"POSTGRES_USER_PASSWORD": "a-postgres-password", "REDIS_PASSWORD": "a-redis-password"}
+    passwords = {"POSTGRES_USER_PASSWORD": "kDn2-postgres-94x", "REDIS_PASSWORD": "kDn2-redis-94x"}
     arguments = ("--stack", "fallback", "--overlay", "production", "--image", IMAGE)
     process = cluster.start(*arguments, SECRET_IS_MISSING="1", HANG_ON="create secret", **passwords)
     deadline = time.monotonic() + 60

@@ -21,7 +21,10 @@ MIGRATE = "kubectl --context test apply --filename rendered.yaml --selector app.
 REST = (
     "kubectl --context test apply --filename rendered.yaml"
     " --selector app.kubernetes.io/component!=setup,app.kubernetes.io/component!=migrate"
+    ",app.kubernetes.io/component!=broker"
 )
+BROKER = "kubectl --context test apply --filename rendered.yaml --selector app.kubernetes.io/component=broker"
+READY = "kubectl --context test wait --for=condition=Ready {} --namespace microservices --timeout 120s"
 DELETE_JOB = "kubectl --context test delete job user-service-migrate --namespace microservices --ignore-not-found"
 ROLLOUT = "kubectl --context test rollout status {} --namespace microservices --timeout {}"
 PLANS = {
@@ -36,8 +39,13 @@ PLANS = {
         DELETE_JOB,
         MIGRATE,
         "wait-migration user-service-migrate",
+        "remember cronjob/user-service-prune",
+        "remember jobsinks.sinks.knative.dev/user-service-dead-letters",
         "remember services.serving.knative.dev/user-service",
         "remember services.serving.knative.dev/user-service-events",
+        BROKER,
+        READY.format("brokers.eventing.knative.dev/user-service"),
+        READY.format("sinkbindings.sources.knative.dev/user-service"),
         REST,
         "wait-revision user-service",
         "wait-revision user-service-events",
@@ -53,9 +61,10 @@ PLANS = {
         DELETE_JOB,
         MIGRATE,
         "wait-migration user-service-migrate",
+        "remember cronjob/user-service-prune",
         "remember deployment/user-service-deployment",
         REST,
-        ROLLOUT.format("deployment/user-service-deployment", "300s"),
+        "wait-rollout user-service-deployment",
         "wait-replicas 3",
         "smoke-test",
     ],
@@ -68,9 +77,10 @@ PLANS = {
         DELETE_JOB,
         MIGRATE,
         "wait-migration user-service-migrate",
+        "remember cronjob/user-service-prune",
         "remember deployment/user-service-deployment",
         REST,
-        ROLLOUT.format("deployment/user-service-deployment", "300s"),
+        "wait-rollout user-service-deployment",
         "smoke-test",
     ],
 }

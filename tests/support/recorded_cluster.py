@@ -27,11 +27,15 @@ case "$*" in
   *"create secret"*) ls "${all##*--from-file=}" >"$CALLS.secret" ;;
   *"get secret microservices-secrets --output"*) printf '%s' "$API_KEY" ;;
   *"get secret"*) exit "$SECRET_IS_MISSING" ;;
-  *"get job"*) printf '%s' "$MIGRATION" ;;
-  *"jsonpath={.spec.template}"*) printf '%s' "$FORMER" ;;
-  *"get services.serving"*) printf '2 2 new new True' ;;
+  *"jsonpath={.spec."*) printf '%s' "$FORMER" ;;
+  *"get job"*) [ -n "$COMPLETE_AFTER_LOG" ] && [ -e "$CALLS.logs" ] && MIGRATION=Complete; printf '%s' "$MIGRATION" ;;
+  *"get services.serving"*) printf '%s' "$REVISION" ;;
+  *"get pods"*"--output json"*) printf '%s' "$PODS" ;;
+  *"get replicasets"*) printf '%s' "$REPLICA_SETS" ;;
+  *" logs "*) echo "$LOG" | tee -a "$CALLS.logs" ;;
+  *"rollout status deployment/user-service-deployment"*) printf '%s' "$ROLLOUT" ;;
   *"readyReplicas"*) printf 3 ;;
-  *--patch-file*) cat "${all##*--patch-file }" >"$CALLS.patch" ;;
+  *--patch-file*) tee "$CALLS.patch" <"${all##*--patch-file }" >"$CALLS.patch.${6%%/*}" ;;
   *port-forward*) echo "Forwarding from 127.0.0.1:$FORWARDED -> 3002"; exec sleep 60 ;;
 esac
 """
@@ -75,6 +79,12 @@ class Cluster:
             "SMOKE_SECONDS": "0",
             "SECRET_IS_MISSING": "0",
             "MIGRATION": "Complete",
+            "COMPLETE_AFTER_LOG": "",
+            "REVISION": "2 2 new new True",
+            "ROLLOUT": 'deployment "user-service-deployment" successfully rolled out',
+            "REPLICA_SETS": '{"items": []}',
+            "PODS": '{"items": []}',
+            "LOG": "",
             "FORMER": '{"spec":{"containers":[{"image":"former"}]}}',
         }
 
