@@ -37,7 +37,7 @@ from user_service.users.reader import UserReader
 from user_service.values.deferred import Deferred
 
 if TYPE_CHECKING:
-    from user_service.events.inbox import Inbox
+    from user_service.events.dispatch import EventDispatcher
     from user_service.events.relay import Relay
     from user_service.users.batch.runner import BatchRunner
     from user_service.users.imports.runner import ImportRunner
@@ -54,7 +54,7 @@ class Services:
     database: "UserDatabase"
     batches: "BatchRunner"
     imports: "ImportRunner"
-    inbox: "Inbox"
+    dispatcher: "EventDispatcher"
 
 
 class Resources:
@@ -185,7 +185,7 @@ class Resources:
         """The parts behind the API, made at the first call. It imports SQLAlchemy: call it on a worker thread."""
         if self.services is not None:
             return self.services
-        from user_service.events.inbox import Inbox
+        from user_service.events.dispatch import EventDispatcher
         from user_service.users.batch.runner import BatchRunner
         from user_service.users.imports.runner import ImportRunner
         from user_service.users.unit_of_work import UserDatabase
@@ -201,9 +201,9 @@ class Resources:
         )
         self.exit_stack.push_async_callback(database.close)
         batches = BatchRunner(database, self.reader, self.jobs)
-        inbox = Inbox(batches, self.keys.cipher, self.metrics, relay=self.relay_now)
+        dispatcher = EventDispatcher(batches, self.keys.cipher, self.metrics, relay=self.relay_now)
         imports = ImportRunner(batches, turn_timeout_seconds=self.turn_timeout_seconds)
-        self.services = Services(database, batches, imports, inbox)
+        self.services = Services(database, batches, imports, dispatcher)
         return self.services
 
     async def open_relay(self) -> "Relay | None":

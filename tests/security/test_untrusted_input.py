@@ -21,8 +21,8 @@ from user_service.users.cursors import Cursor, CursorCodec
 from user_service.users.service import parse_canonical_id
 from user_service.values.emails import normalise_email
 from user_service.values.ids import id_time, new_id, parse_id
-from user_service.web.conditions import matches_etag, parse_versions
 from user_service.web.fast_path import includes_deleted
+from user_service.web.preconditions import matches_etag, parse_versions
 
 TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")

@@ -25,13 +25,13 @@ from user_service.errors import (
 from user_service.users import rules
 from user_service.users.bulk_insert import PreparedUsers
 from user_service.users.change_log import Change, Origin
-from user_service.users.conditions import Condition
 from user_service.users.duplicates import find_duplicates
 from user_service.users.model import User
 from user_service.users.privacy.erasure import Erasure
 from user_service.users.repository import UserRepository, claims_key
 from user_service.users.rules import Rule
 from user_service.users.schemas import OwnUpdate, UserCreate, UserUpdate, UserUpsert
+from user_service.users.version_conditions import Condition
 from user_service.values.ids import parse_id
 
 UPSERT_ATTEMPTS = 5

@@ -12,17 +12,17 @@ from user_service.bootstrap import Resources, Services
 from user_service.errors import Forbidden, InvalidHeader, Unauthenticated
 from user_service.idempotency.requests import IdempotentRequest
 from user_service.security.authentication import Principal
-from user_service.users.conditions import UNVERSIONED, Condition
 from user_service.users.model import User
 from user_service.users.service import UserService
 from user_service.users.unit_of_work import UserDatabase
 from user_service.users.validation import check_id
+from user_service.users.version_conditions import UNVERSIONED, Condition
 from user_service.values.deferred import Deferred
 from user_service.web.bulkhead import Bulkhead
-from user_service.web.conditions import IF_MATCH, IF_NONE_MATCH, TAG_LIST_PATTERN, read_condition
 from user_service.web.fast_path import FastPath
 from user_service.web.health import Health
 from user_service.web.idempotency import IdempotentTransaction
+from user_service.web.preconditions import IF_MATCH, IF_NONE_MATCH, TAG_LIST_PATTERN, read_condition
 from user_service.web.problems import request_context
 from user_service.web.query_types import Flag
 

@@ -14,8 +14,8 @@ from user_service.bootstrap import Resources
 from user_service.cache.base import Entry
 from user_service.errors import FieldError, UserNotFound, ValidationFailed
 from user_service.values.ids import parse_id
-from user_service.web.conditions import IF_MATCH, IF_NONE_MATCH, is_unchanged
 from user_service.web.health import LIVE, Health
+from user_service.web.preconditions import IF_MATCH, IF_NONE_MATCH, is_unchanged
 from user_service.web.request_checks import check_encoding, check_names
 from user_service.web.request_context import RequestContext
 from user_service.web.responses import RawResponse

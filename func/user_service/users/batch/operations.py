@@ -19,10 +19,10 @@ from user_service.users.batch.bodies import (
 )
 from user_service.users.batch.results import ItemResult
 from user_service.users.bulk_insert import PreparedUsers
-from user_service.users.conditions import require_version
 from user_service.users.schemas import Body
 from user_service.users.service import Outcome, UserService
 from user_service.users.validation_errors import document_error
+from user_service.users.version_conditions import require_version
 
 
 @dataclass(frozen=True, slots=True)

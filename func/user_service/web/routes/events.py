@@ -13,7 +13,7 @@ from fastapi import Request, Response
 
 from user_service.errors import ShuttingDown
 from user_service.events.codec import BATCHED, MAX_NAME_BYTES, STRUCTURED, decode
-from user_service.events.inbox import ParsedEvent, reply_documents
+from user_service.events.dispatch import ParsedEvent, reply_documents
 from user_service.events.types import BATCH_OPERATIONS, PING
 from user_service.observability.trace_context import continue_trace
 from user_service.users.change_log import Origin
@@ -69,8 +69,8 @@ async def receive_events(request: Request) -> Response:
         raise ShuttingDown
     events, is_batch = decode(request.scope["headers"], await request.body())
     get_resources(request).require_database()
-    inbox = get_parts(request).services.inbox
-    parsed = inbox.parse_all(events, is_batch=is_batch)
+    dispatcher = get_parts(request).services.dispatcher
+    parsed = dispatcher.parse_all(events, is_batch=is_batch)
     await request_context(request).charge(sum(event.size for event in events))
     replies = []
     for event in parsed:
@@ -83,13 +83,13 @@ async def receive_events(request: Request) -> Response:
 
 async def process_event(request: Request, parsed: ParsedEvent) -> CloudEvent | None:
     """The reply to one event. With tracing, its processing is a span."""
-    inbox = get_parts(request).services.inbox
+    dispatcher = get_parts(request).services.dispatcher
     event = parsed.event
     context, tracing = request_context(request), get_resources(request).tracing
     if tracing is None:
-        return await inbox.process(parsed, event_origin(context, event.traceparent))
+        return await dispatcher.process(parsed, event_origin(context, event.traceparent))
     with tracing.consume(event.type, event.traceparent) as traceparent:
-        return await inbox.process(parsed, replace(context.origin, traceparent=traceparent))
+        return await dispatcher.process(parsed, replace(context.origin, traceparent=traceparent))
 
 
 def event_origin(context: RequestContext, traceparent: str | None) -> Origin:

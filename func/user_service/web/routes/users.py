@@ -7,7 +7,6 @@ from fastapi import Depends, Header, Path, Query, Request, Response
 from user_service.users.model import User
 from user_service.users.schemas import ExternalId, OwnUpdate, UserCreate, UserPage, UserRead, UserUpdate, UserUpsert
 from user_service.users.service import single_user
-from user_service.web.conditions import is_unchanged
 from user_service.web.dependencies import (
     TAG_LIST_SCHEMA,
     ChangeCondition,
@@ -22,6 +21,7 @@ from user_service.web.dependencies import (
 )
 from user_service.web.openapi import COMMON_PROBLEMS, problems
 from user_service.web.pagination import METADATA_PARAMETER_PREFIX, UserQuery, page_response
+from user_service.web.preconditions import is_unchanged
 from user_service.web.problems import request_context, to_response
 from user_service.web.routing import MERGE_PATCH, OPEN_QUERY, make_router
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from user_service.errors import InvalidHeader
-from user_service.users.conditions import Condition, Versions
+from user_service.users.version_conditions import Condition, Versions
 
 IF_MATCH: Final = b"if-match"
 IF_NONE_MATCH: Final = b"if-none-match"
