@@ -49,8 +49,7 @@ class Client:
         self.body = orjson.dumps({"email": f"{uuid4().hex}@example.org"})
         head = [(b"content-type", b"application/json"), (b"content-length", str(len(self.body)).encode())]
         await self.application(scope_of("POST", "/api/v1/users", head), self.receive, self.send)
-        location: bytes = dict(self.sent[0]["headers"])[b"location"]
-        return location.decode()
+        return f"/api/v1/users/{orjson.loads(self.sent[1]['body'])['id']}"
 
     async def read(self, path: str) -> float:
         """Seconds that a read takes, over many."""

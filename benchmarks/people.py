@@ -103,7 +103,7 @@ def create_users(server: Server, count: int, *, series: str) -> dict[str, dict[s
     made = {}
     with server.client() as client:
         for number in range(count):
-            path = client.request("POST", USERS, expect=201, data=person(number, series=series)).headers["location"]
-            user = client.get(path).json()
+            new = client.request("POST", USERS, expect=201, data=person(number, series=series)).json()
+            user = client.get(f"{USERS}/{new['id']}").json()
             made[user["id"]] = user
     return made

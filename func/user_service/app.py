@@ -21,6 +21,7 @@ from user_service.web.api_loader import load_api
 from user_service.web.bulkhead import Bulkhead
 from user_service.web.fast_path import LIVE_PATH, READY_PATH, FastPath
 from user_service.web.health import Health
+from user_service.web.references import relative_location
 from user_service.web.request_context import RequestContext, read_headers
 from user_service.web.responses import RawResponse, render_problem
 
@@ -202,7 +203,7 @@ class Application:
         try:
             async with asyncio.timeout(self.request_timeout) as deadline:
                 context.deadline = deadline
-                await api(inner, receive, ApiResponse(context, send).send)
+                await api(inner, receive, ApiResponse(scope, context, send).send)
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 error = RequestTimedOut()
@@ -220,7 +221,8 @@ class Application:
 class ApiResponse:
     """The response of the API. Its start is sent with the first piece of its body: until then, an error is answered."""
 
-    def __init__(self, context: RequestContext, send: Send) -> None:
+    def __init__(self, scope: Scope, context: RequestContext, send: Send) -> None:
+        self.scope = scope
         self.context = context
         self.is_head = context.method == "HEAD"
         self.send_message = send
@@ -234,7 +236,8 @@ class ApiResponse:
             start, self.start = self.start, None
             self.context.status = start["status"]
             self.context.response_started = True
-            await self.send_message({**start, "headers": [*start.get("headers", ()), *self.context.own_headers]})
+            headers = relative_location(start.get("headers", ()), self.scope)
+            await self.send_message({**start, "headers": [*headers, *self.context.own_headers]})
         await self.send_message({**message, "body": b""} if self.is_head else message)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.api import USERS
+from support.api import USERS, created_path
 from support.process import serving
 from support.servers import PostgresServer
 from support.settings import API_KEY, ENCRYPTION_KEY, make_settings
@@ -40,7 +40,7 @@ def use_everything(client: httpx.Client) -> int:
     """All endpoints, what goes right and what goes wrong; gives the number of requests."""
     made = client.post(USERS, json=person(1))
     assert made.status_code == 201, made.text
-    path = made.headers["location"]
+    path = created_path(made)
     asked: list[tuple[int, httpx.Response]] = [
         (200, client.get(path)),
         (200, client.patch(path, json={"family_name": "Zqmarkson", "email": "zqmark2@zqmark.example"})),
@@ -105,7 +105,7 @@ def test_every_request_is_one_line_and_nothing_personal_is_in_any(database_url: 
 def test_an_access_line_says_what_was_asked_and_by_what_kind_of_principal(database_url: str, tmp_path: Path) -> None:
     with serving(tmp_path, DATABASE_URL=database_url, **PRODUCTION) as service:
         with service.client() as client:
-            path = client.post(USERS, json=person(1)).headers["location"]
+            path = created_path(client.post(USERS, json=person(1)))
             answer = client.get(path, headers={"X-Request-ID": "my-request", "traceparent": TRACE})
             client.get("/api/health/live")
             client.get(path, headers={"X-API-Key": "wrong"})

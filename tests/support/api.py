@@ -30,6 +30,11 @@ def created(response: httpx.Response) -> dict[str, Any]:
     return user
 
 
+def created_path(response: httpx.Response) -> str:
+    """The path to which the `Location` of a response leads."""
+    return response.url.join(response.headers["location"]).path
+
+
 def user_url(user: dict[str, Any], ending: str = "") -> str:
     return f"{USERS}/{user['id']}{ending}"
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from support.api import USERS
+from support.api import USERS, created_path
 from support.servers import PostgresServer
 from support.settings import API_KEY, make_settings
 from user_service.app import Application
@@ -36,7 +36,7 @@ class Client(httpx.AsyncClient):
         """The path of a new user."""
         response = await self.post(USERS, json={"email": f"{uuid4().hex}@example.org", **fields})
         assert response.status_code == 201, response.text
-        return response.headers["location"]
+        return created_path(response)
 
     async def is_cached(self, path: str) -> bool:
         """Whether a read of this user is answered by the cache."""

@@ -74,7 +74,7 @@ class LambdaDoor:
         decoded = base64.b64decode(content) if answer["isBase64Encoded"] else content.encode()
         return Answer(answer["statusCode"], answer.get("headers") or {}, decoded)
 
-    def invoke(self, event: dict[str, object]) -> dict[str, object]:
+    def invoke(self, event: dict[str, object] | None) -> dict[str, object]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(event) + "\n")

@@ -1,16 +1,18 @@
-"""Invocations as AWS sends them: API Gateway's HTTP APIs (2.0), REST APIs (1.0), and function URLs."""
+"""Invocations as AWS sends them: API Gateway's HTTP APIs (2.0 and 1.0), REST APIs, and function URLs."""
 
 import base64
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 Payload = Callable[[str, str, Mapping[str, str], bytes], dict[str, Any]]
 
 
 def http_api(method: str, target: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    """The default stage of an HTTP API; bodies in base64, as those of binary types are."""
-    return version_2(method, target, headers, body, domain="abc123def4.execute-api.eu-west-1.amazonaws.com")
+    """The default stage of an HTTP API, which decodes the path; bodies in base64, as those of binary types are."""
+    event = version_2(method, target, headers, body, domain="abc123def4.execute-api.eu-west-1.amazonaws.com")
+    event["rawPath"] = event["requestContext"]["http"]["path"] = unquote(event["rawPath"])
+    return event
 
 
 def http_api_stage(method: str, target: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
@@ -72,6 +74,13 @@ def version_2(method: str, target: str, headers: Mapping[str, str], body: bytes,
     if body:
         event["body"] = base64.b64encode(body).decode()
     return event
+
+
+def http_api_1(method: str, target: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    """An HTTP API with payloads of version 1.0, which decodes the path too."""
+    event = rest_api(method, target, headers, body)
+    event["requestContext"]["stage"] = "$default"
+    return {**event, "version": "1.0", "path": unquote(event["path"])}
 
 
 def rest_api(method: str, target: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from support.api import USERS
+from support.api import USERS, created_path
 from support.process import ServiceProcess, serving
 from support.servers import RedisServer
 
@@ -134,7 +134,7 @@ async def test_no_replica_reads_what_is_older_than_is_promised(
         created = [
             await clients[0].post(USERS, json={"email": f"{uuid4().hex}@example.org"}) for _ in range(USERS_UNDER_TEST)
         ]
-        users = [User(answer.headers["location"]) for answer in created]
+        users = [User(created_path(answer)) for answer in created]
         end = monotonic() + SECONDS
         disturbing = asyncio.ensure_future(disturb(own_redis, services, random))
         await asyncio.gather(

@@ -9,7 +9,7 @@ import asyncpg
 import httpx
 import pytest
 
-from support.api import USERS
+from support.api import USERS, created_path
 from support.process import serving
 from support.settings import API_KEY
 from support.waiting import eventually
@@ -23,7 +23,7 @@ async def test_requests_under_way_are_answered_and_new_ones_are_not_taken(
 ) -> None:
     with serving(tmp_path, DATABASE_URL=database_url) as service:
         async with httpx.AsyncClient(base_url=service.url, headers=KEY, timeout=60) as client:
-            path = (await client.post(USERS, json={"email": "ada@example.org"})).headers["location"]
+            path = created_path(await client.post(USERS, json={"email": "ada@example.org"}))
             holder = await asyncpg.connect(database_url)
             hold = holder.transaction()
             await hold.start()
@@ -86,7 +86,7 @@ async def test_a_request_that_does_not_end_does_not_keep_the_service(database_ur
 def test_what_was_acknowledged_survives_a_kill_of_the_service_and_its_database(tmp_path: Path) -> None:
     with serving(tmp_path) as service:
         with service.client() as client:
-            path = client.post(USERS, json={"email": "ada@example.org"}).headers["location"]
+            path = created_path(client.post(USERS, json={"email": "ada@example.org"}))
             named = client.patch(path, json={"given_name": "Ada"})
         service.signal(signal.SIGKILL)
         service.process.wait(60)
@@ -106,7 +106,7 @@ def test_what_was_acknowledged_survives_a_kill_of_the_service_and_its_database(t
 def test_two_services_on_one_folder_work_on_the_same_data(tmp_path: Path) -> None:
     with serving(tmp_path) as one, serving(tmp_path) as other:
         with one.client() as first, other.client() as second:
-            path = first.post(USERS, json={"email": "ada@example.org"}).headers["location"]
+            path = created_path(first.post(USERS, json={"email": "ada@example.org"}))
             seen = second.get(path)
             changed = second.patch(path, json={"given_name": "Ada"})
             taken = second.post(USERS, json={"email": "Ada@example.org"})

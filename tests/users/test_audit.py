@@ -56,7 +56,7 @@ async def test_pages_follow_each_other_to_the_end(client: httpx.AsyncClient) -> 
         answer = await client.get(address)
         page = answer.json()
         seen += [item["version"] for item in page["items"]]
-        address = answer.links["next"]["url"] if "next" in answer.links else None
+        address = str(answer.url.join(answer.links["next"]["url"])) if "next" in answer.links else None
         assert (address is None) == (page["next_cursor"] is None)
 
     assert seen == [1, 2, 3, 4, 5, 6, 7]

@@ -5,19 +5,26 @@ once per execution environment instead, on an event loop that lives as long, and
 
 Between invocations the environment is frozen, so nothing is relayed in the background. An invocation relays the events
 that it has committed before it ends, for `RELAY_BUDGET_SECONDS` at most; the next one, a ping or `user-service relay`
-relays the rest.
+relays the rest. A ping is an event of a schedule, or one that keeps the environment warm.
 """
 
 import asyncio
 import os
+import re
+from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import quote, unquote
 
 from mangum import Mangum
 
 from user_service.app import Application, Receive, Scope, Send, create_app
+from user_service.errors import DatabaseUnavailable
 from user_service.settings import Settings
 
 RELAY_BUDGET_SECONDS: Final = 2.0
+# Sources of EventBridge's rules and schedules, and what plugins that keep functions warm send.
+SCHEDULERS: Final = frozenset({"aws.events", "aws.scheduler"})
+WARM_UP: Final = re.compile(r"warm|ping|keep.?alive", re.IGNORECASE)
 STATUSES_WITHOUT_BODY: Final = frozenset({202, 204, 304})
 # Mangum passes on responses of these types as text, and others in base64.
 TEXT_TYPES: Final = [
@@ -42,6 +49,8 @@ class Environment:
 
     def handle(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
         asyncio.set_event_loop(self.loop)
+        if is_ping(event):
+            return self.answer_ping()
         response: dict[str, Any] = self.adapter(event, context)
         if response["statusCode"] in STATUSES_WITHOUT_BODY:
             # Mangum adds a content type to every response.
@@ -49,12 +58,18 @@ class Environment:
         self.loop.run_until_complete(self.application.resources.relay_committed(seconds=RELAY_BUDGET_SECONDS))
         return response
 
+    def answer_ping(self) -> dict[str, Any]:
+        """Relays events that wait, also those that were committed elsewhere."""
+        with suppress(DatabaseUnavailable):
+            self.loop.run_until_complete(self.application.resources.relay_now(seconds=RELAY_BUDGET_SECONDS))
+        return {"statusCode": 204}
+
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI, with what Mangum leaves out of the scope: the raw path, and headers as tuples."""
-        event = scope["aws.event"]
+        """ASGI, with what Mangum leaves out of the scope: the raw path, decoded once, and headers as tuples."""
+        raw_path = find_raw_path(scope["aws.event"])
         completed = {
-            "path": strip_stage(scope),
-            "raw_path": (event.get("rawPath") or event["path"]).encode(),
+            "path": unquote(raw_path),
+            "raw_path": raw_path.encode(),
             "headers": [(name, value) for name, value in scope["headers"]],
         }
         await self.application({**scope, **completed}, receive, send)
@@ -64,14 +79,31 @@ class Environment:
         self.loop.close()
 
 
-def strip_stage(scope: Scope) -> str:
-    """The path without the stage's name, which HTTP APIs of API Gateway put before it."""
-    path: str = scope["path"]
-    event = scope["aws.event"]
+def is_ping(event: Any) -> bool:
+    """Whether an invocation is no request: empty, from a schedule, or to keep the environment warm."""
+    if not event:
+        return True
+    if not isinstance(event, dict) or "requestContext" in event:
+        return False
+    source = event.get("source")
+    words = [*event, source if isinstance(source, str) else ""]
+    return source in SCHEDULERS or event.get("detail-type") == "Scheduled Event" or any(map(WARM_UP.search, words))
+
+
+def find_raw_path(event: dict[str, Any]) -> str:
+    """The percent-encoded path of a request, without the stage's name, which HTTP APIs put before it."""
+    path: str = event.get("rawPath") or event.get("path") or "/"
     stage = event["requestContext"].get("stage", "$default")
-    if event.get("version") != "2.0" or stage == "$default":
-        return path
-    return path.removeprefix(f"/{stage}") or "/" if f"{path}/".startswith(f"/{stage}/") else path
+    if event.get("version") == "2.0" and f"{path}/".startswith(f"/{stage}/"):
+        path = path.removeprefix(f"/{stage}") or "/"
+    # A lone surrogate becomes bytes that are not UTF-8, which are refused as in any other path.
+    return quote(path, errors="surrogatepass") if is_decoded(event) else path
+
+
+def is_decoded(event: dict[str, Any]) -> bool:
+    """Whether the path was decoded: HTTP APIs do so; REST APIs, function URLs and load balancers do not."""
+    is_function_url = ".lambda-url." in (event["requestContext"].get("domainName") or "")
+    return event.get("version") in {"1.0", "2.0"} and not is_function_url
 
 
 environments: list[Environment] = []

@@ -88,9 +88,9 @@ def page_response(request: Request, page: SearchPage) -> Response:
 
 
 def page_headers(request: Request, next_cursor: str | None) -> dict[str, str]:
-    """`Link` (RFC 8288) leads to the next page, if there is one."""
+    """`Link` (RFC 8288) leads to the next page, if there is one: another query of the same path."""
     headers = {"Cache-Control": "private, no-store"}
     if next_cursor is not None:
         parameters = {**request.query_params, "cursor": next_cursor}
-        headers["Link"] = f'<{request.url.path}?{urlencode(parameters)}>; rel="next"'
+        headers["Link"] = f'<?{urlencode(parameters)}>; rel="next"'
     return headers

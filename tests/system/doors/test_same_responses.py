@@ -58,6 +58,8 @@ STEPS = [
     Step("GET", f"{USERS}?q=%C3%A4d%C3%A4&metadata.plan=pro&limit=10", 200),
     Step("GET", f"{USERS}?colour=blue", 422),
     Step("PUT", f"{USERS}/by-external-id/row%201", 201, JSON, {"email": "row@example.org"}),
+    Step("PUT", f"{USERS}/by-external-id/100%2525%20%C3%BC", 201, JSON, {"email": "percent@example.org"}),
+    Step("GET", f"{USERS}?external_id=100%2525%20%C3%BC", 200),
     Step("PUT", f"{USERS}/by-external-id/row%201", 200, JSON, {"email": "row@example.org", "locale": "fr"}),
     Step("POST", f"{USERS}/{{id}}/suspend", 200),
     Step("POST", f"{USERS}/{{id}}/suspend", 409),
@@ -131,7 +133,7 @@ def opened(
     return lambda_door(folder, getattr(payloads, name), **environ)
 
 
-@pytest.mark.parametrize("name", ["kn func", "http_api", "http_api_stage", "function_url", "rest_api"])
+@pytest.mark.parametrize("name", ["kn func", "http_api", "http_api_stage", "http_api_1", "function_url", "rest_api"])
 def test_every_entry_point_gives_the_responses_of_uvicorn(
     name: str,
     reference: list[tuple[int, dict[str, str], str]],

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from support.api import created_path
 from support.application import started
 from support.settings import API_KEY, make_settings
 from user_service.app import Application
@@ -58,7 +59,7 @@ async def exported(client: httpx.AsyncClient) -> list[dict[str, Any]]:
 async def test_an_import_creates_its_users_and_says_so(client: httpx.AsyncClient) -> None:
     answer = await client.post(IMPORTS, content=lines(people(2500)), headers=NDJSON)
     assert answer.status_code == 202
-    found = (await client.get(answer.headers["location"])).json()
+    found = (await client.get(created_path(answer))).json()
     assert found == answer.json()
     assert (found["state"], found["position"], found["created"], found["failed"]) == ("completed", 2500, 2500, 0)
     assert found["finished_at"] is not None
@@ -73,7 +74,7 @@ async def test_failures_are_reported_by_record_and_field_and_the_others_are_crea
     users[1150] = {"email": "x@example.org", "shoe_size": 5}
     answer = await client.post(IMPORTS, content=lines(users) + b"{bad\n", headers=NDJSON)
     assert (answer.json()["created"], answer.json()["failed"], answer.json()["position"]) == (1197, 4, 1201)
-    failures = await client.get(f"{answer.headers['location']}/errors")
+    failures = await client.get(f"{created_path(answer)}/errors")
     told = [json.loads(line) for line in failures.text.splitlines()]
     assert [(line["record"], line["code"], line["pointer"]) for line in told] == [
         (4, "validation_failed", "/email"),

@@ -7,7 +7,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from support.api import USERS, expect_fault, expect_problem, make_user, unique_email, user_url
+from support.api import USERS, created_path, expect_fault, expect_problem, make_user, unique_email, user_url
 
 EVERYTHING = {
     "external_id": "crm/42 ü",
@@ -31,7 +31,7 @@ async def test_a_new_user_is_answered_whole_with_its_address_and_version(shared_
 
     user = answer.json()
     assert answer.status_code == 201
-    assert answer.headers["location"] == user_url(user)
+    assert created_path(answer) == user_url(user)
     assert answer.headers["etag"] == '"1"'
     assert answer.headers["content-type"] == "application/json"
     assert UUID(user["id"]).version == 7

@@ -89,7 +89,7 @@ async def test_the_link_leads_to_the_next_page_of_the_same_query(client: httpx.A
     parameters = {"q": "ada", "metadata.a&b": "c=d", "limit": 2, "sort": "-created_at", "include": "deleted"}
 
     first = await client.get(USERS, params=parameters)
-    target = first.links["next"]["url"]
+    target = str(first.url.join(first.links["next"]["url"]))
     second = await client.get(target)
 
     query = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}

@@ -5,7 +5,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from support.api import USERS, expect_fault, expect_problem, make_user, unique_email, user_url
+from support.api import USERS, created_path, expect_fault, expect_problem, make_user, unique_email, user_url
 
 
 def place(external_id: str) -> str:
@@ -20,7 +20,7 @@ async def test_an_upsert_makes_a_user_then_changes_it(shared_client: httpx.Async
     same = await shared_client.put(place(key), json={"email": email})
 
     assert (made.status_code, changed.status_code, same.status_code) == (201, 200, 200)
-    assert made.headers["location"] == user_url(made.json())
+    assert created_path(made) == user_url(made.json())
     assert "location" not in changed.headers
     assert changed.json()["id"] == made.json()["id"]
     assert changed.json()["external_id"] == key
