@@ -47,7 +47,7 @@ def test_knative_services_are_set_up_for_reads_and_for_batches(production: list[
         "target-burst-capacity": "200",
         "min-scale": "1",
     }
-    assert api_scaling[scaling + "scale-down-delay"] == "30s"
+    assert (api_scaling[scaling + "scale-down-delay"], api_scaling[scaling + "activation-scale"]) == ("30s", "2")
     assert api["spec"]["template"]["spec"]["containerConcurrency"] == 100
     assert api["spec"]["template"]["spec"]["timeoutSeconds"] == 60
     assert events["spec"]["template"]["spec"]["containerConcurrency"] == 4
@@ -81,7 +81,8 @@ def test_nothing_slows_a_start_from_zero(overlay: str) -> None:
 
         assert "startupProbe" not in container
         assert "periodSeconds" not in container["readinessProbe"]
-        assert template["metadata"]["annotations"].get(SCALING + "activation-scale", "1") == "1"
+        annotations = template["metadata"]["annotations"]
+        assert annotations[SCALING + "min-scale"] != "0" or annotations.get(SCALING + "activation-scale", "1") == "1"
 
 
 @pytest.mark.parametrize("overlay", ["dev", "production"])
