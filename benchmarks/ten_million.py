@@ -85,7 +85,7 @@ async def explain(bench: Bench, index: BlindIndex, cipher: Cipher, count: int) -
             assert taken
             lines.append(f"| {label} | {float(taken[1]):.2f} ms |")
             print(lines[-1], flush=True)
-            plans += [f"{label}:", "", "```", *plan, "```", ""]
+            plans += [f"{label}:", "", "```text", *plan, "```", ""]
     finally:
         await connection.close()
     return [*lines, "", *plans]

@@ -39,3 +39,20 @@ async def test_every_parameter_in_the_text_exists(shared_client: httpx.AsyncClie
     named = {name for cell in cells for name in re.findall(r"`(\w+)(?=[`=])", cell)}
 
     assert named == {parameter["name"] for parameter in document["paths"]["/api/v1/users"]["get"]["parameters"]}
+
+
+async def test_the_paths_without_credentials_are_the_ones_in_the_text(shared_client: httpx.AsyncClient) -> None:
+    sentence = re.findall(r"These paths need no credentials: (.*?)\.\n", TEXT, re.DOTALL)[0]
+    open_paths = set(re.findall(r"`(/[\w/.]*)`", sentence))
+    document = (await shared_client.get("/openapi.json")).json()
+
+    async def status_without_key(method: str, path: str) -> int:
+        request = shared_client.build_request(method, path)
+        del request.headers["X-API-Key"]
+        return (await shared_client.send(request)).status_code
+
+    for path in open_paths:
+        assert await status_without_key("GET", path) == 200, path
+    for path, methods in document["paths"].items():
+        for method in methods if path not in open_paths else ():
+            assert await status_without_key(method, path) == 401, f"{method} {path}"

@@ -20,6 +20,10 @@ def kinds_of(error: type[errors.ServiceError]) -> list[type[errors.ServiceError]
 
 
 CODES = {kind.code: kind.status for kind in kinds_of(errors.ServiceError)}
+# Codes of the connection's own refusals, and the one of a whole batch, are not classes of errors.
+PROTOCOL = (SOURCE / "server/protocol.py").read_text(encoding="utf-8")
+CONNECTION_CODES = {code: int(status) for status, code in re.findall(r'\b([45]\d\d): "(\w+)"', PROTOCOL)}
+OTHER_CODES = CONNECTION_CODES | {"batch_refused": 409}
 HTTP_CODES = {code: status for status, (code, _) in problems.TITLES.items()}
 # Read beside the parsers, for the parts of a URL and the folder of secrets.
 OTHER_SETTINGS = {
@@ -42,7 +46,7 @@ def error_rows() -> dict[str, list[str]]:
     return {code: rest for code, *rest in rows}
 
 
-@pytest.mark.parametrize(("code", "status"), sorted((CODES | HTTP_CODES).items()))
+@pytest.mark.parametrize(("code", "status"), sorted((CODES | HTTP_CODES | OTHER_CODES).items()))
 def test_an_error_code_is_explained_with_its_status_and_remedy(code: str, status: int) -> None:
     documented, meaning, remedy = error_rows()[code]
 
@@ -61,7 +65,17 @@ def test_every_error_code_in_the_source_is_explained() -> None:
 
 
 def test_no_error_code_is_explained_that_does_not_exist() -> None:
-    assert set(error_rows()) == {*CODES, *HTTP_CODES, "http_error"}
+    assert set(error_rows()) == {*CODES, *HTTP_CODES, *OTHER_CODES, "http_error"}
+
+
+def test_the_codes_of_the_connection_are_found() -> None:
+    assert {"request_too_slow", "head_too_large"} <= CONNECTION_CODES.keys()
+
+
+@pytest.mark.parametrize("prefix", ["?", "path:", "header:"])
+def test_every_kind_of_pointer_is_explained(prefix: str) -> None:
+    assert f"`{prefix}name`" in text_of("errors.md")
+    assert f'"{prefix}"' in (SOURCE / "users/validation_errors.py").read_text(encoding="utf-8")
 
 
 def test_every_setting_is_explained_and_no_other() -> None:

@@ -72,7 +72,7 @@ def greet(settings: Settings) -> None:
         "",
         "  Try it:",
         f"    curl -s {address}/api/v1/users -H 'X-API-Key: {key}' \\",
-        '      -H \'Content-Type: application/json\' -d \'{"email": "ada@example.org", "given_name": "Ada"}\'',
+        '      -H \'Content-Type: application/json\' -d \'{"email": "alan@example.org", "given_name": "Alan"}\'',
         "",
     ]
     sys.stderr.write("\n".join(lines) + "\n")
