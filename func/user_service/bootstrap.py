@@ -26,7 +26,7 @@ from user_service.observability.metrics import Metrics
 from user_service.observability.request_stats import RequestStats
 from user_service.observability.tracing import Traced, open_tracing, untraced
 from user_service.postgres.clock import DatabaseClock
-from user_service.postgres.pool import ReadPool, fast_path_share, read_seconds
+from user_service.postgres.pool import ReadPool, check_session, fast_path_share, read_seconds
 from user_service.security.authentication import NETWORK, Authenticator
 from user_service.security.issuers import broker_issuers, user_issuers
 from user_service.security.rate_limits import REDIS_BUDGET_SECONDS, Limiter
@@ -147,9 +147,18 @@ class Resources:
 
     async def verify(self) -> None:
         """Compares the keys with the database. Raises ConfigurationError, DatabaseUnavailable."""
+        if not self.verified:
+            await self.check_pooler()
         await check_keys(self.pool, self.keys)
         self.load_api_keys()
         self.verified = True
+
+    async def check_pooler(self) -> None:
+        """Raises ConfigurationError for a pooler that can't be used, DatabaseUnavailable."""
+        if await self.pool.is_behind_pooler():
+            lost = await check_session(self.settings, self.metrics)
+            if lost:
+                log.warning("sessions lack settings; `user-service doctor` shows the remedy", extra={"settings": lost})
 
     async def verify_until_done(self) -> None:
         while not self.verified:

@@ -13,7 +13,8 @@ from user_service.errors import ConfigurationError, DatabaseUnavailable
 from user_service.observability.metrics import Metrics
 from user_service.postgres import migrations
 from user_service.postgres.embedded.wheel import EmbeddedPostgresError, find_programs
-from user_service.postgres.pool import ReadPool
+from user_service.postgres.pool import ReadPool, check_session, connect_options
+from user_service.postgres.pooler import role_settings
 from user_service.settings import Settings
 
 MIN_POSTGRES_VERSION: Final = 150_000
@@ -35,7 +36,7 @@ def run(environ: Mapping[str, str]) -> int:
 async def examine_parts(settings: Settings) -> bool:
     pool = ReadPool(settings, Metrics(), size=1)
     checks: dict[str, Callable[[], Coroutine[Any, Any, Finding]]] = {
-        "database": lambda: check_database(pool),
+        "database": lambda: check_database(settings, pool),
         "migrations": lambda: check_migrations(pool),
         "keys": lambda: check_keyring(settings, pool),
         "redis": lambda: check_redis(settings),
@@ -69,7 +70,7 @@ async def check_embedded(settings: Settings) -> Finding:
     return True, f"embedded, in {settings.data_dir.expanduser()}; `user-service serve` starts it"
 
 
-async def check_database(pool: ReadPool) -> Finding:
+async def check_database(settings: Settings, pool: ReadPool) -> Finding:
     try:
         rows = await pool.fetch("SELECT current_setting('server_version_num')::int, current_setting('server_version')")
     except DatabaseUnavailable as error:
@@ -81,6 +82,10 @@ async def check_database(pool: ReadPool) -> Finding:
     number, name = rows[0]
     if number < MIN_POSTGRES_VERSION:
         return False, f"PostgreSQL {name}: the oldest supported version is 15"
+    if await pool.is_behind_pooler():
+        if lost := await check_session(settings, pool.metrics):
+            return False, role_settings(lost, connect_options(settings)["server_settings"])
+        return True, f"PostgreSQL {name}, through a pooler"
     return True, f"PostgreSQL {name}"
 
 

@@ -10,6 +10,7 @@ import asyncpg
 from user_service.errors import ConfigurationError, DatabaseUnavailable
 from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Traced, untraced
+from user_service.postgres.pooler import BACKEND, check_pooler, explain_refusal, find_lost_settings, is_behind_pooler
 from user_service.settings import Settings
 
 CONNECT_TIMEOUT_SECONDS: Final = 3.0
@@ -97,6 +98,21 @@ def connect_options(settings: Settings, *, url: str | None = None) -> dict[str, 
     }
 
 
+async def check_session(settings: Settings, metrics: Metrics, *, url: str | None = None) -> list[str]:
+    """The settings that a pooler keeps from the sessions; see `find_lost_settings`.
+
+    Raises DatabaseUnavailable, and ConfigurationError for a pooler that can't be used.
+    """
+    options = connect_options(settings, url=url)
+
+    async def connect() -> Any:
+        return await asyncpg.connect(**options)
+
+    async with translate_errors(metrics):
+        await check_pooler(connect)
+        return await find_lost_settings(connect, options["server_settings"])
+
+
 @asynccontextmanager
 async def translate_errors(metrics: Metrics) -> AsyncIterator[None]:
     """Turns a transient failure into DatabaseUnavailable (503) and counts it."""
@@ -141,6 +157,10 @@ class ReadPool:
                         self.pool = await asyncpg.create_pool(
                             min_size=1, max_size=self.size, reset=skip_reset, **options
                         )
+                    except asyncpg.ProtocolViolationError as error:
+                        if (refusal := explain_refusal(error)) is not None:
+                            raise ConfigurationError(refusal) from None
+                        raise
                     except (ValueError, OverflowError):
                         raise ConfigurationError(
                             "DATABASE_URL is not a URL that a PostgreSQL client understands."
@@ -175,6 +195,12 @@ class ReadPool:
             raise
         finally:
             await pool.release(connection)
+
+    async def is_behind_pooler(self) -> bool:
+        """Raises DatabaseUnavailable."""
+        pool = self.pool or await self.open()
+        async with translate_errors(self.metrics), pool.acquire(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+            return is_behind_pooler(connection, await connection.fetchval(BACKEND))
 
     async def acquire(self, pool: Any) -> Any:
         self.waiting += 1
