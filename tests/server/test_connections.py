@@ -31,10 +31,14 @@ def hasty(
 
 
 def answer_of(connection: socket.socket) -> tuple[int, dict[str, object]]:
-    """Status and problem of the one answer before the server closes."""
+    """Status and problem of the one answer before the server closes, which names the request as every answer does."""
     head, _, body = read_until_closed(connection).partition(b"\r\n\r\n")
-    assert b"connection: close" in head.lower(), head
-    return int(head.split()[1]), json.loads(body)
+    lines = head.lower().split(b"\r\n")
+    problem = json.loads(body)
+    assert b"connection: close" in lines, head
+    assert b"x-request-id: " + problem["request_id"].encode() in lines
+    assert any(line.startswith(b"traceparent: 00-") for line in lines)
+    return int(head.split()[1]), problem
 
 
 def more_of(connection: socket.socket) -> bytes:
@@ -255,6 +259,64 @@ def test_a_request_that_could_be_read_two_ways_is_refused(hasty: LiveServer, req
         status, problem = answer_of(connection)
 
     assert (status, problem["code"]) == (400, "malformed_request")
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        b"",
+        b"Host: a\r\nHost: a\r\n",
+        b"Host: a\r\nhost: b\r\n",
+        b"Host: a b\r\n",
+        b"Host: a/c\r\n",
+        b"Host: user@example.org\r\n",
+        b"Host: http://example.org\r\n",
+        b"Host: example.org:http\r\n",
+        b"Host: example.org:80:80\r\n",
+        b"Host: [::1\r\n",
+        b"Host: ::1\r\n",
+        b"Host: ex%zzample.org\r\n",
+        b"Host: b\xc3\xbccher.example\r\n",
+        b"Host: <script>\r\n",
+    ],
+)
+def test_a_request_without_one_valid_host_is_refused(hasty: LiveServer, hosts: bytes) -> None:
+    with hasty.connect() as connection:
+        connection.sendall(b"GET /api/health/live HTTP/1.1\r\n" + hosts + b"X-Request-ID: mine-1\r\n\r\n")
+        status, problem = answer_of(connection)
+
+    assert (status, problem["code"], problem["request_id"]) == (400, "malformed_request", "mine-1")
+    assert "Host" in str(problem["detail"])
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1\r\nHost: example.org",
+        b"HTTP/1.1\r\nHost:",
+        b"HTTP/1.1\r\nHost: Example.ORG:8080 ",
+        b"HTTP/1.1\r\nHost: [2001:db8::1]:3002",
+        b"HTTP/1.1\r\nHost: 127.0.0.1:",
+        b"HTTP/1.1\r\nHost: user_service.ns.svc.cluster.local",
+        b"HTTP/1.1\r\nHost: b%C3%BCcher.example",
+        b"HTTP/1.0\r\nHost: example.org",
+        b"HTTP/1.0\r\nX-Other: 1",
+    ],
+)
+def test_a_request_with_one_valid_host_is_served(hasty: LiveServer, head: bytes) -> None:
+    with hasty.connect() as connection:
+        connection.sendall(b"GET /api/health/live " + head + b"\r\n\r\n")
+        assert next_answer(connection).startswith(b"HTTP/1.1 200 ")
+
+
+def test_every_request_of_a_connection_needs_its_host(hasty: LiveServer) -> None:
+    with hasty.connect() as connection:
+        connection.sendall(HEAD + b"\r\n")
+        assert next_answer(connection).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"GET /api/health/live HTTP/1.1\r\n\r\n")
+        status, _ = answer_of(connection)
+
+    assert status == 400
 
 
 @pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "length"])

@@ -75,6 +75,8 @@ async def test_a_body_must_be_an_object(shared_client: httpx.AsyncClient, body: 
         "application/vnd.api+json",
         "application/json; charset=latin-1",
         "application/json; charset=utf-16",
+        "application/json; charset=utf-8; charset=latin-1",
+        'application/json; note="; charset=utf-8"; charset=latin-1',
         "application/json, text/plain",
         "json",
         "*/*",
@@ -85,6 +87,13 @@ async def test_other_content_types_are_refused(shared_client: httpx.AsyncClient,
 
     problem = expect_problem(answer, 415, "unsupported_media_type")
     assert "application/json" in problem["detail"]
+
+
+async def test_two_content_types_are_refused(shared_client: httpx.AsyncClient) -> None:
+    lines = [("Content-Type", "application/json"), ("Content-Type", "text/plain")]
+    answer = await shared_client.post(USERS, content=b"{}", headers=lines)
+
+    expect_problem(answer, 415, "unsupported_media_type")
 
 
 async def test_a_missing_content_type_is_refused(shared_client: httpx.AsyncClient) -> None:
@@ -103,7 +112,18 @@ async def test_compressed_bodies_are_refused(shared_client: httpx.AsyncClient, c
 
 @pytest.mark.parametrize(
     "content_type",
-    ["application/json;charset=utf-8", 'Application/JSON; Charset="UTF-8"', "application/json;", " application/json "],
+    [
+        "application/json;charset=utf-8",
+        'Application/JSON; Charset="UTF-8"',
+        "application/json;",
+        " application/json ",
+        "application/json; charset=utf-8;",
+        "application/json; ; charset = utf8 ;",
+        "application/json; charset=us-ascii",
+        "application/json; version=2",
+        'application/json; profile="https://example.org/a;charset=latin-1"; charset=utf-8',
+        "application/json; odata.metadata=minimal; q",
+    ],
 )
 async def test_spellings_of_the_content_type_will_do(shared_client: httpx.AsyncClient, content_type: str) -> None:
     answer = await post(shared_client, f'{{"email": "{unique_email()}"}}'.encode(), content_type)

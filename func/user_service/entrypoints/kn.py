@@ -8,10 +8,11 @@ So one task lives as long as the function: it starts the application, and closes
 import asyncio
 from collections.abc import Mapping
 
-from user_service.app import Application, Receive, Scope, Send, create_app
+from user_service.app import Application, Receive, Scope, Send, create_app, respond
 from user_service.errors import ConfigurationError, Unavailable
 from user_service.observability.logging import log, set_up_logs
 from user_service.settings import Settings
+from user_service.web.request_context import RequestContext, read_headers
 from user_service.web.responses import render_problem
 
 
@@ -54,7 +55,7 @@ class Function:
         """ASGI. Raises nothing: the middleware's own response to an exception is malformed."""
         await self.started.wait()
         if self.failed or self.application is None:
-            await refuse(send)
+            await refuse(scope, send)
             return
         try:
             await self.application(scope, receive, send)
@@ -79,10 +80,10 @@ class Function:
             self.application.health.stopping = True
 
 
-async def refuse(send: Send) -> None:
-    response = render_problem(Unavailable("The function could not start; its log says why."), "none")
-    await send({"type": "http.response.start", "status": response.status, "headers": list(response.headers)})
-    await send({"type": "http.response.body", "body": response.body})
+async def refuse(scope: Scope, send: Send) -> None:
+    context = RequestContext(scope["method"], read_headers(scope["headers"]))
+    error = Unavailable("The function could not start; its log says why.")
+    await respond(render_problem(error, context.request_id.decode()), context, send)
 
 
 def new() -> Function:

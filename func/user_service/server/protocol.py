@@ -12,6 +12,7 @@ the originals change.
 
 import asyncio
 import json
+import re
 import socket
 from contextlib import suppress
 from http import HTTPStatus
@@ -21,6 +22,8 @@ from urllib.parse import unquote
 from httptools import parse_url
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from user_service.observability.logging import log
+from user_service.observability.trace_context import choose_request_id, continue_trace
 from user_service.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,10 +36,13 @@ MIN_BODY_BYTES_PER_SECOND: Final = 512
 UNACKNOWLEDGED_MILLISECONDS: Final = 60_000
 CONTROL_CHARACTERS: Final = bytes({*range(0x20), 0x7F} - {0x09})
 STATUSES_WITHOUT_BODY: Final = frozenset({204, 304})
+# `uri-host [ ":" port ]` (RFC 3986, 3.2.2; RFC 9110, 7.2); empty where the target has no authority.
+HOST: Final = re.compile(rb"(?:\[[0-9A-Za-z:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]{0,5})?")
+INVALID_HOST: Final = "Send one Host header with a host and, where it is not the default, a port."
 
 
-class HeadTooLarge(Exception):
-    """A request head over its bound; ends the parser."""
+class HeadRefused(Exception):
+    """Ends the parser: a request head is over its bound, or has not one valid Host."""
 
 
 class OneWriteCycle(RequestResponseCycle):
@@ -104,11 +110,12 @@ class OneWriteCycle(RequestResponseCycle):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. `bounded_protocol` sets the class attributes, which are seconds and a number of connections."""
+    """One connection. `bounded_protocol` sets the class attributes, which are seconds, a number, and a switch."""
 
     head_timeout: float
     body_timeout: float
     max_connections: int
+    logs_refusals: bool
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -120,6 +127,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self.unfinished_bytes = 0
         self.body_bytes = 0
         self.refusal = HTTPStatus.BAD_REQUEST
+        self.refusal_detail: str | None = None
+        # The Host of an earlier request on this connection, which is valid.
+        self.known_host: bytes | None = None
         self.idle_since = 0.0
         self.idle_timer: asyncio.TimerHandle | None = None
 
@@ -167,9 +177,19 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.headers) > MAX_HEADERS or (self.head_bytes > MAX_HEAD_BYTES and self.head_size > MAX_HEAD_BYTES):
             self.refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            raise HeadTooLarge
+            raise HeadRefused
+        self.check_host()
         self.head_bytes = 0
         self.begin_request()
+
+    def check_host(self) -> None:
+        """Raises HeadRefused unless there is one valid Host (RFC 9112, 3.2); HTTP/1.0 may leave it out."""
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) == 1 and (hosts[0] == self.known_host or HOST.fullmatch(hosts[0].strip(b" \t"))):
+            self.known_host = hosts[0]
+        elif hosts or self.parser.get_http_version() != "1.0":
+            self.refusal_detail = INVALID_HOST
+            raise HeadRefused
 
     @property
     def head_size(self) -> int:
@@ -265,37 +285,48 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or (cycle.response_complete and cycle.scope is not self.scope):
-            self.transport.write(encode_refusal(status))
+            self.write_refusal(status)
         elif cycle.scope is self.scope and not cycle.response_started:
-            self.transport.write(encode_refusal(status))
+            self.write_refusal(status)
             cycle.disconnected = True
             cycle.message_event.set()
         self.transport.close()
+
+    def write_refusal(self, status: HTTPStatus) -> None:
+        """Writes a response with the ids that the head has, as far as it was read, or with new ones."""
+        headers = dict(self.headers or ())
+        request_id = choose_request_id(headers.get(b"x-request-id"))
+        traceparent = continue_trace(headers.get(b"traceparent"))
+        detail = self.refusal_detail or status.description or status.phrase
+        self.transport.write(encode_refusal(status, detail, request_id.decode(), traceparent.decode()))
+        if self.logs_refusals:
+            log.info("a connection was refused", extra={"status": int(status), "request_id": request_id.decode()})
 
 
 def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
     """The protocol with the bounds of these settings."""
     bounds = {name: getattr(settings, name) for name in ("head_timeout", "body_timeout", "max_connections")}
-    return type("BoundedProtocol", (BoundedProtocol,), bounds)
+    return type("BoundedProtocol", (BoundedProtocol,), {**bounds, "logs_refusals": settings.access_log})
 
 
-def encode_refusal(status: HTTPStatus) -> bytes:
+def encode_refusal(status: HTTPStatus, detail: str, request_id: str, traceparent: str) -> bytes:
     """A whole response with a problem document (RFC 9457) that closes the connection."""
     code = {400: "malformed_request", 408: "request_too_slow", 431: "head_too_large", 503: "overloaded"}[status]
     problem = {
         "type": f"urn:user-service:problem:{code}",
         "title": status.phrase,
         "status": int(status),
-        "detail": status.description or status.phrase,
+        "detail": detail,
         "code": code,
-        "request_id": "none",
+        "request_id": request_id,
         "errors": [],
     }
     body = json.dumps(problem).encode()
     retry = "retry-after: 1\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
     head = (
         f"HTTP/1.1 {int(status)} {status.phrase}\r\ncontent-type: application/problem+json\r\n"
-        f"content-length: {len(body)}\r\n{retry}cache-control: no-store\r\nconnection: close\r\n\r\n"
+        f"content-length: {len(body)}\r\n{retry}cache-control: no-store\r\nx-request-id: {request_id}\r\n"
+        f"traceparent: {traceparent}\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n"
     )
     return head.encode() + body
 

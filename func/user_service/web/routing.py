@@ -13,6 +13,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import Message, Receive
 
 from user_service.errors import PayloadTooLarge, UnsupportedMediaType
+from user_service.values.media_types import parse_media_type
 from user_service.web.idempotency import respond_once
 from user_service.web.openapi import JSON, Responses, problems
 from user_service.web.request_checks import check_encoding, check_names
@@ -159,9 +160,9 @@ def check_query(request: Request, known: set[str], prefix: str | None) -> None:
 
 def check_content_type(request: Request, types: set[str]) -> None:
     """Raises UnsupportedMediaType unless the headers declare JSON in UTF-8."""
-    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    if media_type.strip().lower() not in types or charset not in {"", "utf-8", "utf8"}:
+    fields = set(request.headers.getlist("content-type"))
+    media_type = parse_media_type(", ".join(fields))
+    if len(fields) > 1 or media_type.name not in types or not media_type.is_utf8:
         raise UnsupportedMediaType(f"Send the body with Content-Type: {' or '.join(sorted(types))}.")
     if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
         raise UnsupportedMediaType("Send the body without Content-Encoding.")

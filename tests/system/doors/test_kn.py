@@ -150,6 +150,7 @@ def test_a_function_that_can_not_start_says_why_and_is_never_ready(
         assert not function.is_ready()
         answer = httpx.get(function.url + USERS, headers=KEY)
         assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+        assert answer.json()["request_id"] == answer.headers["x-request-id"] != "none"
         assert function.stop() == 0
         (line,) = [line for line in lines_of(function.log) if line["message"] == "the function can't start"]
         assert any(name in str(line["reason"]) for name in fault)
