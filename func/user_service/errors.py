@@ -5,8 +5,8 @@ ServiceError
 ├── Unauthenticated 401
 ├── Forbidden 403
 ├── NotFound 404              UserNotFound
-├── Conflict 409              EmailTaken, ExternalIdTaken, InvalidTransition, DuplicateInBatch, IdempotencyInProgress,
-│                             EventInProgress
+├── Conflict 409              EmailTaken, ExternalIdTaken, IdTaken, InvalidTransition, DuplicateInBatch,
+│                             IdempotencyInProgress, EventInProgress
 ├── ResponseErased 410
 ├── VersionMismatch 412
 ├── PayloadTooLarge 413
@@ -104,6 +104,10 @@ class EmailTaken(Conflict):
 
 class ExternalIdTaken(Conflict):
     code, title = "external_id_taken", "Another user has this external_id"
+
+
+class IdTaken(Conflict):
+    code, title = "id_taken", "Another user has, or had, this id"
 
 
 class InvalidTransition(Conflict):

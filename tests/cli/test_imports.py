@@ -54,7 +54,9 @@ def test_a_file_is_imported_once_however_often_the_command_runs(server: LiveServ
     first, again = (import_file(tmp_path, server, file) for _ in range(2))
 
     assert (first.returncode, first.stdout) == (0, "2,500 created.\n"), first.stderr
-    assert (again.returncode, again.stdout) == (0, "2,500 created.\n"), again.stderr
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith("2,500 created.\nThe import was done before, on 20")
+    assert again.stdout.endswith("`--again` applies it anew.\n")
     assert [user["external_id"] for user in exported(server)] == [f"u-{number}" for number in range(2500)]
 
 
@@ -69,9 +71,9 @@ def test_failed_records_are_shown_and_the_others_imported(server: LiveServer, tm
     lines = result.stdout.splitlines()
     assert result.returncode == 1, result.stderr
     assert lines[0] == "1,198 created, 2 failed."
-    assert [line.split()[:3] for line in lines[3:5]] == [
-        ["7", "validation_failed", "/email"],
-        ["1101", "email_taken", "/email"],
+    assert [line.split()[:4] for line in lines[3:5]] == [
+        ["7", "8", "validation_failed", "email"],
+        ["1101", "1102", "email_taken", "email"],
     ]
     assert f"{USERS}/imports/" in lines[-1]
     assert "nobody" not in result.stdout
@@ -84,7 +86,7 @@ def test_many_failures_are_shown_in_part_and_counted(server: LiveServer, tmp_pat
     result = import_file(tmp_path, server, file)
 
     assert result.returncode == 1
-    assert sum("/email" in line for line in result.stdout.splitlines()) == 20
+    assert sum(" email " in line for line in result.stdout.splitlines()) == 20
     assert "and more: 30 x validation_failed" in result.stdout
 
 
@@ -117,12 +119,12 @@ def test_a_dry_run_reports_and_changes_nothing(server: LiveServer, tmp_path: Pat
     lines = result.stdout.splitlines()
     assert result.returncode == 1, result.stderr
     assert lines[0] == "Would be: 1,298 created, 3 failed."
-    assert [line.split()[:2] for line in lines[3:6]] == [
-        ["5", "validation_failed"],
-        ["1201", "validation_failed"],
-        ["1301", "malformed_json"],
+    assert [line.split()[:3] for line in lines[3:6]] == [
+        ["5", "5", "validation_failed"],
+        ["1201", "1201", "validation_failed"],
+        ["1301", "1301", "malformed_json"],
     ]
-    assert lines[3].split()[2] == "/email"
+    assert lines[3].split()[3] == "email"
     assert exported(server) == []
 
 
@@ -137,6 +139,39 @@ def test_a_file_with_an_unknown_column_is_refused(server: LiveServer, tmp_path: 
     assert result.stderr.startswith("422 validation_failed")
     assert "\n- /header" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_file_is_applied_anew_when_it_is_asked_for(server: LiveServer, tmp_path: Path) -> None:
+    file = write_ndjson(tmp_path / "users.ndjson", people(2))
+    import_file(tmp_path, server, file, "--on-conflict", "skip")
+
+    again = import_file(tmp_path, server, file, "--on-conflict", "skip", "--again")
+
+    assert (again.returncode, again.stdout) == (0, "2 skipped.\n"), again.stderr
+
+
+def test_an_export_is_imported_with_its_ids(server: LiveServer, tmp_path: Path) -> None:
+    import_file(tmp_path, server, write_ndjson(tmp_path / "users.ndjson", people(2)))
+    before = exported(server)
+    with server.client() as client:
+        for user in before:
+            client.delete(f"{USERS}/{user['id']}")
+    moved = [{**user, "id": f"0197{user['id'][4:]}", "created_at": None} for user in before]
+
+    file = write_ndjson(tmp_path / "export.ndjson", moved)
+    result = import_file(tmp_path, server, file, "--keep-ids")
+
+    assert (result.returncode, result.stdout) == (0, "2 created.\n"), result.stderr
+    assert [user["id"] for user in exported(server)] == [user["id"] for user in moved]
+
+
+def test_unknown_columns_are_passed_over_when_it_is_asked_for(server: LiveServer, tmp_path: Path) -> None:
+    file = tmp_path / "users.tsv"
+    file.write_text("email\tshoe_size\r\na@example.org\t5\r\n")
+
+    result = import_file(tmp_path, server, file, "--unknown-columns", "ignore")
+
+    assert (result.returncode, result.stdout) == (0, "1 created.\n"), result.stderr
 
 
 def wait_for_import(server: LiveServer, condition: Callable[[dict[str, Any]], bool]) -> None:
@@ -203,7 +238,8 @@ def test_a_wrong_key_is_refused(server: LiveServer, tmp_path: Path) -> None:
     ("name", "options", "environ", "said"),
     [
         ("users.ndjson", [], {}, "--api-key: give the service's API key"),
-        ("users.xlsx", ["--api-key", "x"], {}, "add --format ndjson or csv"),
+        ("users.xlsx", ["--api-key", "x"], {}, "users.xlsx: a workbook can't be imported; save it as CSV UTF-8"),
+        ("users.dat", ["--api-key", "x"], {}, "add --format ndjson or csv"),
         ("absent.csv", ["--api-key", "x"], {}, "absent.csv: can't be read (No such file or directory)"),
         ("users.ndjson", ["--api-key", "x", "--url", "localhost:3002"], {}, "--url: localhost:3002 is not an address"),
         ("users.ndjson", ["--api-key", "x"], {"PORT": "x y"}, None),
@@ -213,7 +249,8 @@ def test_wrong_usage_is_refused_before_anything_is_sent(
     tmp_path: Path, name: str, options: list[str], environ: dict[str, str], said: str | None
 ) -> None:
     write_ndjson(tmp_path / "users.ndjson", people(1))
-    write_ndjson(tmp_path / "users.xlsx", people(1))
+    for other in ("users.xlsx", "users.dat"):
+        write_ndjson(tmp_path / other, people(1))
 
     result = command(tmp_path, "import", str(tmp_path / name), *options, **environ)
 

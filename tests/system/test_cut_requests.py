@@ -75,6 +75,8 @@ async def test_an_import_that_is_cut_is_a_503_and_goes_on_where_it_stopped(datab
     expect_quiet(service)
     assert status == 0
     assert (state["state"], state["position"]) == ("interrupted", 2000)
+    assert (cut.json()["import"]["id"], cut.json()["import"]["position"]) == (state["id"], 2000)
+    assert cut.headers["location"].endswith(f"imports/{state['id']}")
     assert (resumed.status_code, resumed.json()["created"]) == (202, 2500)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -62,12 +62,6 @@ class ServiceClient:
                 f"No response from {self.url} ({type(cause).__name__}). Check that the service runs there, or pass "
                 "another --url. The same command resumes an import."
             ) from None
-
-    async def request_json(
-        self, method: str, path: str, body: bytes | AsyncIterator[bytes], headers: Mapping[str, str]
-    ) -> Any:
-        async with self.request(method, path, body, headers) as response:
-            return orjson.loads(await response.read())
 
 
 def open_client(url: str | None, api_key: str | None, environ: Mapping[str, str]) -> ServiceClient:

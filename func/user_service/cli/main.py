@@ -59,7 +59,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--format", dest="file_format", choices=["ndjson", "csv"], help="the format, if the file's name does not tell"
     )
     importing.add_argument("--on-conflict", choices=["fail", "skip", "update"], default="fail")
+    importing.add_argument("--unknown-columns", choices=["fail", "ignore"], default="fail", help="of CSV")
+    importing.add_argument("--keep-ids", action="store_true", help="keep the id of each record, as exported")
     importing.add_argument("--key", help="the import's Idempotency-Key (default: from the file's content)")
+    importing.add_argument("--again", action="store_true", help="apply the file anew, though it was imported before")
     importing.add_argument("--dry-run", action="store_true", help="report what would happen, and change nothing")
     exporting = add(commands, "export", "exports", "write all users of a running service to a file as NDJSON")
     exporting.add_argument("file", type=Path, help="the file to write; - for standard output")

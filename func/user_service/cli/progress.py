@@ -9,12 +9,16 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
+    is_shown: bool
+
     def show(self, done: int, total: int | None, unit: str) -> None:
         """Shows `done` of `total`, None for an unknown one; `unit` is `bytes` or the name of what is counted."""
 
 
 class NoProgress:
     """For logs and pipes."""
+
+    is_shown = False
 
     def show(self, done: int, total: int | None, unit: str) -> None: ...
 
@@ -44,11 +48,12 @@ def progress_on(stream: TextIO) -> Iterator[Progress]:
 class RichBar:
     """A progress bar of rich."""
 
+    is_shown = True
+
     def __init__(self, bars: "RichProgress") -> None:
         self.bars = bars
         self.task = bars.add_task("", rate="", total=None)
 
     def show(self, done: int, total: int | None, unit: str) -> None:
         speed = self.bars.tasks[0].speed or 0
-        rate = f"{speed / 1e6:.1f} MB/s" if unit == "bytes" else f"{done:,} {unit}, {speed:,.0f}/s"
-        self.bars.update(self.task, completed=done, total=total, rate=rate)
+        self.bars.update(self.task, completed=done, total=total, rate=f"{done:,} {unit}, {speed:,.0f}/s")

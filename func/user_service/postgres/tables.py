@@ -173,6 +173,10 @@ imports = Table(
     Column("started_at", Time, nullable=False, server_default=text("now()")),
     Column("updated_at", Time, nullable=False, server_default=text("now()")),
     Column("finished_at", Time),
+    # The line of the file in which the last record before `position` begins.
+    Column("line", BigInteger, nullable=False, server_default=text("0")),
+    Column("keep_ids", Boolean, nullable=False, server_default=text("false")),
+    Column("dry_run", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("state IN ('running', 'interrupted', 'failed', 'completed')", name="state_known"),
 )
 import_failures = Table(
@@ -183,6 +187,7 @@ import_failures = Table(
     Column("code", Text, nullable=False),
     Column("detail", Text, nullable=False),
     Column("pointer", Text),
+    Column("line", BigInteger),
     PrimaryKeyConstraint("import_id", "record"),
     ForeignKeyConstraint(["import_id"], ["imports.id"], ondelete="CASCADE"),
 )

@@ -38,6 +38,7 @@ COPIED_USER_COLUMNS: Final = (
     "timezone",
     "status",
     "metadata",
+    "last_login_at",
 )
 USER_START: Final = Struct(">hi16si16siqiqiii?")
 COPIED_TERM_COLUMNS: Final = ("term", "user_id")
@@ -70,8 +71,9 @@ def encode_users(
     start, length = USER_START.pack, LENGTH.pack
     rows = []
     for user, email_index, token, document in zip(users, email_indexes, tokens, documents, strict=True):
-        time = microseconds(user.created_at)
-        fixed = start(12, 16, email_index, 16, user.id.bytes, 8, time, 8, time, 4, user.version, 1, user.email_verified)
+        created_at, updated_at = microseconds(user.created_at), microseconds(user.updated_at)
+        times = 8, created_at, 8, updated_at
+        fixed = start(13, 16, email_index, 16, user.id.bytes, *times, 4, user.version, 1, user.email_verified)
         fields = (
             fixed,
             text_field(user.external_id),
@@ -83,6 +85,7 @@ def encode_users(
             length(len(document) + 1),
             JSONB_VERSION,
             document,
+            time_field(user.last_login_at),
         )
         rows.append(b"".join(fields))
     return join_rows(rows)
@@ -125,6 +128,10 @@ def text_field(text: str | None) -> bytes:
         return NULL
     encoded = text.encode()
     return LENGTH.pack(len(encoded)) + encoded
+
+
+def time_field(moment: datetime | None) -> bytes:
+    return NULL if moment is None else TIME_FIELD.pack(8, microseconds(moment))
 
 
 def array_field(texts: Sequence[str]) -> bytes:

@@ -36,8 +36,6 @@ COMPUTED: Final = frozenset({"email_index", "personal", "metadata"})
 INITIAL_VALUES: Final = {
     "prior_status": "NULL",
     "version": "1",
-    "updated_at": "v.created_at",
-    "last_login_at": "NULL",
     "deleted_at": "NULL",
 }
 INSERTED: Final = tuple(name for name in COLUMN_TYPES if name not in INITIAL_VALUES)

@@ -1,6 +1,6 @@
 """All SQL that writes users, and the reads that writes need. A statement takes a set; one user is a set of one."""
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -107,6 +107,12 @@ HOLDERS: Final = text(
     " WHERE deleted_at IS NULL AND email_index = ANY(CAST(:emails AS bytea[]))"
     " UNION ALL SELECT id, email_index, external_id FROM users"
     " WHERE deleted_at IS NULL AND external_id = ANY(CAST(:external_ids AS text[]))"
+)
+
+# A purged user leaves its changes.
+USED_IDS: Final = text(
+    "SELECT id FROM users WHERE id = ANY(CAST(:ids AS uuid[]))"
+    " UNION SELECT user_id FROM user_changes WHERE user_id = ANY(CAST(:ids AS uuid[]))"
 )
 
 
@@ -218,6 +224,10 @@ class UserRepository:
             elif user.external_id is not None and by_external_id.get(user.external_id, user.id) != user.id:
                 errors[user.id] = ExternalIdTaken()
         return errors
+
+    async def find_used_ids(self, ids: Sequence[UUID]) -> Set[UUID]:
+        """Those ids that a user has, deleted ones too, or had before it was purged."""
+        return set((await self.session.execute(USED_IDS, {"ids": ids})).scalars())
 
     async def purge(self, purged: Sequence[User]) -> None:
         """Removes rows and their terms. The change log stays."""

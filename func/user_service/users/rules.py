@@ -11,16 +11,19 @@ from pydantic_core import PydanticCustomError
 
 from user_service.errors import FieldError, InvalidTransition, ValidationFailed
 from user_service.users.model import DELETED, User
-from user_service.users.schemas import UserCreate, UserUpdate
+from user_service.users.schemas import ImportedUser, UserCreate, UserUpdate
 from user_service.users.validation import check_metadata, check_preferences
 from user_service.values.emails import email_key
-from user_service.values.ids import id_time, new_id
+from user_service.values.ids import id_time, new_id, new_id_at
 
 Rule = Callable[[User, datetime], User]
 
 STATUS_TRANSITIONS: Final = frozenset(
     {("pending", "active"), ("pending", "suspended"), ("active", "suspended"), ("suspended", "active")}
 )
+UPDATED_FIELDS: Final = frozenset(UserUpdate.model_fields)
+# Fields of a new user that its first change does not name: an id and a time of creation are there in any case.
+UNLOGGED: Final = frozenset({"id", "created_at"})
 MERGED: Final = {"preferences": check_preferences, "metadata": check_metadata}
 COMPARED: Final = tuple(
     name
@@ -32,9 +35,37 @@ compared_values: Final = attrgetter(*COMPARED)
 
 def new_user(body: UserCreate) -> User:
     """A user from a valid body, with a new id."""
+    if isinstance(body, ImportedUser):
+        return imported_user(body)
     user_id = new_id()
     created_at = id_time(user_id)
     return User(id=user_id, created_at=created_at, updated_at=created_at, **vars(body))
+
+
+def imported_user(body: ImportedUser) -> User:
+    """A user from a record, with the id and the time of creation that it names. It is updated now: readers who follow
+    `updated_after` meet it.
+    """
+    fields = dict(vars(body))
+    user_id, created_at, now_id = fields.pop("id"), fields.pop("created_at"), new_id()
+    if user_id is None:
+        user_id = now_id if created_at is None else new_id_at(created_at)
+    return User(id=user_id, created_at=id_time(user_id), updated_at=id_time(now_id), **fields)
+
+
+def merged(body: UserCreate) -> Rule:
+    """The rule of a new user whose key another user holds: the holder gets the fields that the body gives."""
+    rule = patched(UserUpdate.model_construct(body.model_fields_set & UPDATED_FIELDS, **vars(body)))
+    last_login_at = body.last_login_at if isinstance(body, ImportedUser) else None
+    if last_login_at is None:
+        return rule
+
+    def apply(user: User, now: datetime) -> User:
+        after = rule(user, now)
+        after.last_login_at = last_login_at
+        return after
+
+    return apply
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
@@ -154,4 +185,6 @@ def canonical_json(value: Any) -> bytes:
 
 def filled_fields(body: UserCreate) -> tuple[str, ...]:
     """The names of a new user's fields that are not empty, defaults included."""
-    return tuple([name for name, value in vars(body).items() if value or (value is not None and value != {})])
+    fields = vars(body).items()
+    names = [name for name, value in fields if value or (value is not None and value != {})]
+    return tuple(names) if UNLOGGED.isdisjoint(names) else tuple([name for name in names if name not in UNLOGGED])

@@ -4,7 +4,16 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 from user_service.encryption.blind_index import Scalar
 from user_service.users.validation import (
@@ -13,11 +22,15 @@ from user_service.users.validation import (
     WITHOUT_NUL,
     accept_metadata,
     accept_preferences,
+    check_creation,
     check_email,
+    check_id,
     check_locale,
     check_metadata,
     check_scalar,
     check_text,
+    check_time,
+    check_time_ordered,
     check_timezone,
 )
 
@@ -41,6 +54,10 @@ Timezone = Annotated[
     Field(max_length=64, examples=["Europe/London"], json_schema_extra={"format": "timezone"}),
     AfterValidator(check_timezone),
 ]
+# Of records that an export wrote. `created_at` is validated after `id`, which holds the time too.
+ImportedId = Annotated[UUID, BeforeValidator(check_id), AfterValidator(check_time_ordered)]
+ImportedTime = Annotated[datetime, BeforeValidator(check_time)]
+ImportedCreation = Annotated[ImportedTime, AfterValidator(check_creation)]
 LivingStatus = Literal["pending", "active", "suspended"]
 Preferences = Annotated[dict[str, Any], WrapValidator(accept_preferences)]
 SCALAR_SCHEMA: dict[str, Any] = {
@@ -77,6 +94,14 @@ class UserCreate(Body):
     status: LivingStatus = "active"
     preferences: Preferences = Field(default_factory=dict)
     metadata: Metadata = Field(default_factory=dict)
+
+
+class ImportedUser(UserCreate):
+    """A record of an import: a new user, or what an export wrote of one."""
+
+    id: ImportedId | None = None
+    created_at: ImportedCreation | None = None
+    last_login_at: ImportedTime | None = None
 
 
 def leave_out_defaults(schema: dict[str, Any]) -> None:

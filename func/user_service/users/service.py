@@ -4,7 +4,7 @@ Most take a set and return an outcome for each item, in order; an operation on o
 work around them commits, then invalidates `changed_versions` in the cache.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from user_service.errors import (
     ExternalIdTaken,
     FieldError,
     Forbidden,
+    IdTaken,
     ServiceError,
     Unavailable,
     UserNotFound,
@@ -30,7 +31,7 @@ from user_service.users.model import User
 from user_service.users.privacy.erasure import Erasure
 from user_service.users.repository import UserRepository, claims_key
 from user_service.users.rules import Rule
-from user_service.users.schemas import OwnUpdate, UserCreate, UserUpdate, UserUpsert
+from user_service.users.schemas import ImportedUser, OwnUpdate, UserCreate, UserUpdate, UserUpsert
 from user_service.users.version_conditions import Condition
 from user_service.values.ids import parse_id
 
@@ -98,55 +99,61 @@ class UserService:
         """Creates users. Where a key is taken: `fail`, `skip` (the holder stays), or `update` (see `merge`).
 
         `prepared` are the users of these bodies, where they were prepared. Errors: EmailTaken, ExternalIdTaken,
-        DuplicateInBatch, and those of an update.
+        IdTaken, DuplicateInBatch, and those of an update.
         """
         prepared = prepared or PreparedUsers([rules.new_user(body) for body in bodies])
         new, duplicates = prepared.users, prepared.duplicates
-        inserted = await self.repository.insert(prepared.unique, prepared.rows)
+        kept = [body.id for body in bodies if isinstance(body, ImportedUser) and body.id is not None]
+        used = await self.repository.find_used_ids(kept) if kept else frozenset()
+        unused = [user for user in prepared.unique if user.id not in used] if used else prepared.unique
+        inserted = await self.repository.insert(unused, None if used else prepared.rows)
         await self.log(
             [
                 Change(user, "created", rules.filled_fields(body))
-                for user, body in zip(new, bodies, strict=True)
-                if user.id in inserted
+                for place, (user, body) in enumerate(zip(new, bodies, strict=True))
+                if user.id in inserted and place not in duplicates
             ]
         )
         outcomes = {place: fail_duplicate(first) for place, first in duplicates.items()}
         refused = [place for place, user in enumerate(new) if user.id not in inserted and place not in duplicates]
         if refused:
-            resolved = await self.resolve_conflicts([(new[place], bodies[place]) for place in refused], on_conflict)
+            pairs = [(new[place], bodies[place]) for place in refused]
+            resolved = await self.resolve_conflicts(pairs, on_conflict, used)
             outcomes |= {place: relocated(outcome, refused) for place, outcome in zip(refused, resolved, strict=True)}
         return [outcomes.get(place) or Outcome("created", user) for place, user in enumerate(new)]
 
-    async def resolve_conflicts(self, refused: Sequence[tuple[User, UserCreate]], on_conflict: str) -> list[Outcome]:
-        """The outcomes of new users whose key another user holds."""
+    async def resolve_conflicts(
+        self, refused: Sequence[tuple[User, UserCreate]], on_conflict: str, used: Set[UUID]
+    ) -> list[Outcome]:
+        """The outcomes of new users whose key another user holds, or whose id is `used`."""
         if on_conflict == "update":
-            return await self.merge(refused)
+            return await self.merge(refused, used)
         users = [user for user, _ in refused]
-        holders = await self.find_holders(users) if on_conflict == "skip" else {}
-        errors = await self.find_conflicts([user for user in users if user.id not in holders])
+        holders = await self.find_holders(users, used) if on_conflict == "skip" else {}
+        errors = await self.find_conflicts([user for user in users if user.id not in holders], used)
         return [
             Outcome("skipped", holders[user.id]) if user.id in holders else Outcome("failed", error=errors[user.id])
             for user in users
         ]
 
-    async def merge(self, refused: Sequence[tuple[User, UserCreate]]) -> list[Outcome]:
+    async def merge(self, refused: Sequence[tuple[User, UserCreate]], used: Set[UUID]) -> list[Outcome]:
         """Changes the holders in the fields that the bodies give, as an upsert does.
 
-        The holder of the external id is changed; else that of the e-mail, unless it has another external id.
+        The user of the id is changed, else the holder of the external id; else that of the e-mail, unless it has
+        another external id.
         """
-        holders = await self.find_holders([user for user, _ in refused])
-        errors = await self.find_conflicts([user for user, _ in refused if user.id not in holders])
+        holders = await self.find_holders([user for user, _ in refused], used)
+        errors = await self.find_conflicts([user for user, _ in refused if user.id not in holders], used)
         outcomes: list[Outcome] = [Outcome("failed")] * len(refused)
         plans, places = [], []
         for place, (user, body) in enumerate(refused):
             holder = holders.get(user.id)
             if holder is None:
                 outcomes[place] = Outcome("failed", error=errors[user.id])
-            elif user.external_id is not None and holder.external_id not in (None, user.external_id):
+            elif user.external_id not in (None, holder.external_id) and holder.external_id and holder.id != user.id:
                 outcomes[place] = Outcome("failed", error=EmailTaken())
             else:
-                patch = UserUpdate.model_construct(body.model_fields_set, **vars(body))
-                plans.append(PlannedChange(holder.id, rules.patched(patch)))
+                plans.append(PlannedChange(holder.id, rules.merged(body)))
                 places.append(place)
         for place, outcome in zip(places, await self.change(plans, "updated"), strict=True):
             gone = isinstance(outcome.error, UserNotFound)
@@ -155,20 +162,27 @@ class UserService:
             )
         return outcomes
 
-    async def find_holders(self, users: Sequence[User]) -> dict[UUID, User]:
-        """By the ids of `users`: the living user who has the external id, else the one who has the e-mail."""
+    async def find_holders(self, users: Sequence[User], used: Set[UUID]) -> dict[UUID, User]:
+        """By the ids of `users`: the living user of a `used` id, else of the external id, else of the e-mail."""
+        by_id = await self.repository.find_by_ids(used)
         external_ids = [user.external_id for user in users if user.external_id is not None]
         by_external_id = await self.repository.find_by_external_ids(external_ids)
         by_email = await self.repository.find_by_emails([user.email for user in users])
-        found = {user.id: by_external_id.get(user.external_id or "") or by_email.get(user.email) for user in users}
+        found = {
+            user.id: by_id.get(user.id) or by_external_id.get(user.external_id or "") or by_email.get(user.email)
+            for user in users
+        }
         return {user_id: holder for user_id, holder in found.items() if holder is not None}
 
-    async def find_conflicts(self, refused: Sequence[User]) -> dict[UUID, ServiceError]:
+    async def find_conflicts(self, refused: Sequence[User], used: Set[UUID]) -> dict[UUID, ServiceError]:
         if not refused:
             return {}
         errors = await self.repository.conflicts(refused)
         # The holder may have given up the key before it is read; the caller can try again.
-        return {user.id: errors.get(user.id) or EmailTaken(HOLDER_CHANGED) for user in refused}
+        return {
+            user.id: errors.get(user.id) or (IdTaken() if user.id in used else EmailTaken(HOLDER_CHANGED))
+            for user in refused
+        }
 
     async def update(self, patches: Sequence[tuple[UUID, Condition | None, UserUpdate]]) -> list[Outcome]:
         """Applies merge patches to living users. Errors: UserNotFound, VersionMismatch, those of `rules.patched`."""

@@ -1,17 +1,19 @@
 """Validators of a user's fields. A message about an invalid value never quotes the value."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from pydantic import ValidatorFunctionWrapHandler
+from pydantic import ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic_core import PydanticCustomError
 
 from user_service.values.emails import normalise_email
-from user_service.values.ids import parse_id
+from user_service.values.ids import EPOCH, id_time, parse_id
+from user_service.values.timestamps import parse_rfc3339
 from user_service.values.timezones import zones
 
 MAX_OBJECT_BYTES = 16 * 1024
@@ -19,6 +21,8 @@ MAX_OBJECT_DEPTH = 32
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 WITHOUT_NUL = r"^[^\x00]*$"
+# A record of another machine may be from a clock that is ahead of this one.
+MAX_CLOCK_SKEW: Final = timedelta(minutes=5)
 ESCAPED_NUL: Final = b"\\u0000"
 # Metadata values that jsonb returns as they were written, unless they are text with a NUL.
 UNCHANGED_TYPES: Final = frozenset({str, int, bool, type(None)})
@@ -42,6 +46,31 @@ def check_id(value: Any) -> UUID:
     if user_id is None:
         raise PydanticCustomError("uuid", "must be a UUID, as 0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f")
     return user_id
+
+
+def check_time_ordered(user_id: UUID) -> UUID:
+    """The id of an imported user: a UUIDv7, which holds the time of creation. Raises PydanticCustomError."""
+    if user_id.version != 7:
+        raise PydanticCustomError("uuid_version", "must be a UUIDv7, whose first part is the time of creation")
+    return user_id
+
+
+def check_time(value: Any) -> datetime:
+    try:
+        return parse_rfc3339(value)
+    except (TypeError, ValueError):
+        message = "must be a time in RFC 3339 format, such as 2026-01-31T12:00:00Z"
+        raise PydanticCustomError("datetime_parsing", message) from None
+
+
+def check_creation(moment: datetime, info: ValidationInfo) -> datetime:
+    """`created_at` of an imported user, which becomes the time in its id."""
+    if not EPOCH <= moment <= datetime.now(UTC) + MAX_CLOCK_SKEW:
+        raise PydanticCustomError("creation_time", "must lie between 1970 and now")
+    user_id = info.data.get("id")
+    if user_id is not None and id_time(user_id) != moment:
+        raise PydanticCustomError("creation_time", "must be the time that the id holds, to the millisecond")
+    return moment
 
 
 def check_text(text: str) -> str:

@@ -24,6 +24,13 @@ def new_id() -> UUID:
     return user_id
 
 
+def new_id_at(moment: datetime) -> UUID:
+    """A new UUIDv7 of a user that was created at `moment`, not before 1970; to the millisecond."""
+    milliseconds = (moment - EPOCH) // MILLISECOND
+    user_id: UUID = pgproto.UUID(milliseconds.to_bytes(6) + new_id().bytes[6:])
+    return user_id
+
+
 def parse_id(text: str) -> UUID | None:
     """The id of a text in RFC 9562's format, in either case; None for other formats, some of which `UUID` accepts."""
     if not CANONICAL.fullmatch(text):

@@ -1,6 +1,6 @@
 """Responses without a framework: those of the fast path, and problem details (RFC 9457)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import orjson
@@ -17,8 +17,10 @@ class RawResponse(NamedTuple):
     body: bytes
 
 
-def render_problem(error: ServiceError, request_id: str) -> RawResponse:
-    """The problem details of an error."""
+def render_problem(
+    error: ServiceError, request_id: str, *, extensions: Mapping[str, object] | None = None
+) -> RawResponse:
+    """The problem details of an error, with further members (RFC 9457, 3.2)."""
     document = {
         "type": f"urn:user-service:problem:{error.code}",
         "title": error.title,
@@ -27,6 +29,7 @@ def render_problem(error: ServiceError, request_id: str) -> RawResponse:
         "code": error.code,
         "request_id": request_id,
         "errors": [fault._asdict() for fault in error.errors],
+        **(extensions or {}),
     }
     headers = [(b"content-type", PROBLEM_TYPE), (b"cache-control", b"no-store")]
     if error.retry_after_seconds is not None:

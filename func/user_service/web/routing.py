@@ -76,6 +76,7 @@ class StrictRoute(APIRoute):
         async def strict(request: Request) -> Response:
             check_query(request, known, prefix)
             check_length(request, limit)
+            check_content_encoding(request)
             if takes_json:
                 check_content_type(request, types)
             request = JsonRequest(request.scope, limited(request.receive, limit))
@@ -164,5 +165,10 @@ def check_content_type(request: Request, types: set[str]) -> None:
     media_type = parse_media_type(", ".join(fields))
     if len(fields) > 1 or media_type.name not in types or not media_type.is_utf8:
         raise UnsupportedMediaType(f"Send the body with Content-Type: {' or '.join(sorted(types))}.")
-    if request.headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
-        raise UnsupportedMediaType("Send the body without Content-Encoding.")
+
+
+def check_content_encoding(request: Request) -> None:
+    """Raises UnsupportedMediaType for a compressed body, which would be read as if it were not compressed."""
+    for encoding in request.headers.getlist("content-encoding"):
+        if encoding.strip().lower() not in {"", "identity"}:
+            raise UnsupportedMediaType("Send the body without Content-Encoding: it is not unpacked.")

@@ -178,4 +178,5 @@ def test_clean_results_do_not_depend_on_existing_users() -> None:
 def test_the_keys_of_a_chunk_are_the_unique_fields_that_are_text() -> None:
     records = [{"email": "ada@example.org", "external_id": "1"}, {"email": ["no address"], "given_name": "Ada"}]
 
-    assert Chunk(UUID(int=0), 0, records, b"").keys == {"ada@example.org", "1"}
+    chunk = Chunk(UUID(int=0), 0, list(enumerate(records, 1)), b"")
+    assert chunk.keys == {"ada@example.org", "1"}

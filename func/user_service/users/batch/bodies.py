@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import BeforeValidator, Field, SkipValidation
 
-from user_service.users.schemas import Body, UserCreate, UserUpdate
+from user_service.users.schemas import Body, ImportedUser, UserCreate, UserUpdate
 from user_service.users.validation import check_id
 
 MAX_ITEMS: Final = 1000
@@ -21,6 +21,13 @@ class CreateItem(Body):
 
     ref: Ref | None = None
     data: UserCreate
+
+
+class ImportItem(Body):
+    """A record of an import."""
+
+    ref: Ref | None = None
+    data: ImportedUser
 
 
 class UpdateItem(Body):

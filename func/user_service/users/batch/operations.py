@@ -12,6 +12,7 @@ from user_service.users.batch.bodies import (
     CreateBatch,
     CreateItem,
     FindBatch,
+    ImportItem,
     UpdateBatch,
     UpdateItem,
     UserBatch,
@@ -79,6 +80,8 @@ WRITE_OPERATIONS: Final[Mapping[str, WriteOperation]] = {
     "delete": WriteOperation("users:delete", UserBatch, UserItem, delete),
     "restore": WriteOperation("users:write", UserBatch, UserItem, restore),
 }
+# Imports alone take what an export writes.
+IMPORT: Final = WriteOperation("users:write", CreateBatch, ImportItem, create)
 OPERATIONS: Final[Mapping[str, BatchOperation]] = {**WRITE_OPERATIONS, "find": BatchOperation("users:read", FindBatch)}
 
 

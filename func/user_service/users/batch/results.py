@@ -18,6 +18,7 @@ PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 POINTERS: Final = {
     "email_taken": "/data/email",
     "external_id_taken": "/data/external_id",
+    "id_taken": "/data/id",
     "user_not_found": "/id",
     "version_mismatch": "/if_version",
 }

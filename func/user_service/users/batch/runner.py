@@ -17,7 +17,7 @@ from user_service.idempotency.stored_responses import Links
 from user_service.observability.jobs import JobLog
 from user_service.users.batch.bodies import MAX_ITEMS, Batch, CreateBatch, FindBatch
 from user_service.users.batch.find import FindResponse, find
-from user_service.users.batch.operations import WRITE_OPERATIONS, ParsedBatch, WriteOperation, document_errors
+from user_service.users.batch.operations import IMPORT, WRITE_OPERATIONS, ParsedBatch, WriteOperation, document_errors
 from user_service.users.batch.results import (
     BatchResponse,
     ItemResult,
@@ -65,6 +65,11 @@ class BatchRunner:
         size = len(batch.items)
         writing = self.write(WRITE_OPERATIONS[operation], batch, origin, hook)
         return await self.record(operation, size, writing, total=size)
+
+    async def import_users(self, batch: CreateBatch, origin: Origin, *, hook: TransactionHook) -> BatchResponse:
+        """The response to a chunk of an import: a create whose items may be what an export wrote. Raises as `run`."""
+        size = len(batch.items)
+        return await self.record("create", size, self.write(IMPORT, batch, origin, hook), total=size)
 
     async def find(self, body: FindBatch, *, fresh: bool = False) -> FindResponse:
         """The response to a find; `fresh` reads from the database, not from the cache.

@@ -1,5 +1,6 @@
 """The chunks of an import: consecutive records that are applied, and counted, in one transaction."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
@@ -12,14 +13,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from user_service.idempotency.stored_responses import Links, StoredResponse
 from user_service.postgres.tables import import_failures
 from user_service.users.batch.results import ItemResult, is_invalid
-from user_service.users.imports.parsers import FIELDS, BadRecord, Record
 from user_service.users.imports.pipeline import ImportMoved, Turn
+from user_service.users.imports.records import BadRecord, NumberedRecord
+from user_service.users.model import DELETED
+from user_service.users.schemas import ImportedUser
 
-UNIQUE_FIELDS: Final = ("email", "external_id")
+UNIQUE_FIELDS: Final = ("email", "external_id", "id")
+FIELDS: Final = frozenset(ImportedUser.model_fields)
+# What an export writes, and a new user gets anew.
+PASSED_OVER: Final = ("version", "updated_at", "deleted_at")
+PASSED_OVER_WITH_ID: Final = (*PASSED_OVER, "id")
 
 LOCK_POSITION: Final = text("SELECT position FROM imports WHERE id = :id FOR UPDATE")
 MOVE_POSITION: Final = text(
-    "UPDATE imports SET position = :position, created = created + :created, updated = updated + :updated,"
+    "UPDATE imports SET position = :position, line = :line, created = created + :created, updated = updated + :updated,"
     " skipped = skipped + :skipped, failed = failed + :failed, state = 'running', updated_at = now(),"
     " fingerprint = COALESCE(CAST(:fingerprint AS bytea), fingerprint) WHERE id = :id"
 )
@@ -31,40 +38,58 @@ class Chunk:
 
     import_id: UUID
     start: int
-    records: Sequence[Record]
+    records: Sequence[NumberedRecord]
     fingerprint: bytes
-    # The readable records, with their numbers, from 1.
-    readable: Sequence[tuple[int, dict[str, Any]]] = field(init=False)
+    keep_ids: bool = False
+    # The users to create: for each, the number and the line of the record, from 1, and the record.
+    users: Sequence[tuple[int, int, dict[str, Any]]] = field(init=False)
+    # The number of records that an export has written of deleted users.
+    deleted: int = field(init=False)
     keys: Set[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.readable = [
-            (number, record) for number, record in enumerate(self.records, self.start + 1) if isinstance(record, dict)
+        readable = [
+            (number, line, record)
+            for number, (line, record) in enumerate(self.records, self.start + 1)
+            if isinstance(record, dict)
         ]
-        self.keys = unique_keys([record for _, record in self.readable])
+        self.users = [entry for entry in readable if entry[2].get("status") != DELETED]
+        self.deleted = len(readable) - len(self.users)
+        for _, _, record in self.users:
+            for name in PASSED_OVER if self.keep_ids else PASSED_OVER_WITH_ID:
+                record.pop(name, None)
+        self.keys = unique_keys([record for _, _, record in self.users])
+
+    @property
+    def line(self) -> int:
+        """The line in which the last record begins."""
+        return self.records[-1][0] if self.records else 0
 
     def failures(self, results: Sequence[ItemResult]) -> list[dict[str, Any]]:
-        """Rows of import_failures: the number of the record, and why; never the record."""
+        """Rows of import_failures: the number and the line of the record, and why; never the record."""
         rows = [
-            self.failure(number, record.code, record.detail, None)
-            for number, record in enumerate(self.records, self.start + 1)
+            self.failure(number, line, record.code, record.detail, field_pointer(record.field or ""))
+            for number, (line, record) in enumerate(self.records, self.start + 1)
             if isinstance(record, BadRecord)
         ]
-        for (number, _), result in zip(self.readable, results, strict=True):
+        for (number, line, _), result in zip(self.users, results, strict=True):
             if result["status"] == "failed":
                 error = result["error"]
                 path = error.get("pointer", "").partition("/data/")[2]
-                rows.append(self.failure(number, error["code"], error["detail"], field_pointer(path)))
+                rows.append(self.failure(number, line, error["code"], error["detail"], field_pointer(path)))
         return rows
 
-    def failure(self, number: int, code: str, detail: str, pointer: str | None) -> dict[str, Any]:
-        return {"import_id": self.import_id, "record": number, "code": code, "detail": detail, "pointer": pointer}
+    def failure(self, number: int, line: int, code: str, detail: str, pointer: str | None) -> dict[str, Any]:
+        row = {"import_id": self.import_id, "record": number, "line": line}
+        return row | {"code": code, "detail": detail, "pointer": pointer}
 
 
 class ChunkTransaction:
-    """A `TransactionHook` that moves the position of the import in the transaction that applies a chunk."""
+    """A `TransactionHook` that moves the position of the import in the transaction that applies a chunk, or that would
+    apply it in a dry run.
+    """
 
-    stores_all = False
+    stores_all = True
 
     def __init__(self, chunk: Chunk, turn: Turn, *, on_conflict: str) -> None:
         self.chunk = chunk
@@ -90,9 +115,12 @@ class ChunkTransaction:
         values = {
             "id": chunk.import_id,
             "position": chunk.start + len(chunk.records),
+            "line": chunk.line,
             "fingerprint": chunk.fingerprint if chunk.start == 0 else None,
             "failed": len(failures),
-            **{name: counts[name] for name in ("created", "updated", "skipped")},
+            "created": counts["created"],
+            "updated": counts["updated"],
+            "skipped": counts["skipped"] + chunk.deleted,
         }
         await session.execute(MOVE_POSITION, values)
 
@@ -115,5 +143,5 @@ def field_pointer(path: str) -> str | None:
     """The pointer to the field of a path in a record, None for unknown names, which could be personal data: failures
     are kept for a month.
     """
-    name = path.partition("/")[0]
+    name = re.split("[/.]", path, maxsplit=1)[0]
     return f"/{name}" if name in FIELDS else None

@@ -9,11 +9,11 @@ import hmac
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import orjson
-from sqlalchemy import RowMapping, case, func, select, update
+from sqlalchemy import RowMapping, Select, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_unless_there
 
 from user_service.errors import IdempotencyKeyReused, NotFound, ServiceError, ValidationFailed
@@ -22,8 +22,8 @@ from user_service.users.batch.bodies import CreateBatch
 from user_service.users.batch.runner import BatchRunner
 from user_service.users.change_log import Origin
 from user_service.users.imports.chunks import Chunk, ChunkTransaction
-from user_service.users.imports.parsers import Record
 from user_service.users.imports.pipeline import TURN_TIMEOUT_SECONDS, ImportMoved, Pipeline, Turn
+from user_service.users.imports.records import NumberedRecord
 from user_service.values.ids import new_id
 
 CHUNK_RECORDS: Final = 1000
@@ -46,6 +46,15 @@ class ImportDiffers(IdempotencyKeyReused):
     code, title = "import_differs", "The records differ from those that the import started with"
 
 
+class ImportOptions(NamedTuple):
+    """What an import does with its records. A dry run changes no user."""
+
+    format: str
+    on_conflict: str = "fail"
+    keep_ids: bool = False
+    dry_run: bool = False
+
+
 class ImportRunner:
     """Starts, continues and reads imports."""
 
@@ -55,26 +64,25 @@ class ImportRunner:
         self.database = batches.database
         self.keys = batches.database.keys
 
-    async def begin(self, origin: Origin, *, file_format: str, on_conflict: str, key: str | None) -> Import:
+    async def begin(self, origin: Origin, options: ImportOptions, *, key: str | None) -> Import:
         """A new import, or the one that this principal started with the same key.
 
-        Raises IdempotencyKeyReused when that one has another format or on_conflict.
+        Raises IdempotencyKeyReused when that one has other options.
         """
         values = {
             "id": new_id(),
             "actor": origin.actor,
             "key": self.key_hash(origin.actor, key) if key is not None else None,
-            "format": file_format,
-            "on_conflict": on_conflict,
             "state": "running",
+            **options._asdict(),
         }
         async with self.database.transaction() as session:
             insertion = insert_unless_there(imports).values(values).on_conflict_do_nothing().returning(imports.c.id)
             inserted = (await session.execute(insertion)).scalar_one_or_none()
             is_this = imports.c.id == inserted if inserted is not None else imports.c.key == values["key"]
             row = (await session.execute(select(imports).where(is_this))).mappings().one()
-        if (row["format"], row["on_conflict"]) != (file_format, on_conflict):
-            raise IdempotencyKeyReused("This key belongs to an import with another format or on_conflict.")
+        if options != tuple(row[name] for name in options._fields):
+            raise IdempotencyKeyReused(f"This key belongs to an import with another {' or '.join(options._fields)}.")
         return row
 
     async def find(self, import_id: UUID) -> Import:
@@ -91,9 +99,16 @@ class ImportRunner:
 
     async def latest(self, limit: int) -> Sequence[Import]:
         """The newest imports first."""
-        newest = select(*IMPORT_COLUMNS).order_by(imports.c.id.desc()).limit(limit)
+        return await self.select(select(*IMPORT_COLUMNS).order_by(imports.c.id.desc()).limit(limit))
+
+    async def find_by_key(self, actor: str, key: str) -> Sequence[Import]:
+        """The import that this principal started with this key, if there is one."""
+        return await self.select(select(*IMPORT_COLUMNS).where(imports.c.key == self.key_hash(actor, key)))
+
+    async def select(self, statement: Select[Any]) -> Sequence[Import]:
         async with self.database.transaction() as session:
-            return (await session.execute(newest)).mappings().all()
+            rows: Sequence[Import] = (await session.execute(statement)).mappings().all()
+        return rows
 
     async def failures(self, import_id: UUID) -> AsyncIterator[bytes]:
         """The failures in the order of the records, as NDJSON, a piece at a time."""
@@ -112,7 +127,7 @@ class ImportRunner:
             last = rows[-1].record
             yield b"".join(map(failure_line, rows))
 
-    async def run(self, started: Import, records: AsyncIterator[Sequence[Record]], origin: Origin) -> None:
+    async def run(self, started: Import, records: AsyncIterator[Sequence[NumberedRecord]], origin: Origin) -> None:
         """Continues an import from its position, with all its records from the start, and completes it.
 
         Raises ImportMoved, ImportDiffers, and what the stream raises: then the import is at the end of its last chunk.
@@ -122,7 +137,7 @@ class ImportRunner:
             return
 
         async def apply(chunk: Chunk, turn: Turn) -> None:
-            await self.apply(chunk, turn, started["on_conflict"], origin)
+            await self.apply(chunk, turn, started, origin)
 
         try:
             await Pipeline(turn_timeout_seconds=self.turn_timeout_seconds).run(self.chunks(started, records), apply)
@@ -132,7 +147,7 @@ class ImportRunner:
             raise
         await self.set_state(started["id"], "completed")
 
-    async def check_same(self, started: Import, records: AsyncIterator[Sequence[Record]]) -> None:
+    async def check_same(self, started: Import, records: AsyncIterator[Sequence[NumberedRecord]]) -> None:
         """Raises ImportDiffers when a completed import did not start with these records, or had fewer."""
         async for _ in self.chunks(started, records):
             raise ImportDiffers("The import with this key is complete and had fewer records. Use another key.")
@@ -142,10 +157,10 @@ class ImportRunner:
         with suppress(ServiceError):
             await self.set_state(import_id, state)
 
-    async def chunks(self, started: Import, records: AsyncIterator[Sequence[Record]]) -> AsyncIterator[Chunk]:
+    async def chunks(self, started: Import, records: AsyncIterator[Sequence[NumberedRecord]]) -> AsyncIterator[Chunk]:
         """The records that are not done, in chunks that start at the position of the import."""
         start = 0
-        held: list[Record] = []
+        held: list[NumberedRecord] = []
         async for some in records:
             held += some
             while len(held) >= CHUNK_RECORDS:
@@ -156,7 +171,7 @@ class ImportRunner:
         if held and (chunk := self.chunk(started, start, held)) is not None:
             yield chunk
 
-    def chunk(self, started: Import, start: int, records: Sequence[Record]) -> Chunk | None:
+    def chunk(self, started: Import, start: int, records: Sequence[NumberedRecord]) -> Chunk | None:
         """The records of a chunk that are not done, or None when all are. Raises ImportDiffers."""
         fingerprint = self.fingerprint(records) if start == 0 else b""
         if start == 0 and started["fingerprint"] not in (None, fingerprint):
@@ -165,13 +180,14 @@ class ImportRunner:
             )
         done = max(0, min(started["position"] - start, len(records)))
         rest = records[done:]
-        return Chunk(started["id"], start + done, rest, fingerprint) if rest else None
+        return Chunk(started["id"], start + done, rest, fingerprint, started["keep_ids"]) if rest else None
 
-    async def apply(self, chunk: Chunk, turn: Turn, on_conflict: str, origin: Origin) -> None:
-        items: list[Any] = [{"data": record} for _, record in chunk.readable]
-        batch = CreateBatch.model_construct(mode="partial", dry_run=False, on_conflict=on_conflict, items=items)
+    async def apply(self, chunk: Chunk, turn: Turn, started: Import, origin: Origin) -> None:
+        items: list[Any] = [{"data": record} for _, _, record in chunk.users]
+        on_conflict, dry_run = started["on_conflict"], started["dry_run"]
+        batch = CreateBatch.model_construct(mode="partial", dry_run=dry_run, on_conflict=on_conflict, items=items)
         hook = ChunkTransaction(chunk, turn, on_conflict=on_conflict)
-        await self.batches.run("create", batch, origin, hook=hook)
+        await self.batches.import_users(batch, origin, hook=hook)
 
     async def set_state(self, import_id: UUID, state: str) -> None:
         finished_at = func.now() if state == "completed" else None
@@ -183,11 +199,19 @@ class ImportRunner:
     def key_hash(self, actor: str, key: str) -> bytes:
         return hmac.digest(self.keys.idempotency, orjson.dumps([actor, key]), "sha256")
 
-    def fingerprint(self, records: Sequence[Record]) -> bytes:
+    def fingerprint(self, records: Sequence[NumberedRecord]) -> bytes:
         """Identifies the first records of a file; a keyed hash, since they are personal data."""
-        return hmac.digest(self.keys.idempotency, FINGERPRINT_PREFIX + orjson.dumps(list(records)), "sha256")
+        content = FINGERPRINT_PREFIX + orjson.dumps([record for _, record in records])
+        return hmac.digest(self.keys.idempotency, content, "sha256")
 
 
 def failure_line(row: Any) -> bytes:
-    line = {"record": row.record, "code": row.code, "detail": row.detail, "pointer": row.pointer}
+    line = {
+        "record": row.record,
+        "line": row.line,
+        "field": row.pointer and row.pointer.removeprefix("/"),
+        "code": row.code,
+        "detail": row.detail,
+        "pointer": row.pointer,
+    }
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,6 +1,7 @@
 """`/api/v1/users/imports` and `/api/v1/users/export`: any number of users, as streams."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -8,12 +9,14 @@ from uuid import UUID
 
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from user_service.errors import UnsupportedMediaType
-from user_service.users.imports.parsers import Record, make_parser
-from user_service.users.imports.runner import Import, ImportRunner
+from user_service.errors import ServiceError, ShuttingDown, UnsupportedMediaType
+from user_service.observability.logging import log
+from user_service.users.imports.parsers import RecordParser, make_parser
+from user_service.users.imports.records import NumberedRecord
+from user_service.users.imports.runner import Import, ImportOptions, ImportRunner
 from user_service.web.dependencies import (
     check_single_key,
     conditions_without_etag,
@@ -22,8 +25,11 @@ from user_service.web.dependencies import (
     get_resources,
     requires,
 )
-from user_service.web.openapi import COMMON_PROBLEMS, Responses, problems
-from user_service.web.problems import request_context
+from user_service.web.idempotency import REPLAYED_HEADER
+from user_service.web.openapi import COMMON_PROBLEMS, DESCRIPTIONS, PROBLEM, PROBLEM_JSON, Responses, problems
+from user_service.web.problems import request_context, to_response
+from user_service.web.query_types import Flag
+from user_service.web.responses import render_problem
 from user_service.web.routing import StrictRoute, make_router
 
 NDJSON: Final = "application/x-ndjson"
@@ -35,6 +41,8 @@ FORMATS_BY_MEDIA_TYPE: Final = {
     CSV: "csv",
 }
 LATEST: Final = 50
+# Parsing this much takes some milliseconds.
+PARSED_AT_ONCE_BYTES: Final = 64 * 1024
 
 
 class StreamRoute(StrictRoute):
@@ -50,7 +58,10 @@ class ImportRead(BaseModel):
     state: Literal["running", "interrupted", "failed", "completed"]
     format: Literal["ndjson", "csv"]
     on_conflict: Literal["fail", "skip", "update"]
+    keep_ids: bool
+    dry_run: bool = Field(description="Whether the import changes no user; the counts are what it would do")
     position: int
+    line: int = Field(description="The line in which the last processed record begins, from 1; 0 before the first")
     created: int
     updated: int
     skipped: int
@@ -69,6 +80,35 @@ IMPORT_BODY: Final[dict[str, Any]] = {
         "required": True,
         "content": {NDJSON: {"schema": {"type": "string"}}, CSV: {"schema": {"type": "string"}}},
     }
+}
+STOPPED: Final[dict[str, Any]] = {
+    "title": "ImportStopped",
+    "description": "The problem that stopped an import, and the import as it was then; at least its id.",
+    "type": "object",
+    "required": [*PROBLEM["required"], "import"],
+    "additionalProperties": False,
+    "properties": {
+        **PROBLEM["properties"],
+        "import": {
+            "anyOf": [
+                {"$ref": "#/components/schemas/ImportRead"},
+                {
+                    "type": "object",
+                    "required": ["id"],
+                    "additionalProperties": False,
+                    "properties": {"id": {"type": "string", "format": "uuid"}},
+                },
+            ]
+        },
+    },
+}
+# Whatever stops an import answers so; what refuses it before it begins is a plain problem.
+STOPPED_PROBLEMS: Final[Responses] = {
+    status: {
+        "description": DESCRIPTIONS[status],
+        "content": {PROBLEM_JSON: {"schema": {"anyOf": [{"$ref": "#/components/schemas/Problem"}, STOPPED]}}},
+    }
+    for status in (409, 422, 503)
 }
 NDJSON_RESPONSE: Final[Responses] = {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}}
 
@@ -108,7 +148,7 @@ ImportKey = Annotated[
     status_code=202,
     response_model=ImportRead,
     dependencies=[Depends(requires("users:write")), Depends(check_single_key), conditions_without_etag],
-    responses=problems(409, 412),
+    responses={**problems(412), **STOPPED_PROBLEMS},
     openapi_extra=IMPORT_BODY,
 )
 async def import_users(
@@ -116,23 +156,48 @@ async def import_users(
     imports: Imports,
     key: ImportKey = None,
     on_conflict: Annotated[Literal["fail", "skip", "update"], Query()] = "fail",
+    unknown_columns: Annotated[Literal["fail", "ignore"], Query(description="For CSV")] = "fail",
+    keep_ids: Annotated[Flag, Query(description="Keep the `id` of each record, which an export has written")] = False,
+    dry_run: Annotated[Flag, Query(description="Count and check the records, and change no user")] = False,
 ) -> Response:
     """Create users from NDJSON or CSV of any length. The response follows when all records are processed.
 
     An interrupted import continues when the same file is sent with the same `Idempotency-Key`.
     """
-    file_format = parse_format(request)
+    options = ImportOptions(parse_format(request), on_conflict, keep_ids, dry_run)
     origin = request_context(request).origin
-    started = await imports.begin(origin, file_format=file_format, on_conflict=on_conflict, key=key)
-    with suppress(ClientDisconnect):
-        await imports.run(started, parse_records(request, file_format), origin)
-    return import_response(await imports.find(started["id"]), status=202)
+    started = await imports.begin(origin, options, key=key)
+    records = parse_records(request, make_parser(options.format, unknown_columns=unknown_columns))
+    try:
+        with suppress(ClientDisconnect):
+            await imports.run(started, records, origin)
+    except ServiceError as error:
+        return await stopped_response(request, imports, started, error)
+    except asyncio.CancelledError:
+        # The server stops, and waits for the response. The deadline, which cancels too, was lifted.
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        return await stopped_response(request, imports, started, ShuttingDown())
+    except Exception:
+        log.exception("an import has failed", extra={"request_id": request_context(request).request_id.decode()})
+        return await stopped_response(request, imports, started, ServiceError())
+    headers = REPLAYED_HEADER if started["state"] == "completed" else {}
+    return import_response(await imports.find(started["id"]), status=202, headers=headers)
 
 
 @router.get("/imports", response_model=ImportList, dependencies=reading)
-async def list_imports(imports: Imports) -> ImportList:
-    """The latest imports, the newest first."""
-    return ImportList(items=[ImportRead.model_validate(dict(row)) for row in await imports.latest(LATEST)])
+async def list_imports(
+    request: Request,
+    imports: Imports,
+    key: Annotated[str | None, Query(max_length=255, description="The import with this `Idempotency-Key`")] = None,
+) -> ImportList:
+    """The latest imports, the newest first; or the one that the caller has started with a key."""
+    if key is None:
+        found = await imports.latest(LATEST)
+    else:
+        found = await imports.find_by_key(request_context(request).origin.actor, key)
+    return ImportList(items=list(map(read, found)))
 
 
 @router.get("/imports/{import_id}", response_model=ImportRead, dependencies=reading, responses=problems(404))
@@ -168,14 +233,40 @@ def parse_format(request: Request) -> str:
     return FORMATS_BY_MEDIA_TYPE[media_type]
 
 
-def import_response(found: Import, *, status: int = 200) -> Response:
-    content = ImportRead.model_validate(dict(found)).model_dump_json()
-    headers = {"Cache-Control": "no-store", "Location": f"/api/v1/users/imports/{found['id']}"}
-    return Response(content, status, headers, "application/json")
+def import_location(import_id: UUID) -> str:
+    return f"/api/v1/users/imports/{import_id}"
 
 
-async def parse_records(request: Request, file_format: str) -> AsyncIterator[Sequence[Record]]:
-    parser = make_parser(file_format)
+def read(found: Import) -> ImportRead:
+    return ImportRead.model_validate(dict(found))
+
+
+def import_response(found: Import, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    headers = {"Cache-Control": "no-store", "Location": import_location(found["id"]), **(headers or {})}
+    return Response(read(found).model_dump_json(), status, headers, "application/json")
+
+
+async def stopped_response(request: Request, imports: ImportRunner, started: Import, error: ServiceError) -> Response:
+    """The problem that has stopped an import, with the import as it is now: what came before is applied."""
+    try:
+        found = read(await imports.find(started["id"]))
+    except ServiceError:
+        applied = f"Read import {started['id']} for what it has applied."
+        extension: dict[str, Any] = {"id": str(started["id"])}
+    else:
+        applied = f"Import {found.id} has processed {found.position:,} records, to line {found.line:,} of the file."
+        extension = found.model_dump(mode="json")
+    error.detail = f"{error.detail.rstrip('.')}. {applied}"
+    request_id = request_context(request).request_id.decode()
+    response = to_response(render_problem(error, request_id, extensions={"import": extension}))
+    response.headers["Location"] = import_location(started["id"])
+    return response
+
+
+async def parse_records(request: Request, parser: RecordParser) -> AsyncIterator[Sequence[NumberedRecord]]:
     async for piece in request.stream():
-        yield list(parser.feed(piece))
+        for start in range(0, len(piece), PARSED_AT_ONCE_BYTES):
+            yield list(parser.feed(piece[start : start + PARSED_AT_ONCE_BYTES]))
+            # Other requests run in between, also when the server hands over the body in one piece.
+            await asyncio.sleep(0)
     yield list(parser.end())
