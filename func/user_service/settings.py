@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import orjson
 
@@ -23,6 +23,28 @@ RESERVED_EXTENSIONS: Final = frozenset(
 # `user:password@host:port`; several hosts are a list, an IPv6 address stands in brackets.
 HOST: Final = r"(?:\[[0-9A-Fa-f:.%]+\]|[^:\[\]@,]*)(?::[0-9]{1,5})?"
 AUTHORITY: Final = re.compile(rf"(?:.*@)?{HOST}(?:,{HOST})*")
+
+KERNEL: Final = "the operating system's settings apply, as net.ipv4.tcp_keepalive_time"
+TLS: Final = "sslmode=verify-full with sslrootcert authenticates the server"
+# Parameters of libpq that asyncpg would send to the server as a setting, which the server does not have.
+LIBPQ_ONLY: Final = {
+    "connect_timeout": "the service gives each host its own time",
+    "channel_binding": TLS,
+    "require_auth": TLS,
+    "sslcertmode": TLS,
+    "sslsni": TLS,
+    "sslcompression": "TLS 1.3 has no compression",
+    "sslcrldir": "name one file with sslcrl",
+    "gssencmode": "encrypt with sslmode",
+    "requirepeer": "protect the folder of the socket",
+    "hostaddr": "put the address into the place of the host",
+    "load_balance_hosts": "the service asks the hosts in their order",
+    "keepalives": KERNEL,
+    "keepalives_idle": KERNEL,
+    "keepalives_interval": KERNEL,
+    "keepalives_count": KERNEL,
+    "tcp_user_timeout": KERNEL,
+}
 
 
 def parse_bool(text: str) -> bool:
@@ -66,6 +88,20 @@ def url(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+def postgres_url(text: str) -> str:
+    """A libpq URI of which every parameter is honoured. Raises ValueError that names one that is not."""
+    url("postgresql", "postgres")(text)
+    for name, value in parse_qsl(text.partition("?")[2], keep_blank_values=True):
+        if name == "sslrootcert" and value == "system":
+            raise ValueError(
+                "sslrootcert=system is not supported; use sslmode=verify-full with the path of the certificates, "
+                "as sslrootcert=/etc/ssl/certs/ca-certificates.crt"
+            )
+        if name in LIBPQ_ONLY:
+            raise ValueError(f"{name} is not supported; remove it: {LIBPQ_ONLY[name]}")
+    return text
+
+
 def comma_separated(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
@@ -89,9 +125,6 @@ def pem(text: str) -> str:
     if "-----BEGIN CERTIFICATE-----" not in text:
         raise ValueError("expected certificates in PEM")
     return text
-
-
-postgres_url = url("postgresql", "postgres")
 
 
 def setting(default: Any, parse: Callable[[str], Any]) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from support.ports import free_port
 from user_service.postgres.embedded.socket_folder import make_socket_folder, socket_url
 from user_service.postgres.embedded.wheel import Cluster, change_owner, find_account, find_readable_programs, psql
 
@@ -103,8 +104,11 @@ def postgres_server(tmp: Path) -> Iterator[PostgresServer]:
 class RedisServer:
     """One server without persistence, over a Unix socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str, port: bool = False) -> None:
+        """`options` are further arguments. With `port` it also has the TCP port that a cluster needs."""
         self.folder = folder
+        self.options = options
+        self.port = free_port() if port else 0
         self.program = redis_program()
         self.socket = folder / "redis.sock"
         self.process: subprocess.Popen[bytes] | None = None
@@ -119,9 +123,20 @@ class RedisServer:
         return f"unix://{self.socket}"
 
     def start(self) -> None:
-        settings = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
+        settings = [
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--unixsocket",
+            str(self.socket),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
         self.process = subprocess.Popen(
-            [self.program, *settings, "--dir", self.folder, "--logfile", self.folder / "redis.log"],
+            [self.program, *settings, *self.options, "--dir", self.folder, "--logfile", self.folder / "redis.log"],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

@@ -11,6 +11,11 @@ PROBE_TIMEOUT_SECONDS: Final = 1.0
 PROBE_PAUSE_SECONDS: Final = 0.5
 
 
+def describe_error(error: Exception) -> str:
+    """The type of an error of Redis and its message, which quotes no value of a user."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
 class CircuitBreaker:
     """Opens after three failures in a row. A background task then probes Redis, and closes it when a probe succeeds.
 
@@ -37,7 +42,7 @@ class CircuitBreaker:
     def record_failure(self, error: Exception) -> None:
         self.failures += 1
         if self.failures >= FAILURES_TO_OPEN and self.recovery is None:
-            log.warning("going on without Redis", extra={"for": self.user, "reason": type(error).__name__})
+            log.warning("going on without Redis", extra={"for": self.user, "reason": describe_error(error)})
             self.recovery = create_task(self.recover())
 
     async def recover(self) -> None:

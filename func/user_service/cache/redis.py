@@ -22,6 +22,7 @@ from user_service.cache.base import Entry, Footprint, VersionFences
 from user_service.cache.circuit_breaker import CircuitBreaker
 from user_service.encryption.cipher import Cipher, DecryptionError
 from user_service.errors import ConfigurationError
+from user_service.observability.logging import log
 from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Traced, untraced
 from user_service.postgres.clock import DatabaseClock
@@ -49,7 +50,11 @@ for i, key in ipairs(KEYS) do
 end
 """
 # The same for fences, and publishes the invalidation message.
-INVALIDATE_SCRIPT: Final = f"{PUT_SCRIPT} redis.pcall('PUBLISH', ARGV[#KEYS + 2], ARGV[#KEYS + 3])"
+# Returns the error where Redis refuses the message; the fences are set all the same.
+INVALIDATE_SCRIPT: Final = f"""{PUT_SCRIPT}
+local sent = redis.pcall('PUBLISH', ARGV[#KEYS + 2], ARGV[#KEYS + 3])
+return type(sent) == 'table' and sent['err'] or ''
+"""
 # Turns entries into fences of their versions; returns the number of entries.
 CLEAR_SCRIPT: Final = """
 local dropped = 0
@@ -92,14 +97,16 @@ class RedisCache:
     ) -> None:
         self.traced = traced
         self.clock = clock
-        self.prefix = f"{prefix}user:".encode()
-        self.channel = f"{prefix}forgotten"
+        self.prefix = key_prefix(prefix)
+        self.channel = channel_name(prefix)
         self.ttl_seconds = ttl_seconds
         self.budget_seconds = budget_seconds
         self.fence_seconds = max(ceil(ttl_seconds), read_seconds)
         self.cipher = cipher
         self.metrics = metrics
         self.redis = connect(url)
+        # The last reason for which Redis refused an invalidation.
+        self.refusal = ""
         self.put_script = self.redis.register_script(PUT_SCRIPT)
         self.invalidate_script = self.redis.register_script(INVALIDATE_SCRIPT)
         self.clear_script = self.redis.register_script(CLEAR_SCRIPT)
@@ -138,7 +145,16 @@ class RedisCache:
             fences = [b"%010d" % version + FENCE for version in changed.values()]
             message = b"".join(INVALIDATION.pack(user_id.bytes, version) for user_id, version in changed.items())
             script = self.invalidate_script(keys=keys, args=[self.fence_seconds, *fences, self.channel, message])
-            await self.attempt("forget", script)
+            refusal = await self.attempt("forget", script)
+            if refusal:
+                self.note_refusal(refusal.decode())
+
+    def note_refusal(self, reason: str) -> None:
+        """Counts a message that Redis refused, and logs each reason once. The other replicas' entries expire."""
+        self.metrics.cache_errors.add("publish")
+        if reason != self.refusal:
+            self.refusal = reason
+            log.warning("Redis refuses invalidations; `user-service doctor` shows why", extra={"reason": reason})
 
     def drop_fenced(self, entries: Mapping[UUID, Entry]) -> dict[UUID, Entry]:
         minimum_version = self.fences.minimum_version
@@ -217,6 +233,15 @@ class RedisCache:
             self.metrics.cache_errors.add("decrypt")
             return None
         return Entry(int(version), state == DELETED, body, as_of)
+
+
+def key_prefix(prefix: str) -> bytes:
+    return f"{prefix}user:".encode()
+
+
+def channel_name(prefix: str) -> str:
+    """The channel of the invalidations."""
+    return f"{prefix}forgotten"
 
 
 def connect(url: str, *, retries: int = 1) -> Redis:

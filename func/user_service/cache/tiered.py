@@ -15,6 +15,7 @@ from uuid import UUID
 from redis.asyncio import Redis
 
 from user_service.cache.base import Entry, Footprint
+from user_service.cache.circuit_breaker import describe_error
 from user_service.cache.memory import MemoryCache
 from user_service.cache.redis import INVALIDATE_ALL, INVALIDATION, RedisCache
 from user_service.observability.logging import log
@@ -38,6 +39,8 @@ class TieredCache:
         self.subscribed_since = inf
         self.subscription: Task[None] | None = None
         self.closing = False
+        # Why the last subscription failed or ended.
+        self.reason = ""
 
     @property
     def footprint(self) -> Footprint:
@@ -95,8 +98,11 @@ class TieredCache:
             try:
                 await self.receive_messages()
             except Exception as error:
-                if self.is_subscribed:
-                    log.warning("going on without the local cache", extra={"reason": type(error).__name__})
+                reason = describe_error(error)
+                # Also where there was never a subscription, as without permission for the channel.
+                if self.is_subscribed or reason != self.reason:
+                    log.warning("going on without the local cache", extra={"reason": reason})
+                self.reason = reason
             finally:
                 self.subscribed_since = inf
                 self.local.drop_all()

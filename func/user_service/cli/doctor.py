@@ -3,10 +3,12 @@
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import asyncpg
 
+from user_service.cache.circuit_breaker import describe_error
 from user_service.encryption.key_registry import compare_keys
 from user_service.encryption.keyring import load_keys, secret_path
 from user_service.errors import ConfigurationError, DatabaseUnavailable
@@ -18,6 +20,13 @@ from user_service.postgres.pooler import role_settings
 from user_service.settings import Settings
 
 MIN_POSTGRES_VERSION: Final = 150_000
+
+# A replica that has replayed all that it received is not behind, however long ago the last change was.
+REPLICA: Final = """
+SELECT pg_is_in_recovery(), to_regclass('users') IS NOT NULL,
+  CASE WHEN NOT pg_is_in_recovery() OR pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+    ELSE coalesce(extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp()), 0) END::float8
+"""
 
 Finding = tuple[bool, str]
 
@@ -41,6 +50,8 @@ async def examine_parts(settings: Settings) -> bool:
         "keys": lambda: check_keyring(settings, pool),
         "redis": lambda: check_redis(settings),
     }
+    if settings.database_read_url is not None:
+        checks["replica"] = lambda: check_replica(settings)
     if settings.database_url is None:
         checks = {"database": lambda: check_embedded(settings), "redis": checks["redis"]}
     findings = []
@@ -89,6 +100,29 @@ async def check_database(settings: Settings, pool: ReadPool) -> Finding:
     return True, f"PostgreSQL {name}"
 
 
+async def check_replica(settings: Settings) -> Finding:
+    """Whether the server of DATABASE_READ_URL can take the lists."""
+    pool = ReadPool(replace(settings, database_url=settings.database_read_url), Metrics(), size=1)
+    try:
+        is_fine, text = await check_database(pool.settings, pool)
+        if not is_fine:
+            return False, text.replace("DATABASE_URL", "DATABASE_READ_URL")
+        is_standby, is_migrated, lag = (await pool.fetch(REPLICA))[0]
+    finally:
+        await pool.close()
+    if not is_migrated:
+        return (
+            False,
+            "no tables of the service: DATABASE_READ_URL must name a replica of DATABASE_URL's server",
+        )
+    if not is_standby:
+        return (
+            False,
+            "this server is no replica: unset DATABASE_READ_URL, or name a replica of DATABASE_URL's server",
+        )
+    return True, f"{text}, {lag:.1f} s behind the primary"
+
+
 async def check_migrations(pool: ReadPool) -> Finding:
     head = migrations.head()
     try:
@@ -120,16 +154,13 @@ async def check_redis(settings: Settings) -> Finding:
         return True, "not set: each replica has its own cache; set REDIS_URL for more than one replica"
     from redis.exceptions import RedisError
 
-    from user_service.cache.redis import connect
+    from user_service.cache.diagnosis import find_redis_fault
 
-    redis = connect(settings.redis_url)
     try:
-        await redis.ping()
+        fault = await find_redis_fault(settings)
     except (RedisError, OSError) as error:
         return (
             False,
-            f"Redis does not respond ({type(error).__name__}): check REDIS_URL; without it the service is slower",
+            f"Redis does not respond ({describe_error(error)}): check REDIS_URL; without it the service is slower",
         )
-    finally:
-        await redis.aclose()
-    return True, "Redis responds"
+    return fault is None, fault or "Redis responds"

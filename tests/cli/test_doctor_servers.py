@@ -1,0 +1,84 @@
+"""What doctor says of a replica, a Redis Cluster and a Redis whose user may too little."""
+
+from pathlib import Path
+
+import pytest
+
+from support.application import running
+from support.process import command
+from support.servers import PostgresServer, RedisServer
+from support.settings import make_settings
+
+PERMITTED = "+@read +@write +@connection +@scripting +@pubsub +info"
+
+
+def findings(folder: Path, **environ: str) -> tuple[int, str]:
+    done = command(folder, "doctor", **environ)
+    return done.returncode, done.stdout
+
+
+def test_a_replica_that_is_a_primary_is_named(database_url: str, own_postgres: PostgresServer, tmp_path: Path) -> None:
+    other = own_postgres.create_database("other")
+    away = "postgresql://u@127.0.0.1:1/x"
+
+    same = findings(tmp_path, DATABASE_URL=database_url, DATABASE_READ_URL=database_url)
+    empty = findings(tmp_path, DATABASE_URL=database_url, DATABASE_READ_URL=other)
+    gone = findings(tmp_path, DATABASE_URL=database_url, DATABASE_READ_URL=away)
+
+    assert same[0] == empty[0] == gone[0] == 1
+    assert "this server is no replica" in same[1]
+    assert "no tables of the service" in empty[1]
+    assert "check DATABASE_READ_URL" in gone[1]
+
+
+def test_a_redis_cluster_is_not_supported(database_url: str, tmp_path: Path) -> None:
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    server = RedisServer(folder, "--cluster-enabled", "yes", port=True)
+    server.start()
+    try:
+        status, text = findings(tmp_path, DATABASE_URL=database_url, REDIS_URL=server.url)
+    finally:
+        server.stop()
+
+    assert status == 1
+    assert "Redis Cluster, which is not supported" in text
+
+
+@pytest.fixture
+def limited_url(own_redis: RedisServer) -> str:
+    """A Redis whose user `service` may use the keys and no channel."""
+    own_redis.command(f"ACL SETUSER service on >pass ~user-service:* resetchannels {PERMITTED}")
+    return own_redis.url.replace("unix://", "unix://service:pass@")
+
+
+def test_an_acl_without_the_channel_is_named_with_the_remedy(
+    database_url: str, limited_url: str, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    lacking = findings(tmp_path, DATABASE_URL=database_url, REDIS_URL=limited_url)
+    own_redis.command(f"ACL SETUSER service on >pass ~user-service:* &user-service:forgotten {PERMITTED}")
+    fine = findings(tmp_path, DATABASE_URL=database_url, REDIS_URL=limited_url)
+
+    assert lacking[0] == 1
+    assert "&user-service:forgotten" in lacking[1]
+    assert fine[0] == 0, fine[1]
+
+
+async def test_the_log_says_why_an_invalidation_was_refused(
+    database_url: str, limited_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="user_service")
+    async with running(make_settings(database_url, tmp_path, redis_url=limited_url)) as client:
+        client.resources.cache.shared.budget_seconds = 30.0  # type: ignore[attr-defined]
+        path = await client.make()
+        await client.patch(path, json={"given_name": "Ada"})
+        await client.patch(path, json={"given_name": "Grace"})
+        errors = dict(client.resources.metrics.cache_errors.values)
+
+    refusals = [record for record in caplog.records if record.message.startswith("Redis refuses invalidations")]
+    without = [record for record in caplog.records if record.message == "going on without the local cache"]
+    assert len(refusals) == 1
+    assert "channel" in refusals[0].reason  # type: ignore[attr-defined]
+    assert len(without) == 1
+    assert without[0].reason.startswith("NoPermissionError: ")  # type: ignore[attr-defined]
+    assert errors[("publish",)] == 2
