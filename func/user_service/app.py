@@ -19,6 +19,7 @@ from user_service.settings import Settings
 from user_service.values.deferred import Deferred
 from user_service.web.api_loader import load_api
 from user_service.web.bulkhead import Bulkhead
+from user_service.web.cors import Cors
 from user_service.web.fast_path import LIVE_PATH, READY_PATH, FastPath
 from user_service.web.health import Health
 from user_service.web.references import relative_location
@@ -62,6 +63,7 @@ class Application:
         self.authenticator = resources.authenticator
         self.max_in_flight = resources.settings.max_in_flight
         self.request_timeout = resources.settings.request_timeout
+        self.cors = Cors(resources.settings.cors_origins) if resources.settings.cors_origins else None
         self.requests = resources.metrics.requests
         self.rotation = SecretRotation(resources, secret_files)
         self.health = Health(resources)
@@ -112,6 +114,8 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind == "http":
+            if self.cors is not None:
+                send = self.cors.share(scope["headers"], send)
             if self.requests.in_flight >= self.max_in_flight and not scope["path"].startswith(NEVER_SHED):
                 await self.shed(scope, send)
             else:
@@ -143,6 +147,9 @@ class Application:
         context = RequestContext(scope["method"], headers, tracing if path not in UNTRACED else None)
         self.requests.in_flight += 1
         try:
+            if self.cors is not None and (preflight := self.cors.answer_preflight(scope["method"], headers)):
+                await respond(preflight, context, send)
+                return
             if path.startswith(GUARDED):
                 await self.admit(self.authenticator, scope, context)
             elif path in EVENT_DOORS and scope["method"] == "POST":

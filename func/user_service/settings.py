@@ -22,6 +22,8 @@ RESERVED_EXTENSIONS: Final = frozenset(
 )
 # `user:password@host:port`; several hosts are a list, an IPv6 address stands in brackets.
 HOST: Final = r"(?:\[[0-9A-Fa-f:.%]+\]|[^:\[\]@,]*)(?::[0-9]{1,5})?"
+DNS_NAME: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?")
 AUTHORITY: Final = re.compile(rf"(?:.*@)?{HOST}(?:,{HOST})*")
 
 KERNEL: Final = "the operating system's settings apply, as net.ipv4.tcp_keepalive_time"
@@ -106,6 +108,22 @@ def comma_separated(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def origins(text: str) -> tuple[str, ...]:
+    """Origins as browsers send them: scheme, host and port, in lower case."""
+    parts = tuple(part.lower() for part in comma_separated(text))
+    if not all(map(ORIGIN.fullmatch, parts)):
+        raise ValueError("expected origins such as https://app.example.org, without a path; * is not accepted")
+    return parts
+
+
+def webhook_origins(text: str) -> tuple[str, ...]:
+    """Names of senders of events, in lower case; `*` stands for all."""
+    parts = tuple(part.lower() for part in comma_separated(text))
+    if not all(part == "*" or DNS_NAME.fullmatch(part) for part in parts):
+        raise ValueError("expected DNS names such as eventgrid.azure.net, or *")
+    return parts
+
+
 def cloudevent_overrides(text: str) -> dict[str, str]:
     """The extensions of K_CE_OVERRIDES, `{"extensions": {"name": "value"}}`, by name."""
     try:
@@ -169,6 +187,8 @@ class Settings:
     events_jwks_url: str = setting("https://kubernetes.default.svc/openid/v1/jwks", url("https", "http"))
     events_subjects: tuple[str, ...] = setting(("*",), comma_separated)
     events_trust_network: bool = setting(False, parse_bool)
+    webhook_origins: tuple[str, ...] = setting((), webhook_origins)
+    cors_origins: tuple[str, ...] = setting((), origins)
     jwks_ca_file: Path | None = setting(None, Path)
     events_jwks_token_file: Path | None = setting(None, Path)
     rate_limit_max: int = setting(100, whole_number(0, 10**9))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import orjson
 from cloudevents.core.base import BaseCloudEvent, EventFactory
@@ -20,10 +20,14 @@ from cloudevents.core.v1.event import CloudEvent
 from dateutil.parser import isoparse
 
 from user_service.errors import FieldError, InvalidEvent, UnsupportedMediaType
+from user_service.events.types import PING
+from user_service.values.media_types import parse_media_type
 
 STRUCTURED: Final = "application/cloudevents+json"
 BATCHED: Final = "application/cloudevents-batch+json"
 REQUIRED_ATTRIBUTES: Final = ("specversion", "id", "source", "type")
+# A ping is a ping whatever its data.
+DATA_ATTRIBUTES: Final = frozenset({"data", "data_base64", "datacontenttype", "dataschema"})
 JSON_TYPE: Final = re.compile(r"(application|text)/([a-z0-9.-]+\+)?json", re.IGNORECASE)
 # Source and id together fit an index of PostgreSQL.
 MAX_NAME_BYTES: Final = 1024
@@ -39,6 +43,8 @@ class Incoming(NamedTuple):
     type: str
     traceparent: str | None
     data: Any
+    # What comes before the name of an attribute in a pointer: `/`, `/1/` or `header:ce-`.
+    prefix: str = "/"
 
     @property
     def size(self) -> int:
@@ -51,11 +57,13 @@ def decode(headers: RawHeaders, body: bytes) -> tuple[list[Incoming], bool]:
     """The events of a request, and whether they are a batch. Raises InvalidEvent, UnsupportedMediaType."""
     fields = read_headers(headers)
     media_type = parse_media_type(fields.get("content-type", ""))
-    if media_type == BATCHED:
+    if media_type.name in {BATCHED, STRUCTURED} and not media_type.is_utf8:
+        raise UnsupportedMediaType("Send events in UTF-8.")
+    if media_type.name == BATCHED:
         return decode_batch(body), True
-    if media_type == STRUCTURED:
+    if media_type.name == STRUCTURED:
         return [decode_structured(body)], False
-    if media_type.startswith("application/cloudevents"):
+    if media_type.name.startswith("application/cloudevents"):
         raise UnsupportedMediaType(f"Send events as {STRUCTURED}, as {BATCHED}, or in binary mode with JSON.")
     if any(name.startswith("ce-") for name in fields):
         return [decode_binary(fields, body)], False
@@ -75,7 +83,8 @@ def read_headers(headers: RawHeaders) -> dict[str, str]:
         if name in fields:
             raise invalid(f"header:{name}", "repeated_attribute", "must not be repeated")
         try:
-            fields[name] = unquote_string(raw_value.decode())
+            fields[name] = value = unquote_string(raw_value.decode())
+            unquote_to_bytes(value).decode()
         except UnicodeDecodeError:
             raise invalid(f"header:{name}", "encoding", "must be percent-encoded UTF-8") from None
     return fields
@@ -86,16 +95,6 @@ def unquote_string(value: str) -> str:
     if len(value) >= 2 and value[0] == value[-1] == '"':
         return re.sub(r"\\(.)", r"\1", value[1:-1])
     return value
-
-
-def parse_media_type(content_type: str) -> str:
-    """The media type in lower case. Raises UnsupportedMediaType for a charset other than UTF-8."""
-    media_type, _, parameters = content_type.partition(";")
-    for parameter in parameters.split(";"):
-        name, _, value = parameter.strip().lower().partition("=")
-        if name == "charset" and value.strip('"') not in {"utf-8", "utf8", "us-ascii"}:
-            raise UnsupportedMediaType("Send events in UTF-8.")
-    return media_type.strip().lower()
 
 
 class StrictJson(JSONFormat):
@@ -109,6 +108,8 @@ class StrictJson(JSONFormat):
         if not isinstance(attributes, dict):
             raise invalid(self.pointer, "object", "must be a JSON object, a CloudEvent")
         check_required(attributes, self.pointer + "/")
+        if attributes["type"] == PING:
+            attributes = {name: value for name, value in attributes.items() if name not in DATA_ATTRIBUTES}
         if "data" in attributes and "data_base64" in attributes:
             raise invalid(f"{self.pointer}/data_base64", "repeated_data", "must not be sent together with data")
         content = attributes.pop("data", None)
@@ -141,18 +142,21 @@ class StrictJson(JSONFormat):
 
 
 def decode_binary(fields: dict[str, str], body: bytes) -> Incoming:
-    check_required({name.removeprefix("ce-"): value for name, value in fields.items()}, "header:ce-")
-    if "ce-time" in fields:
-        parse_time(unquote(fields["ce-time"]), "header:ce-time")
+    attributes = {name.removeprefix("ce-"): unquote(value) for name, value in fields.items() if name.startswith("ce-")}
+    check_required(attributes, "header:ce-")
+    if "time" in attributes:
+        parse_time(attributes["time"], "header:ce-time")
+    if attributes["type"] == PING:
+        fields, body = {name: value for name, value in fields.items() if name != "content-type"}, b""
     try:
-        return read_event(from_binary(HTTPMessage(fields, body), StrictJson(), CloudEvent))
+        return read_event(from_binary(HTTPMessage(fields, body), StrictJson(), CloudEvent), "header:ce-")
     except CloudEventValidationError as error:
         raise describe_fault(error, "header:ce-") from None
 
 
 def decode_structured(body: bytes, pointer: str = "") -> Incoming:
     try:
-        return read_event(from_structured(HTTPMessage({}, body), StrictJson(pointer), CloudEvent))
+        return read_event(from_structured(HTTPMessage({}, body), StrictJson(pointer), CloudEvent), f"{pointer}/")
     except CloudEventValidationError as error:
         raise describe_fault(error, f"{pointer}/") from None
 
@@ -164,7 +168,7 @@ def decode_batch(body: bytes) -> list[Incoming]:
     return [decode_structured(orjson.dumps(item), f"/{index}") for index, item in enumerate(items)]
 
 
-def read_event(event: BaseCloudEvent) -> Incoming:
+def read_event(event: BaseCloudEvent, prefix: str) -> Incoming:
     trace = event.get_extension("traceparent")
     return Incoming(
         event.get_id(),
@@ -172,6 +176,7 @@ def read_event(event: BaseCloudEvent) -> Incoming:
         event.get_type(),
         trace if isinstance(trace, str) else None,
         event.get_data(),
+        prefix,
     )
 
 
@@ -194,8 +199,11 @@ def check_data_type(content_type: object, pointer: str) -> None:
     """Raises InvalidEvent when the content type of the data is not JSON. Without a content type, it is JSON."""
     if content_type is None:
         return
-    if not isinstance(content_type, str) or not JSON_TYPE.fullmatch(parse_media_type(content_type)):
+    media_type = parse_media_type(content_type) if isinstance(content_type, str) else None
+    if media_type is None or not JSON_TYPE.fullmatch(media_type.name):
         raise invalid(pointer, "content_type", "must be application/json")
+    if not media_type.is_utf8:
+        raise UnsupportedMediaType("Send events in UTF-8.")
 
 
 def parse_time(text: object, pointer: str) -> datetime:

@@ -8,7 +8,7 @@ import orjson
 from cloudevents.core.v1.event import CloudEvent
 
 from user_service.encryption.cipher import Cipher
-from user_service.errors import InvalidEvent, ServiceError, ValidationFailed
+from user_service.errors import FieldError, InvalidEvent, ServiceError, ValidationFailed
 from user_service.events.codec import Incoming
 from user_service.events.inbox import InboxEntry
 from user_service.events.types import BATCH_OPERATIONS, PING
@@ -53,7 +53,9 @@ class EventDispatcher:
     def parse(self, event: Incoming, pointer: str) -> ParsedEvent:
         if event.type not in self.handlers:
             self.received.add(UNKNOWN_TYPE, "refused")
-            raise InvalidEvent(f"This type of event is unknown; known are {', '.join(self.handlers)}.")
+            known = f"known are {', '.join(self.handlers)}"
+            fault = FieldError(event.prefix + "type", "unknown_type", f"must be a type that is known; {known}")
+            raise InvalidEvent(f"This type of event is unknown; {known}.", errors=[fault])
         if event.type not in BATCH_OPERATIONS:
             return ParsedEvent(event, None)
         try:

@@ -3,6 +3,8 @@
 A broker retries after 404, 408, 409, 429 and 5xx. It accepts a 2xx only when the body is an event, or empty.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ from user_service.events.codec import BATCHED, MAX_NAME_BYTES, STRUCTURED, decod
 from user_service.events.dispatch import ParsedEvent, reply_documents
 from user_service.events.types import BATCH_OPERATIONS, PING
 from user_service.observability.trace_context import continue_trace
+from user_service.settings import Settings
 from user_service.users.change_log import Origin
 from user_service.web.dependencies import get_parts, get_resources
 from user_service.web.openapi import Responses, problems
@@ -23,6 +26,7 @@ from user_service.web.problems import request_context
 from user_service.web.request_context import RequestContext
 from user_service.web.routing import LargeRoute, make_router
 
+RATE: Final = re.compile("[1-9][0-9]{0,8}", re.ASCII)
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
 router = make_router("events", route_class=LargeRoute)
@@ -60,6 +64,23 @@ EVENT_RESPONSES: Final[Responses] = {
 }
 
 
+HANDSHAKE_RESPONSES: Final[Responses] = {
+    200: {"description": "`WebHook-Allowed-Origin` and `WebHook-Allowed-Rate` are there if the origin may send events"}
+}
+
+
+@router.options("/", include_in_schema=False)
+@router.options("/events", response_class=Response, responses=HANDSHAKE_RESPONSES)
+async def answer_handshake(request: Request) -> Response:
+    """The validation handshake of CloudEvents' web hooks. It needs no credentials and grants none.
+
+    `WebHook-Request-Callback` is passed over: to call an address that a stranger names would be an attack's tool.
+    """
+    headers, resources = request_context(request).headers, get_resources(request)
+    granted = grant_delivery(headers, resources.settings)
+    return Response(None, 200, {"Allow": "OPTIONS, POST", **NO_STORE, **granted})
+
+
 @router.post("/", include_in_schema=False)
 @router.post("/events", response_class=Response, responses=EVENT_RESPONSES, openapi_extra=EVENT_BODY)
 async def receive_events(request: Request) -> Response:
@@ -79,6 +100,19 @@ async def receive_events(request: Request) -> Response:
     if is_batch:
         return batch_response(replies)
     return reply_response(replies[0]) if replies else Response(status_code=204)
+
+
+def grant_delivery(headers: Mapping[bytes, bytes], settings: Settings) -> dict[str, str]:
+    """The headers that permit a sender to send events; empty for a sender that `WEBHOOK_ORIGINS` does not name."""
+    origin = headers.get(b"webhook-request-origin", b"").decode("latin-1")
+    if not origin or not {"*", origin.lower()} & set(settings.webhook_origins):
+        return {}
+    asked = headers.get(b"webhook-request-rate", b"").decode("latin-1")
+    rates = [int(asked)] if RATE.fullmatch(asked) else []
+    # A sender has an API key, or a token of the issuer of users' tokens.
+    limits = [settings.rate_limit_internal_max, settings.rate_limit_max if settings.jwt_issuer else 0]
+    rates += [limit for limit in limits if limit]
+    return {"WebHook-Allowed-Origin": origin, "WebHook-Allowed-Rate": str(min(rates)) if rates else "*"}
 
 
 async def process_event(request: Request, parsed: ParsedEvent) -> CloudEvent | None:
