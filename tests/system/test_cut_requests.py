@@ -20,6 +20,7 @@ from support.waiting import eventually
 
 IMPORTS = f"{USERS}/imports"
 IMPORT_HEADERS = {"Content-Type": "application/x-ndjson", "Idempotency-Key": "the-file"}
+PAUSE_SECONDS = 40
 RECORDS = [json.dumps({"email": f"u{number}@example.org"}).encode() + b"\n" for number in range(2500)]
 
 
@@ -178,6 +179,22 @@ async def test_an_export_that_is_cut_logs_one_line_and_does_not_look_whole(
     assert [json.loads(line)["reason"] for line in lines] == [
         "shutting_down" if fault == "stop" else "database_unavailable"
     ]
+    expect_quiet(service)
+
+
+async def test_an_export_survives_a_pause_of_its_reader(database_url: str, tmp_path: Path) -> None:
+    """docs/limits.md: a reader may take no data for 60 s. PostgreSQL's own limit for other transactions is 30 s."""
+    with serving(tmp_path, DATABASE_URL=database_url) as service:
+        await fill(service)
+        with connected(service) as connection:
+            connection.sendall(head("GET", f"{USERS}/export", "Connection: close"))
+            received = await asyncio.to_thread(connection.recv, 1000)
+            await asyncio.sleep(PAUSE_SECONDS)
+            received += await asyncio.to_thread(read_until_closed, connection)
+
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert received.endswith(b"0\r\n\r\n")
+    assert received.count(b'"email"') == 2000
     expect_quiet(service)
 
 

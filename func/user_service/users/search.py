@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Text, and_, cast, false, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, false, select, text, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
@@ -22,6 +22,8 @@ from user_service.values.ids import first_id_after, first_id_at
 from user_service.values.name_words import split_words
 
 EXPORT_ROWS: Final = 1000
+# server/protocol.py closes the connection of a reader after 60 s.
+IDLE_FOR_READER: Final = text("SELECT set_config('idle_in_transaction_session_timeout', '75s', true)")
 SELECTED_COLUMNS: Final = tuple(
     cast(users.c.metadata, Text) if name == "metadata" else users.c[name] for name in USER_COLUMNS
 )
@@ -86,6 +88,7 @@ class UserSearch:
 
     async def all_users(self, *, include_deleted: bool) -> AsyncIterator[list[User]]:
         """All users in the order of ids, a thousand at a time, by a server-side cursor."""
+        await wait_for_reader(self.session)
         statement = select(*SELECTED_COLUMNS).order_by(users.c.id)
         if not include_deleted:
             statement = statement.where(users.c.deleted_at.is_(None))
@@ -150,6 +153,11 @@ class UserSearch:
             last_id = query.cursor.id
             conditions += [key < last_id if query.descending else key > last_id for key in ids]
         return conditions
+
+
+async def wait_for_reader(session: AsyncSession) -> None:
+    """Lets the transaction idle for longer than the server of this process waits for a reader that takes no data."""
+    await session.execute(IDLE_FOR_READER)
 
 
 def key_condition(column: ColumnElement[Any], value: Any, query: SearchQuery) -> ColumnElement[bool]:

@@ -31,7 +31,7 @@ from user_service.users.model import User
 from user_service.users.privacy.export import PersonalExport
 from user_service.users.replica_reads import ReplicaReads
 from user_service.users.repository import UserRepository
-from user_service.users.search import SearchPage, SearchQuery, UserSearch
+from user_service.users.search import SearchPage, SearchQuery, UserSearch, wait_for_reader
 from user_service.users.service import UserService
 
 POOL_RECYCLE_SECONDS: Final = 1800
@@ -183,6 +183,7 @@ class UserDatabase:
         """All that is stored about one user as JSON, a piece at a time, in one snapshot. Raises UserNotFound."""
         async with self.transaction() as session:
             await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            await wait_for_reader(session)
             export = PersonalExport(UserRepository(session, self.cipher, self.index))
             async for piece in export.pieces(user_id, actor_names=actor_names):
                 yield piece
