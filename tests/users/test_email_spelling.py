@@ -15,6 +15,9 @@ SAME = {
     "σίσυφος@example.org": ["ΣΊΣΥΦΟΣ@example.org", "σίσυφοσ@example.org"],
     "o'neil+tag@example.org": ["O'Neil+Tag@example.org"],
     "ada@日本.example": ["ada@xn--wgv71a.example"],
+    # Persian and Sinhala need joiners between letters.
+    "ada@نامه\u200cای.example": ["ada@xn--mgba3gch31f060k.example", " ADA@نامه\u200cای.EXAMPLE"],
+    "zoë@ශ්\u200dරී.example": ["zoë@xn--10cl1a0b660p.example"],
 }
 DIFFERENT = [
     "ada@example.org",
@@ -31,6 +34,11 @@ REFUSED = [
     "ada\0@example.org",
     "a\ud7ffda@@example.org",
     "ada@exa\u200bmple.org.",
+    "ada@exa\u200dmple.org",
+    "ada@exa\u200cmple.org",
+    "ada@ශ්\u200dරී",
+    "ada@ශ්\u200dරී.example.",
+    "a da@ශ්\u200dරී.example",
     "ada@-example.org",
     "ada@example-.org",
     "ada@example..org",

@@ -18,6 +18,7 @@ from pydantic import (
 from user_service.encryption.blind_index import Scalar
 from user_service.users.validation import (
     LANGUAGE_TAG,
+    PHONE,
     PRINTABLE,
     WITHOUT_NUL,
     accept_metadata,
@@ -27,6 +28,7 @@ from user_service.users.validation import (
     check_id,
     check_locale,
     check_metadata,
+    check_phone,
     check_scalar,
     check_text,
     check_time,
@@ -43,7 +45,11 @@ Name = Annotated[str, Field(max_length=200, json_schema_extra={"pattern": PRINTA
 ExternalId = Annotated[
     str, Field(min_length=1, max_length=255, json_schema_extra={"pattern": PRINTABLE}), AfterValidator(check_text)
 ]
-Phone = Annotated[str, Field(pattern=r"^\+[1-9][0-9]{1,14}$", examples=["+442071838750"])]
+Phone = Annotated[
+    str,
+    Field(examples=["+442071838750"], json_schema_extra={"pattern": PHONE.pattern}),
+    AfterValidator(check_phone),
+]
 Locale = Annotated[
     str,
     Field(max_length=64, examples=["en-GB"], json_schema_extra={"pattern": LANGUAGE_TAG.pattern}),

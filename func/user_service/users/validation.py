@@ -19,6 +19,7 @@ from user_service.values.timezones import zones
 MAX_OBJECT_BYTES = 16 * 1024
 MAX_OBJECT_DEPTH = 32
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+PHONE = re.compile(r"^\+[1-9][0-9]{1,14}$", re.ASCII)
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 WITHOUT_NUL = r"^[^\x00]*$"
 # A record of another machine may be from a clock that is ahead of this one.
@@ -26,12 +27,27 @@ MAX_CLOCK_SKEW: Final = timedelta(minutes=5)
 ESCAPED_NUL: Final = b"\\u0000"
 # Metadata values that jsonb returns as they were written, unless they are text with a NUL.
 UNCHANGED_TYPES: Final = frozenset({str, int, bool, type(None)})
-# RFC 5646, 2.1
-LANGUAGE_TAG = re.compile(
-    r"^(([a-zA-Z]{2,3}(-[a-zA-Z]{3}){0,3}|[a-zA-Z]{4,8})(-[a-zA-Z]{4})?(-([a-zA-Z]{2}|[0-9]{3}))?"
-    r"(-([a-zA-Z0-9]{5,8}|[0-9][a-zA-Z0-9]{3}))*(-[0-9a-wyzA-WYZ](-[a-zA-Z0-9]{2,8})+)*(-x(-[a-zA-Z0-9]{1,8})+)?"
-    r"|x(-[a-zA-Z0-9]{1,8})+)$"
+# RFC 5646, 2.1: a language tag, a private one, and the irregular ones, which are older than the syntax.
+IRREGULAR_TAGS: Final = (
+    *("en-GB-oed", "sgn-BE-FR", "sgn-BE-NL", "sgn-CH-DE"),
+    *("i-ami", "i-bnn", "i-default", "i-enochian", "i-hak", "i-klingon", "i-lux", "i-mingo", "i-navajo", "i-pwn"),
+    *("i-tao", "i-tay", "i-tsu"),
 )
+REGULAR_TAG: Final = (
+    "([a-zA-Z]{2,3}(-[a-zA-Z]{3}){0,3}|[a-zA-Z]{4,8})(-[a-zA-Z]{4})?(-([a-zA-Z]{2}|[0-9]{3}))?"
+    "(-([a-zA-Z0-9]{5,8}|[0-9][a-zA-Z0-9]{3}))*(-[0-9a-wyzA-WYZ](-[a-zA-Z0-9]{2,8})+)*(-[xX](-[a-zA-Z0-9]{1,8})+)?"
+    "|[xX](-[a-zA-Z0-9]{1,8})+"
+)
+
+
+def ignore_case(tag: str) -> str:
+    """A regular expression of a tag in any case, for OpenAPI, whose expressions have no flags."""
+    return "".join("-" if char == "-" else f"[{char.lower()}{char.upper()}]" for char in tag)
+
+
+ANY_TAG: Final = f"{REGULAR_TAG}|({'|'.join(map(ignore_case, IRREGULAR_TAGS))})"
+# Operating systems write underscores between the parts.
+LANGUAGE_TAG: Final = re.compile("^(" + ANY_TAG.replace("(-", "([-_]").replace("]-[", "][-_][") + ")$")
 
 
 def check_email(text: str) -> str:
@@ -73,6 +89,12 @@ def check_creation(moment: datetime, info: ValidationInfo) -> datetime:
     return moment
 
 
+def check_phone(text: str) -> str:
+    if not PHONE.fullmatch(text):
+        raise PydanticCustomError("string_pattern_mismatch", "must be a number in E.164 format, as +442071838750")
+    return text
+
+
 def check_text(text: str) -> str:
     if not text.isprintable() and CONTROL.search(text):
         raise PydanticCustomError("control_character", "must not hold control characters")
@@ -81,9 +103,10 @@ def check_text(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def check_locale(text: str) -> str:
+    """A language tag; underscores, which operating systems write, become hyphens."""
     if not LANGUAGE_TAG.fullmatch(text):
         raise PydanticCustomError("locale", "must be a BCP 47 language tag, as en-GB")
-    return text
+    return text.replace("_", "-")
 
 
 def check_timezone(text: str) -> str:

@@ -28,7 +28,7 @@ def make_field_error(pointer: str, fault: Any) -> FieldError:
 MESSAGES: Final = {
     "missing": "is required",
     "extra_forbidden": "is not a field of this schema",
-    "string_pattern_mismatch": "does not have the required form",
+    "uuid_parsing": "must be a UUID, as 0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f",
 }
 
 

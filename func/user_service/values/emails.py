@@ -11,6 +11,10 @@ from typing import Final
 MAX_LENGTH: Final = 254
 MAX_LOCAL_BYTES: Final = 64
 TOO_LONG: Final = f"not an e-mail address: longer than {MAX_LENGTH} characters"
+# Stands for a domain that is checked by itself.
+STAND_IN: Final = "example.org"
+# ZERO WIDTH NON-JOINER and ZERO WIDTH JOINER (RFC 5892, A.1 and A.2).
+JOINERS: Final = re.compile("[\u200c\u200d]")
 PLAIN: Final = re.compile(
     r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,64}(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,64})*"
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])"
@@ -34,13 +38,16 @@ def normalise_international_email(trimmed: str) -> str:
 
     if len(trimmed) > 4 * MAX_LENGTH:
         raise ValueError(TOO_LONG)
+    local, at, given_domain = trimmed.rpartition("@")
+    joined = encode_joined_domain(given_domain) if at else None
+    address = f"{local}@{STAND_IN}" if joined else trimmed
     try:
         parts = validate_email(
-            unicodedata.normalize("NFC", trimmed), check_deliverability=False, globally_deliverable=False
+            unicodedata.normalize("NFC", address), check_deliverability=False, globally_deliverable=False
         )
     except (EmailNotValidError, UnicodeError):
         raise ValueError("not an e-mail address; expected local-part@domain, as in ada@example.org") from None
-    domain = (parts.ascii_domain or parts.domain).lower()
+    domain = joined or (parts.ascii_domain or parts.domain).lower()
     if "." not in domain:
         raise ValueError("not an e-mail address: the domain after the @ has no dot")
     if domain.rpartition(".")[2].isdigit():
@@ -51,6 +58,22 @@ def normalise_international_email(trimmed: str) -> str:
     if len(email) > MAX_LENGTH:
         raise ValueError(TOO_LONG)
     return email
+
+
+def encode_joined_domain(domain: str) -> str | None:
+    """The A-labels of a domain with joiners, which some scripts need and IDNA 2008 allows between their letters.
+
+    None for any other domain. The library of e-mail addresses refuses all joiners as unsafe.
+    """
+    import idna
+
+    if len(domain) > MAX_LENGTH:
+        return None
+    try:
+        shown = idna.decode(domain, uts46=True, std3_rules=True)
+        return idna.encode(shown).decode() if JOINERS.search(shown) and not shown.endswith(".") else None
+    except UnicodeError:
+        return None
 
 
 def email_key(email: str) -> str:

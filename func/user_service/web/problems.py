@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 
-from user_service.errors import MalformedJson, ServiceError, ValidationFailed
+from user_service.errors import FieldError, MalformedJson, ServiceError, ValidationFailed
 from user_service.users.validation_errors import field_error
 from user_service.web.request_context import RequestContext
 from user_service.web.responses import RawResponse, render_problem
@@ -52,7 +52,8 @@ async def handle_service_error(request: Request, error: Exception) -> Response:
 
 async def handle_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return problem_response(request, to_service_error(error.errors()))
+    has_plus = b"+" in request.scope["query_string"]
+    return problem_response(request, to_service_error(error.errors(), has_plus=has_plus))
 
 
 async def handle_http_exception(request: Request, error: Exception) -> Response:
@@ -80,9 +81,19 @@ async def handle_unexpected_error(request: Request, error: Exception) -> Respons
     return problem_response(request, ServiceError())
 
 
-def to_service_error(faults: Sequence[Any]) -> ServiceError:
-    """MalformedJson or ValidationFailed for pydantic's errors of one request."""
+def to_service_error(faults: Sequence[Any], *, has_plus: bool = False) -> ServiceError:
+    """MalformedJson or ValidationFailed for pydantic's errors of one request; `has_plus`: its query has a bare plus."""
     for fault in faults:
         if fault["type"] == "json_invalid":
             return MalformedJson(f"The body is not JSON: {fault['ctx']['error']}.")
-    return ValidationFailed(errors=[field_error(fault) for fault in faults[:MAX_FIELD_ERRORS]])
+    described = [describe(fault, has_plus=has_plus) for fault in faults[:MAX_FIELD_ERRORS]]
+    return ValidationFailed(errors=described)
+
+
+def describe(fault: Any, *, has_plus: bool) -> FieldError:
+    """An error of a field; for a query value with a space where the query has a bare plus, with a hint."""
+    described = field_error(fault)
+    value = fault.get("input")
+    if has_plus and fault["loc"][0] == "query" and isinstance(value, str) and " " in value:
+        return described._replace(detail=f"{described.detail}; a plus sign in a URL is written %2B")
+    return described

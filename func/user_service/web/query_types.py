@@ -15,7 +15,7 @@ FLAGS: Final = {"true": True, "false": False}
 
 def parse_integer(text: str | int) -> int:
     if isinstance(text, str) and not INTEGER.fullmatch(text):
-        raise PydanticCustomError("int_parsing", "must be a whole number")
+        raise PydanticCustomError("int_parsing", "must be a whole number, as 50")
     return int(text)
 
 

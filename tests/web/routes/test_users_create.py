@@ -118,7 +118,7 @@ WRONG = {
     "family_name": [False, "\x1b[31m", "\x85"],
     "display_name": [{}, "x" * 201],
     "phone": ["", "442071838750", "+0123456", "+44 20 7183 8750", "+" + "1" * 16, "+1", "+44\n", "+4420٧1838750", 44],
-    "locale": ["", "e", "en_GB", "english_language", "en-GB\n", "en-", 7],
+    "locale": ["", "e", "en__GB", "_en", "British English", "en-GB\n", "en-", "i-unknown", "en-GB-oedx-", "i", 7],
     "timezone": ["", "Europe/Londinium", "../../etc/passwd", "europe/london", "UTC+1", 0],
     "status": ["deleted", "Active", "", None, 1],
     "preferences": [None, [], "{}", 7, {"big": "x" * 16_384}],
