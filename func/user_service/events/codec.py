@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes
 
 import orjson
-from cloudevents.core.base import BaseCloudEvent, EventFactory
-from cloudevents.core.bindings.http import HTTPMessage, from_binary, from_structured
+from cloudevents.core.base import BaseCloudEvent
+from cloudevents.core.bindings.http import HTTPMessage, from_binary
 from cloudevents.core.exceptions import CloudEventValidationError
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
@@ -55,14 +55,14 @@ class Incoming(NamedTuple):
 
 def decode(headers: RawHeaders, body: bytes) -> tuple[list[Incoming], bool]:
     """The events of a request, and whether they are a batch. Raises InvalidEvent, UnsupportedMediaType."""
-    fields = read_headers(headers)
+    fields = decode_fields(headers)
     media_type = parse_media_type(fields.get("content-type", ""))
     if media_type.name in {BATCHED, STRUCTURED} and not media_type.is_utf8:
         raise UnsupportedMediaType("Send events in UTF-8.")
     if media_type.name == BATCHED:
         return decode_batch(body), True
     if media_type.name == STRUCTURED:
-        return [decode_structured(body)], False
+        return [decode_document(parse_json(body, ""), "")], False
     if media_type.name.startswith("application/cloudevents"):
         raise UnsupportedMediaType(f"Send events as {STRUCTURED}, as {BATCHED}, or in binary mode with JSON.")
     if any(name.startswith("ce-") for name in fields):
@@ -72,7 +72,7 @@ def decode(headers: RawHeaders, body: bytes) -> tuple[list[Incoming], bool]:
     )
 
 
-def read_headers(headers: RawHeaders) -> dict[str, str]:
+def decode_fields(headers: RawHeaders) -> dict[str, str]:
     """The headers by lower-case name. Raises InvalidEvent for an attribute that is repeated or is not UTF-8."""
     fields: dict[str, str] = {}
     for raw_name, raw_value in headers:
@@ -98,41 +98,7 @@ def unquote_string(value: str) -> str:
 
 
 class StrictJson(JSONFormat):
-    """The SDK's JSON format with strict checks. `pointer` is the JSON pointer of the event in the body."""
-
-    def __init__(self, pointer: str = "") -> None:
-        self.pointer = pointer
-
-    def read(self, event_factory: EventFactory | None, data: str | bytes) -> BaseCloudEvent:
-        attributes = parse_json(data, self.pointer)
-        if not isinstance(attributes, dict):
-            raise invalid(self.pointer, "object", "must be a JSON object, a CloudEvent")
-        check_required(attributes, self.pointer + "/")
-        if attributes["type"] == PING:
-            attributes = {name: value for name, value in attributes.items() if name not in DATA_ATTRIBUTES}
-        if "data" in attributes and "data_base64" in attributes:
-            raise invalid(f"{self.pointer}/data_base64", "repeated_data", "must not be sent together with data")
-        content = attributes.pop("data", None)
-        if "data_base64" in attributes:
-            content = self.decode_base64(attributes.pop("data_base64"))
-        present = {name: value for name, value in attributes.items() if value is not None}
-        for name, value in present.items():
-            if isinstance(value, dict | list):
-                raise invalid(f"{self.pointer}/{name}", "attribute", "must be a string, a number or a boolean")
-        check_data_type(present.get("datacontenttype"), f"{self.pointer}/datacontenttype")
-        if "time" in present:
-            present["time"] = parse_time(present["time"], f"{self.pointer}/time")
-        return (event_factory or CloudEvent)(present, content)
-
-    def decode_base64(self, text: object) -> Any:
-        pointer = f"{self.pointer}/data_base64"
-        try:
-            content = base64.b64decode(text, validate=True) if isinstance(text, str) else None
-        except (binascii.Error, ValueError):
-            content = None
-        if content is None:
-            raise invalid(pointer, "base64", "must be base64")
-        return parse_json(content, pointer)
+    """The SDK's JSON format for the data of binary mode, with strict checks."""
 
     def read_data(self, body: bytes, datacontenttype: str | None) -> Any:
         if not body:
@@ -154,18 +120,50 @@ def decode_binary(fields: dict[str, str], body: bytes) -> Incoming:
         raise describe_fault(error, "header:ce-") from None
 
 
-def decode_structured(body: bytes, pointer: str = "") -> Incoming:
+def decode_batch(body: bytes) -> list[Incoming]:
+    documents = parse_json(body, "")
+    if not isinstance(documents, list):
+        raise invalid("", "array", "must be a JSON array of CloudEvents")
+    return [decode_document(document, f"/{index}") for index, document in enumerate(documents)]
+
+
+def decode_document(document: Any, pointer: str) -> Incoming:
+    """An event in the JSON format, which is at `pointer` of the body."""
     try:
-        return read_event(from_structured(HTTPMessage({}, body), StrictJson(pointer), CloudEvent), f"{pointer}/")
+        return read_event(make_event(document, pointer), f"{pointer}/")
     except CloudEventValidationError as error:
         raise describe_fault(error, f"{pointer}/") from None
 
 
-def decode_batch(body: bytes) -> list[Incoming]:
-    items = parse_json(body, "")
-    if not isinstance(items, list):
-        raise invalid("", "array", "must be a JSON array of CloudEvents")
-    return [decode_structured(orjson.dumps(item), f"/{index}") for index, item in enumerate(items)]
+def make_event(document: Any, pointer: str) -> CloudEvent:
+    if not isinstance(document, dict):
+        raise invalid(pointer, "object", "must be a JSON object, a CloudEvent")
+    check_required(document, f"{pointer}/")
+    if document["type"] == PING:
+        document = {name: value for name, value in document.items() if name not in DATA_ATTRIBUTES}
+    if "data" in document and "data_base64" in document:
+        raise invalid(f"{pointer}/data_base64", "repeated_data", "must not be sent together with data")
+    content = document.pop("data", None)
+    if "data_base64" in document:
+        content = decode_base64(document.pop("data_base64"), f"{pointer}/data_base64")
+    attributes = {name: value for name, value in document.items() if value is not None}
+    for name, value in attributes.items():
+        if isinstance(value, dict | list):
+            raise invalid(f"{pointer}/{name}", "attribute", "must be a string, a number or a boolean")
+    check_data_type(attributes.get("datacontenttype"), f"{pointer}/datacontenttype")
+    if "time" in attributes:
+        attributes["time"] = parse_time(attributes["time"], f"{pointer}/time")
+    return CloudEvent(attributes, content)
+
+
+def decode_base64(text: object, pointer: str) -> Any:
+    try:
+        content = base64.b64decode(text, validate=True) if isinstance(text, str) else None
+    except (binascii.Error, ValueError):
+        content = None
+    if content is None:
+        raise invalid(pointer, "base64", "must be base64")
+    return parse_json(content, pointer)
 
 
 def read_event(event: BaseCloudEvent, prefix: str) -> Incoming:
