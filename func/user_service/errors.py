@@ -23,6 +23,8 @@ CommandFailed                 a command failed; never sent to a client
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+# The lowest status of a response that is an error of the service.
+SERVER_ERROR: Final = 500
 # Exit statuses of the command line.
 EXIT_FAILED: Final = 1
 EXIT_CONFIGURATION: Final = 2
@@ -119,8 +121,8 @@ class DuplicateInBatch(Conflict):
 
     code, title = "duplicate_in_batch", "An earlier item of the batch names the same user"
 
-    def __init__(self, *, first: int) -> None:
-        super().__init__()
+    def __init__(self, detail: str | None = None, *, first: int) -> None:
+        super().__init__(detail)
         self.first = first
 
 

@@ -305,7 +305,7 @@ def url_host(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def password_in(url: str | None) -> str:
+def url_password(url: str | None) -> str:
     """The password of a URL; empty where it has none."""
     return unquote(url.partition("://")[2].rpartition("@")[0].partition(":")[2]) if url is not None else ""
 
@@ -324,8 +324,8 @@ def missing_in_production(settings: Settings) -> list[str]:
         )
     secrets = {
         "ENCRYPTION_KEY": settings.encryption_key or "",
-        "POSTGRES_USER_PASSWORD": password_in(settings.database_url),
-        "REDIS_PASSWORD": password_in(settings.redis_url),
+        "POSTGRES_USER_PASSWORD": url_password(settings.database_url),
+        "REDIS_PASSWORD": url_password(settings.redis_url),
         "INTERNAL_API_KEY": ",".join(settings.internal_api_key),
     }
     refused = (find_secret_fault(name, value) for name, value in secrets.items())

@@ -30,7 +30,7 @@ async def test_rows_encrypted_under_a_retired_key_are_encrypted_again(
         assert prepared.rows is not None
         assert prepared.rows.is_current(database.cipher, database.index)
 
-        database.cipher.use(parse_encryption_keys(BOTH), active_id=list(parse_encryption_keys(BOTH))[1])
+        database.cipher.set_keys(parse_encryption_keys(BOTH), active_id=list(parse_encryption_keys(BOTH))[1])
         async with database.unit_of_work(ORIGIN) as service:
             outcomes = await service.create(bodies, prepared=prepared)
 

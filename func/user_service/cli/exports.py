@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from user_service.cli.http_client import PIECE_BYTES, ServiceClient, open_client
-from user_service.cli.progress import progress_on
+from user_service.cli.progress import open_progress
 from user_service.errors import ConfigurationError
 
 
@@ -38,7 +38,7 @@ def run(environ: Mapping[str, str], *, file: Path, include_deleted: bool, url: s
 async def write_users(client: ServiceClient, query: str, file: BinaryIO) -> int:
     """Writes the export to a file; returns the number of users."""
     count = 0
-    with progress_on(sys.stderr) as progress:
+    with open_progress(sys.stderr) as progress:
         async with client.request("GET", f"/export{query}") as response:
             async for piece in response.content.iter_chunked(PIECE_BYTES):
                 file.write(piece)

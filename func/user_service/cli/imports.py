@@ -19,7 +19,7 @@ import orjson
 
 from user_service.cli.http_client import PIECE_BYTES, RequestRefused, ServiceClient, open_client
 from user_service.cli.import_summary import ImportSummary, print_summary
-from user_service.cli.progress import Progress, progress_on
+from user_service.cli.progress import Progress, open_progress
 from user_service.errors import EXIT_FAILED, ConfigurationError
 
 FORMATS: Final = {".csv": "csv", ".tsv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson"}
@@ -76,7 +76,7 @@ def run(environ: Mapping[str, str], *, url: str | None, api_key: str | None, **o
     command = ImportCommand(**options)
     file_format = command.find_format()
     try:
-        with progress_on(sys.stderr) as progress:
+        with open_progress(sys.stderr) as progress:
             content_hash, lines = examine_file(command.file)
             key = command.find_key(content_hash)
             summary = asyncio.run(send_file(client, command, file_format, key, progress, lines))

@@ -24,7 +24,7 @@ class NoProgress:
 
 
 @contextmanager
-def progress_on(stream: TextIO) -> Iterator[Progress]:
+def open_progress(stream: TextIO) -> Iterator[Progress]:
     """A bar, if `stream` is a terminal and rich is installed (the extra `cli`)."""
     if not stream.isatty():
         yield NoProgress()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from user_service.cli.database import open_database, open_pool
-from user_service.cli.progress import Progress, progress_on
+from user_service.cli.progress import Progress, open_progress
 from user_service.encryption.key_registry import Retirement, compare_keys
 from user_service.encryption.keyring import Keyring, load_keys
 from user_service.encryption.reencryption import Reencryption, Round
@@ -36,7 +36,7 @@ def run(environ: Mapping[str, str], *, batch_size: int, dry_run: bool, go_back: 
 def count(environ: Mapping[str, str], *, batch_size: int) -> int:
     """Prints the number of rows under each key. Raises ConfigurationError, CommandFailed."""
     with open_database(environ) as settings:
-        with progress_on(sys.stderr) as bar:
+        with open_progress(sys.stderr) as bar:
             rows, active = asyncio.run(count_rows(settings, bar, batch_size))
         for (table, key_id), number in sorted(rows.items()):
             print(f"{table}: {number:,} rows under {key_id}{' (active)' if key_id == active else ''}")
@@ -49,7 +49,7 @@ def reencrypt(environ: Mapping[str, str], *, batch_size: int, go_back: bool) -> 
     """Encrypts the rows again and prints which keys can be removed. Raises ConfigurationError, CommandFailed."""
     with open_database(environ) as settings:
         keys = load_keys(settings)
-        with progress_on(sys.stderr) as bar:
+        with open_progress(sys.stderr) as bar:
             number, last, free = asyncio.run(encrypt_again(settings, keys, bar, batch_size, go_back=go_back))
     print(f"{number:,} rows encrypted again of {last.seen:,}, under {keys.cipher.active_id}.")
     print_removable_keys([key_id for key_id in free if key_id in keys.ring], keys)

@@ -48,11 +48,11 @@ async def relay_until_stopped(resources: Resources) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await resources.open()
-    rotation = SecretRotation(resources, None)
-    rotation.start()
-    resources.exit_stack.callback(rotation.stop)
     relay = await resources.open_relay()
     assert relay is not None
+    rotation = SecretRotation(resources, None)
+    rotation.start()
     relay.start()
     await stopped.wait()
+    rotation.stop()
     return 0

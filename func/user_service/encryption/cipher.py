@@ -73,9 +73,9 @@ class Cipher:
 
     def __init__(self, keys: Mapping[str, bytes], find_keys: FindKeys = find_none) -> None:
         self.find_keys = find_keys
-        self.use(keys)
+        self.set_keys(keys)
 
-    def use(self, keys: Mapping[str, bytes], *, active_id: str | None = None) -> None:
+    def set_keys(self, keys: Mapping[str, bytes], *, active_id: str | None = None) -> None:
         """Replaces the ring."""
         self.ring = make_ring(keys, active_id or next(iter(keys)))
 

@@ -73,12 +73,12 @@ class Keyring:
         """Uses the keys that the database is written with."""
         self.blind_index = blind_index
         if active_id != self.cipher.active_id:
-            self.cipher.use(self.ring, active_id=active_id)
+            self.cipher.set_keys(self.ring, active_id=active_id)
 
     def replace(self, other: "Keyring") -> None:
         """Uses the keys of another keyring, which was compared with the same database."""
         self.ring, self.blind_index, self.is_derived = other.ring, other.blind_index, other.is_derived
-        self.cipher.use(other.ring, active_id=other.cipher.active_id)
+        self.cipher.set_keys(other.ring, active_id=other.cipher.active_id)
 
 
 def fingerprint(key: bytes) -> str:

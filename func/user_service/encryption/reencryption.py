@@ -18,7 +18,7 @@ from user_service.postgres.pool import ReadPool
 UNKNOWN: Final = "?"
 MAX_EXAMPLES: Final = 10
 # Rows that another transaction had locked are tried again after this long.
-PAUSE_SECONDS: Final = 0.2
+LOCKED_ROWS_PAUSE_SECONDS: Final = 0.2
 ESTIMATE: Final = "SELECT sum(greatest(reltuples, 0))::bigint FROM pg_class WHERE oid = ANY($1::regclass[])"
 
 
@@ -81,7 +81,7 @@ class Reencryption:
             sealed += done.sealed
             if remaining <= 0 and not done.skipped:
                 return sealed, done
-            await asyncio.sleep(max(PAUSE_SECONDS, await retirement.remaining_seconds()))
+            await asyncio.sleep(max(LOCKED_ROWS_PAUSE_SECONDS, await retirement.remaining_seconds()))
 
     async def round(self) -> Round:
         """One pass over all rows."""

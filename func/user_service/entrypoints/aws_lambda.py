@@ -25,7 +25,7 @@ RELAY_BUDGET_SECONDS: Final = 2.0
 # Sources of EventBridge's rules and schedules, and what plugins that keep functions warm send.
 SCHEDULERS: Final = frozenset({"aws.events", "aws.scheduler"})
 WARM_UP: Final = re.compile(r"warm|ping|keep.?alive", re.IGNORECASE)
-STATUSES_WITHOUT_BODY: Final = frozenset({202, 204, 304})
+EMPTY_STATUSES: Final = frozenset({202, 204, 304})
 # Mangum passes on responses of these types as text, and others in base64.
 TEXT_TYPES: Final = [
     "text/",
@@ -52,7 +52,7 @@ class Environment:
         if is_ping(event):
             return self.answer_ping()
         response: dict[str, Any] = self.adapter(event, context)
-        if response["statusCode"] in STATUSES_WITHOUT_BODY:
+        if response["statusCode"] in EMPTY_STATUSES:
             # Mangum adds a content type to every response.
             response.get("headers", {}).pop("content-type", None)
         self.loop.run_until_complete(self.application.resources.relay_committed(seconds=RELAY_BUDGET_SECONDS))

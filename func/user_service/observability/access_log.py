@@ -7,9 +7,9 @@ from typing import Any, Final, TextIO
 
 import orjson
 
+from user_service.errors import SERVER_ERROR
 from user_service.observability.logging import LEVELS, format_level, paint
 
-SERVER_ERROR: Final = 500
 STATUS_COLOURS: Final = {1: "36", 2: "32", 3: "36", 4: "33", 5: "31"}
 FLUSH_SECONDS: Final = 0.1
 MAX_BUFFERED: Final = 1000

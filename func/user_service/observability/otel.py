@@ -26,13 +26,13 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from user_service import __version__
+from user_service.errors import SERVER_ERROR
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 CLOSE_SECONDS: Final = 2.0
 SERVICE_NAME: Final = "service.name"
-SERVER_ERROR: Final = 500
 propagator = TraceContextTextMapPropagator()
 
 

@@ -6,12 +6,12 @@ from itertools import pairwise
 from time import monotonic
 from typing import Final, NamedTuple
 
+from user_service.errors import SERVER_ERROR
 from user_service.observability.metrics import REQUEST_BUCKETS, Requests
 
 STEP_SECONDS: Final = 5.0
 MAX_STEPS: Final = 60
 STEPS_PER_MINUTE: Final = 12
-SERVER_ERROR: Final = 500
 
 
 class Snapshot(NamedTuple):

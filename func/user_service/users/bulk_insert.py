@@ -70,28 +70,28 @@ class InsertRows:
 class PreparedUsers:
     """New users, the duplicates among them, and the rows of the others where they were prepared."""
 
-    def __init__(self, users: Sequence[User]) -> None:
+    def __init__(self, users: Sequence[User], rows: InsertRows | None = None) -> None:
         self.users = users
+        self.rows = rows
         self.duplicates = find_duplicates(enumerate(users))
         self.unique = [user for position, user in enumerate(users) if position not in self.duplicates]
-        self.rows: InsertRows | None = None
 
     @classmethod
     async def prepare(cls, bodies: Sequence[UserCreate], cipher: Cipher, index: BlindIndex) -> Self:
         """Does all that needs no transaction, and lets other tasks run in between."""
         users: list[User] = []
-        async for _, some in in_slices(bodies):
+        async for _, some in iterate_slices(bodies):
             users += map(rules.new_user, some)
-        prepared = cls(users)
-        prepared.rows = rows = InsertRows(cipher, index)
-        async for _, some_users in in_slices(prepared.unique):
+        rows = InsertRows(cipher, index)
+        prepared = cls(users, rows)
+        async for _, some_users in iterate_slices(prepared.unique):
             rows.add(some_users)
         if len(prepared.unique) >= COPY_THRESHOLD:
             rows.copy_data()
         return prepared
 
 
-async def in_slices(items: Sequence[T]) -> AsyncIterator[tuple[int, Sequence[T]]]:
+async def iterate_slices(items: Sequence[T]) -> AsyncIterator[tuple[int, Sequence[T]]]:
     """Slices of `SLICE_SIZE` items, with the position of the first; other tasks run in between."""
     for start in range(0, len(items), SLICE_SIZE):
         yield start, items[start : start + SLICE_SIZE]

@@ -11,7 +11,6 @@ from user_service.encryption.blind_index import Scalar
 
 JSON_OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
 
-LIVING: Final = ("pending", "active", "suspended")
 DELETED: Final = "deleted"
 
 

@@ -26,7 +26,7 @@ from user_service.users.batch.results import (
     is_invalid,
     refused_response,
 )
-from user_service.users.bulk_insert import SLICE_SIZE, PreparedUsers, in_slices
+from user_service.users.bulk_insert import SLICE_SIZE, PreparedUsers, iterate_slices
 from user_service.users.change_log import Origin
 from user_service.users.privacy.mentions import mention_item
 from user_service.users.reader import UserReader
@@ -111,7 +111,7 @@ class BatchRunner:
             try:
                 return await self.attempt(operation, parsed, origin, hook)
             except Contended:
-                # A random pause, so that batches which met do not meet again.
+                # A random pause, so that the same batches do not conflict again.
                 await asyncio.sleep(uniform(0, FIRST_PAUSE_SECONDS * 2**attempt))  # noqa: S311
         return await self.attempt(operation, parsed, origin, hook)
 
@@ -191,7 +191,7 @@ def check_size(count: int) -> None:
 async def parse_items(schema: type[Item], documents: Sequence[object]) -> list[Item | ItemResult]:
     """Each item, or its failure where it does not fit the schema."""
     items: list[Item | ItemResult] = []
-    async for start, some in in_slices(documents):
+    async for start, some in iterate_slices(documents):
         items += [parse_item(schema, index, document) for index, document in enumerate(some, start)]
     return items
 
@@ -211,11 +211,8 @@ def relocate_error(error: ServiceError, index: int, indexes: Sequence[int]) -> S
     """The error with its places in the whole batch; `indexes` are those of the valid items."""
     if isinstance(error, DuplicateInBatch):
         first = indexes[error.first]
-        duplicate = DuplicateInBatch(first=first)
-        duplicate.detail = (
-            f"The item at index {first} is about the same user, or asks for the same e-mail or external_id."
-        )
-        return duplicate
+        detail = f"The item at index {first} is about the same user, or asks for the same e-mail or external_id."
+        return DuplicateInBatch(detail, first=first)
     if error.errors:
         faults = [fault._replace(pointer=f"/items/{index}/data{fault.pointer}") for fault in error.errors]
         return type(error)(error.detail, errors=faults)

@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 
 from user_service import __version__
 from user_service.bootstrap import Resources
-from user_service.errors import DatabaseUnavailable
+from user_service.errors import SERVER_ERROR, DatabaseUnavailable
 from user_service.observability.metrics import Requests
-from user_service.observability.request_stats import SERVER_ERROR, Pace, RequestStats, quantile
+from user_service.observability.request_stats import Pace, RequestStats, quantile
 from user_service.postgres.pool import PoolStats, sum_pools
 from user_service.users.imports.runner import Import, ImportRunner
 from user_service.web.dependencies import get_database, get_parts, get_resources, requires
