@@ -1,7 +1,7 @@
-"""The ASGI application that every front door shares.
+"""The ASGI application that every entry point shares.
 
-Each request gets a context (ids, principal, metrics, log). The fast path answers what it knows; the FastAPI
-application, which is imported in the background after the start, answers everything else.
+Each request gets a context (ids, principal, metrics, log). The fast path serves reads by id and probes; the
+FastAPI application, which is imported in the background after the start, serves everything else.
 """
 
 import asyncio
@@ -32,9 +32,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 GUARDED: Final = "/api/v1"
-# Probes and scrapes come every few seconds: their spans would bury the others.
+# Probes and scrapes come every few seconds: most spans would be theirs.
 UNTRACED: Final = frozenset({LIVE_PATH, READY_PATH, "/metrics"})
-EVENT_DOORS: Final = frozenset({"/events", "/"})
+EVENT_PATHS: Final = frozenset({"/events", "/"})
 NEVER_SHED: Final = ("/api/health/", "/metrics")
 SHED_AFTER_SECONDS: Final = 1.0
 # Requests that the server has cancelled at its stop end within this time, or lose their connections to PostgreSQL.
@@ -89,7 +89,7 @@ class Application:
             self.starting_relay = asyncio.create_task(self.start_relay())
 
     async def start_relay(self) -> None:
-        """Starts the relay once the API is loaded: requests come before events, which have waited already."""
+        """Starts the relay once the API is loaded: requests take priority over events."""
         await self.api.get_if_started()
         await self.resources.start_relay()
 
@@ -100,7 +100,7 @@ class Application:
         self.rotation.stop()
         await self.api.get_if_started()
         if self.starting_relay is not None:
-            # Waited for, not awaited: a task that was cancelled must not keep the rest from being closed.
+            # `wait` does not raise when the task was cancelled, so that the rest is closed.
             await asyncio.wait([self.starting_relay])
         await self.resources.close()
 
@@ -152,7 +152,7 @@ class Application:
                 return
             if path.startswith(GUARDED):
                 await self.admit(self.authenticator, scope, context)
-            elif path in EVENT_DOORS and scope["method"] == "POST":
+            elif path in EVENT_PATHS and scope["method"] == "POST":
                 principal = await self.admit(self.resources.event_authenticator, scope, context)
                 principal.require("events:write")
             response = await self.fast_path.answer(scope["method"], path, scope["query_string"], context)
@@ -177,11 +177,11 @@ class Application:
             context.finish(self.resources)
 
     async def shed(self, scope: Scope, send: Send) -> None:
-        """Refuses a request, after a delay: a client that retries at once would take time from the requests at work."""
+        """Refuses a request, after a delay: an immediate retry would take time from the requests in progress."""
         self.resources.metrics.shed.add()
         await asyncio.sleep(SHED_AFTER_SECONDS)
         context = RequestContext(scope["method"], read_headers(scope["headers"]))
-        error = Overloaded(f"This replica is at work on {self.max_in_flight} requests already.")
+        error = Overloaded(f"This replica processes {self.max_in_flight} requests already.")
         await respond(render_problem(error, context.request_id.decode()), context, send)
 
     async def admit(self, authenticator: Authenticator, scope: Scope, context: RequestContext) -> Principal:

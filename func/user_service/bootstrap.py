@@ -1,4 +1,4 @@
-"""The composition root: makes the parts that every front door shares, and closes them in reverse order.
+"""The composition root: makes the parts that every entry point shares, and closes them in reverse order.
 
 Parts are made without connecting; `open` connects. SQLAlchemy, the CloudEvents SDK and the sink's HTTP client are
 imported on a worker thread when a part first needs them, so that a fresh process answers reads before they are there.
@@ -58,7 +58,7 @@ class Services:
 
 
 class Resources:
-    """The parts that every front door shares.
+    """The parts that every entry point shares.
 
     `find_keys` is asked for encryption keys that were added since the start, by key id (see `Cipher`).
     `rate_limit_budget_seconds` bounds a call of Redis for rate limits, `turn_timeout_seconds` the wait of a chunk.
@@ -300,7 +300,7 @@ def make_cache(settings: Settings, keys: Keyring, metrics: Metrics, *, clock: Da
 
 
 def make_authenticators(settings: Settings, keys: Keyring) -> tuple[Authenticator, Authenticator]:
-    """The authenticators of the API and of the event door; the second one knows the broker's tokens too."""
+    """The authenticators of the API and of the event endpoint; the second one accepts the broker's tokens too."""
     api_keys = load_api_keys(settings)
     users, brokers = user_issuers(settings), broker_issuers(settings)
     everyone = NETWORK if settings.events_trust_network else None

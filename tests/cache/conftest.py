@@ -32,11 +32,17 @@ async def open_redis_cache() -> AsyncIterator[OpenRedisCache]:
     opened: list[RedisCache] = []
 
     async def open_cache(
-        url: str, *, prefix: str = "users:", ttl_seconds: float = 60, budget_seconds: float = 30
+        url: str,
+        *,
+        prefix: str = "users:",
+        ttl_seconds: float = 60,
+        budget_seconds: float = 30,
+        clock: DatabaseClock | None = None,
     ) -> RedisCache:
         cipher = Cipher(parse_encryption_keys(ENCRYPTION_KEY))
         options: dict[str, Any] = {"ttl_seconds": ttl_seconds, "read_seconds": 6, "budget_seconds": budget_seconds}
-        cache = RedisCache(url, prefix=prefix, cipher=cipher, metrics=Metrics(), clock=running_clock(), **options)
+        clock = clock or running_clock()
+        cache = RedisCache(url, prefix=prefix, cipher=cipher, metrics=Metrics(), clock=clock, **options)
         opened.append(cache)
         return cache
 
@@ -47,7 +53,7 @@ async def open_redis_cache() -> AsyncIterator[OpenRedisCache]:
 
 @pytest.fixture
 async def open_tiered_cache(open_redis_cache: OpenRedisCache) -> AsyncIterator[OpenTieredCache]:
-    """Makes caches in front of a Redis, each of a replica of its own that hears the others, and closes them."""
+    """Makes caches in front of a Redis, each of a replica of its own, subscribed to the others, and closes them."""
     opened: list[TieredCache] = []
 
     async def open_cache(url: str, *, ttl_seconds: float = 60) -> TieredCache:

@@ -17,7 +17,7 @@ async def version_of(cache: Cache, user_id: UUID) -> int | None:
 
 
 def kept(cache: Cache, version: int) -> int | None:
-    """What a cache must answer after a fill that it may keep."""
+    """What a cache must return after a put that it may keep."""
     return None if cache.tier == "none" else version
 
 

@@ -27,7 +27,7 @@ PROMISED_SECONDS = 5.0
 def errors(client: Client) -> float:
     """The reads' own failures, without those of the task that waits for Redis."""
     counted = client.resources.metrics.cache_errors.values
-    return counted.get(("get",), 0) + counted.get(("fill",), 0)
+    return counted.get(("get",), 0) + counted.get(("put",), 0)
 
 
 async def name_at(client: Client, path: str) -> str:

@@ -146,7 +146,7 @@ async def test_an_entry_older_than_the_subscription_is_not_stored(
 async def test_a_value_whose_invalidation_was_lost_is_not_used_for_long(
     redis_url: str, open_tiered_cache: OpenTieredCache
 ) -> None:
-    """As after a replica that died between commit and forget, or a Redis that went back in time."""
+    """As after a replica that ended between commit and invalidation, or a Redis that lost its last writes."""
     writer = await open_tiered_cache(redis_url, ttl_seconds=3)
     reader = await open_tiered_cache(redis_url, ttl_seconds=3)
     user_id = uuid4()
@@ -185,12 +185,12 @@ async def test_an_entry_does_not_live_longer_for_passing_through_redis(
 
 async def test_without_a_clock_redis_is_not_asked(redis_url: str, open_redis_cache: OpenRedisCache) -> None:
     cache = await open_redis_cache(redis_url)
+    cache_without_clock = await open_redis_cache(redis_url, clock=DatabaseClock())
     user_id = uuid4()
     await cache.put({user_id: fresh()})
 
-    cache.clock = DatabaseClock()
-    found = await cache.get([user_id])
-    await cache.put({uuid4(): fresh()})
+    found = await cache_without_clock.get([user_id])
+    await cache_without_clock.put({uuid4(): fresh()})
 
     assert found == {}
     async with Redis.from_url(redis_url) as redis:

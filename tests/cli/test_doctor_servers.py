@@ -56,11 +56,11 @@ def test_an_acl_without_the_channel_is_named_with_the_remedy(
     database_url: str, limited_url: str, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     lacking = findings(tmp_path, DATABASE_URL=database_url, REDIS_URL=limited_url)
-    own_redis.command(f"ACL SETUSER service on >pass ~user-service:* &user-service:forgotten {PERMITTED}")
+    own_redis.command(f"ACL SETUSER service on >pass ~user-service:* &user-service:invalidations {PERMITTED}")
     fine = findings(tmp_path, DATABASE_URL=database_url, REDIS_URL=limited_url)
 
     assert lacking[0] == 1
-    assert "&user-service:forgotten" in lacking[1]
+    assert "&user-service:invalidations" in lacking[1]
     assert fine[0] == 0, fine[1]
 
 

@@ -135,7 +135,7 @@ class RedisCache:
         if entries := self.drop_fenced(entries):
             keys = [self.key(user_id) for user_id in entries]
             values = [self.encode(user_id, entry) for user_id, entry in entries.items()]
-            await self.attempt("fill", self.put_script(keys=keys, args=[ceil(self.ttl_seconds), *values]))
+            await self.attempt("put", self.put_script(keys=keys, args=[ceil(self.ttl_seconds), *values]))
 
     async def invalidate(self, versions: Mapping[UUID, int]) -> None:
         self.fences.add(versions)
@@ -145,7 +145,7 @@ class RedisCache:
             fences = [b"%010d" % version + FENCE for version in changed.values()]
             message = b"".join(INVALIDATION.pack(user_id.bytes, version) for user_id, version in changed.items())
             script = self.invalidate_script(keys=keys, args=[self.fence_seconds, *fences, self.channel, message])
-            refusal = await self.attempt("forget", script)
+            refusal = await self.attempt("invalidate", script)
             if refusal:
                 self.note_refusal(refusal.decode())
 
@@ -241,7 +241,7 @@ def key_prefix(prefix: str) -> bytes:
 
 def channel_name(prefix: str) -> str:
     """The channel of the invalidations."""
-    return f"{prefix}forgotten"
+    return f"{prefix}invalidations"
 
 
 def connect(url: str, *, retries: int = 1) -> Redis:

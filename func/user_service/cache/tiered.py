@@ -82,7 +82,7 @@ class TieredCache:
 
     async def statistics(self) -> dict[str, Any]:
         local = await self.local.statistics()
-        return {**local, **await self.shared.statistics(), "hears_replicas": self.is_subscribed}
+        return {**local, **await self.shared.statistics(), "subscribed": self.is_subscribed}
 
     async def close(self) -> None:
         self.closing = True

@@ -29,7 +29,7 @@ def run(environ: Mapping[str, str], *, file: Path, include_deleted: bool, url: s
     except OSError as error:
         raise ConfigurationError(f"{file}: can't be written ({error.strerror})") from None
     except KeyboardInterrupt:
-        print(f"\nStopped. {draft} holds the users that had arrived.", file=sys.stderr)
+        print(f"\nStopped. {draft} has the users that were received.", file=sys.stderr)
         raise
     print(f"{count:,} users exported.", file=sys.stderr)
     return 0

@@ -1,7 +1,7 @@
 """The public keys of an issuer (JWKS, RFC 7517), cached and refreshed.
 
-A cached key is used at once; a set older than five minutes is refreshed in the background. An unknown key id has the
-set refreshed before the answer, at most every ten seconds for all tokens together. While the issuer can't be read, its
+A cached key is used at once; a set older than five minutes is refreshed in the background. A token with an unknown
+key id waits for a refresh; there is at most one in ten seconds for all tokens. While the issuer can't be read, its
 cached keys are used for up to a day.
 """
 

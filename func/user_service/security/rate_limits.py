@@ -1,7 +1,7 @@
 """How many requests a principal may make in a minute (docs/limits.md), by the `limits` library.
 
 A sliding window of two counters, in Redis for all replicas: its cost does not grow with the limit. While Redis is
-away or slower than 50 ms, each replica counts for itself. A principal without a limit costs nothing.
+unavailable or slower than 50 ms, each replica counts for itself. A principal without a limit costs nothing.
 """
 
 import time
@@ -63,7 +63,7 @@ class Windows:
             )
 
     async def take(self, name: str, *, cost: int, limit: int) -> Usage:
-        """Takes `cost` from a limit a minute, in Redis unless it is away. A refused request takes nothing."""
+        """Takes `cost` from a limit a minute, in Redis unless it is unavailable. A refused request takes nothing."""
         from limits import RateLimitItemPerMinute
 
         item = RateLimitItemPerMinute(limit)

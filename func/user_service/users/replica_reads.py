@@ -1,6 +1,6 @@
 """Lists and exports: on the read replica where there is one, and on the primary while the replica is unavailable.
 
-After a failure the replica is left alone for `PAUSE_SECONDS`, so that a silent one costs a single read its timeout.
+After a failure no read goes to the replica for `PAUSE_SECONDS`, so that only one read waits for its timeout.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -72,7 +72,7 @@ class ReplicaReads:
                 yield item
 
     def is_due(self) -> bool:
-        """Whether the replica is asked; a read that is not asks the primary and is counted."""
+        """Whether the read goes to the replica. Counts the reads that go to the primary during the pause."""
         if monotonic() >= self.failed_at + self.pause_seconds:
             return True
         self.metrics.replica_fallbacks.add()

@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Deferred(Generic[T]):
-    """Builds one value and keeps it. A build that fails raises for those who wait, and the next `get` builds again."""
+    """Builds one value. A build that fails raises for all callers that wait, and the next `get` builds again."""
 
     def __init__(self, build: Callable[[], T]) -> None:
         self.build = build

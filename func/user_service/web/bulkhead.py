@@ -7,9 +7,9 @@ from typing import Final
 
 from user_service.errors import Overloaded
 
-# The worker checks and seals one while PostgreSQL writes two. More take ten megabytes each and end no sooner.
+# The process validates and encrypts one while PostgreSQL writes two. More take ten megabytes each and end no sooner.
 LARGE_BODIES_AT_ONCE: Final = 3
-# Time for a hundred batches; a request that still waits then would take the places of smaller ones.
+# Time for a hundred batches.
 WAIT_SECONDS: Final = 5.0
 
 
@@ -28,7 +28,7 @@ class Bulkhead:
             async with asyncio.timeout(self.seconds):
                 await self.places.acquire()
         except TimeoutError:
-            raise Overloaded(f"This replica is at work on {self.size} large requests already.") from None
+            raise Overloaded(f"This replica processes {self.size} large requests already.") from None
         try:
             yield
         finally:

@@ -34,7 +34,7 @@ def read_condition(headers: Mapping[bytes, bytes]) -> Condition | None:
 
 
 def parse_versions(field: bytes, name: str, *, weak: bool) -> Versions:
-    """The versions that a field value names; `weak` tags count if told so. Raises InvalidHeader."""
+    """The versions that a field value names; weak tags are included with `weak`. Raises InvalidHeader."""
     text = field.strip()
     if text == b"*":
         return Versions(every=True)

@@ -58,7 +58,7 @@ def cache_families(footprint: Footprint) -> Iterator[Metric]:
     yield GaugeMetricFamily("user_cache_entries", "Users cached in this process.", footprint.entries)
     yield GaugeMetricFamily("user_cache_size_bytes", "Memory that the cached users take.", footprint.size_bytes)
     yield CounterMetricFamily(
-        "user_cache_evictions", "Users evicted from the cache for want of room.", footprint.evictions
+        "user_cache_evictions", "Users evicted from the cache because it was full.", footprint.evictions
     )
 
 

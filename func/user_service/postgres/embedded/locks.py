@@ -13,8 +13,7 @@ MAX_WAIT_SECONDS = 120.0
 
 
 class Locks:
-    """
-    Three locks in a folder. The kernel releases a lock with its last holder, so a killed process leaves none behind.
+    """Three locks in a folder. The kernel releases a lock with its last holder, also when a process is killed.
 
     `change` is held while a server is started or stopped. `use` is shared by all running services. `server` is
     inherited by every process of PostgreSQL, so it is free only after the last of them has ended.

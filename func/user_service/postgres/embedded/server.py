@@ -48,8 +48,7 @@ SETTINGS = ("unix_socket_permissions=0700", "log_error_verbosity=terse", "log_mi
 
 
 class EmbeddedPostgres:
-    """
-    A PostgreSQL server in `DATA_DIR/postgres` that all services on the same DATA_DIR share.
+    """A PostgreSQL server in `DATA_DIR/postgres` that all services on the same DATA_DIR share.
 
     `url` is a libpq URI over a Unix socket. A server that ends unexpectedly is started again within seconds.
     """
@@ -69,8 +68,7 @@ class EmbeddedPostgres:
 
     @classmethod
     def start(cls, data_dir: Path) -> "EmbeddedPostgres":
-        """
-        Starts the server, or joins a running one. Afterwards `url` refers to the database `user_service`.
+        """Starts the server, or joins a running one. Afterwards `url` refers to the database `user_service`.
 
         Blocks for up to a minute. Raises EmbeddedPostgresError.
         """

@@ -57,8 +57,7 @@ class Cluster:
     def launch(
         self, *, sockets: str, log: Path, settings: Sequence[str], keep_open: Iterable[int] = ()
     ) -> subprocess.Popen[bytes]:
-        """
-        Starts the server in its own session, so that Ctrl-C in a terminal reaches only the service.
+        """Starts the server in its own session, so that Ctrl-C in a terminal reaches only the service.
 
         `sockets` is a folder, or `.` for the data folder; there is no TCP port. `settings` are `name=value`.
         """
@@ -76,8 +75,7 @@ class Cluster:
 
 
 class DataFolder:
-    """
-    A name of the cluster's folder that the other account can open.
+    """A name of the cluster's folder that the other account can open.
 
     The account can't open a path below a home of mode 0700. It can open an inherited descriptor, so no permissions
     have to be extended.
@@ -131,8 +129,7 @@ def last_lines(text: str) -> str:
 
 
 def find_programs(major: int | None) -> Path:
-    """
-    The folder of the wheel's programs of a major version, or of the newest for `None`.
+    """The folder of the wheel's programs of a major version, or of the newest for `None`.
 
     Raises EmbeddedPostgresError if the wheel is missing or has no such version. The package is not imported: its
     import creates a lock file that all accounts of the machine share.
@@ -204,9 +201,9 @@ def copy_readable(files: Sequence[Path], root: Path, target: Path) -> None:
 
 
 def find_account(folder: Path) -> Account | None:
-    """
-    The account that the server runs under: None for this process's; for root the owner of the data, or a system
-    account that is created for it.
+    """The account that the server runs under; None for this process's own.
+
+    For root it is the owner of the data, or a system account that is created.
 
     Raises EmbeddedPostgresError if the data belongs to another account, or the account can't be created.
     """

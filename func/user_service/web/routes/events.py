@@ -74,7 +74,7 @@ HANDSHAKE_RESPONSES: Final[Responses] = {
 async def answer_handshake(request: Request) -> Response:
     """The validation handshake of CloudEvents' web hooks. It needs no credentials and grants none.
 
-    `WebHook-Request-Callback` is passed over: to call an address that a stranger names would be an attack's tool.
+    `WebHook-Request-Callback` is ignored: a caller without credentials could make this service call any address.
     """
     headers, resources = request_context(request).headers, get_resources(request)
     granted = grant_delivery(headers, resources.settings)
