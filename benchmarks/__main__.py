@@ -8,9 +8,9 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks import batch, cold_start, events, imports, lists, memory, overload, reads, report
-from benchmarks.errors import BenchmarkError, notes_of
+from benchmarks.errors import BenchmarkError, list_notes
 from benchmarks.plan import FULL, QUICK, Plan
-from benchmarks.servers import Bench, bench_of
+from benchmarks.servers import Bench, open_bench
 
 MEASUREMENTS: dict[str, Callable[[Bench, Plan], list[report.Row]]] = {
     "cold": cold_start.measure,
@@ -52,12 +52,12 @@ def main() -> int:
     command = (chosen.service or str(Path(sys.executable).with_name("user-service"))).split()
     rows = []
     try:
-        with bench_of(command) as bench:
+        with open_bench(command) as bench:
             for name in chosen.only:
                 print(f"measuring {name} ...", file=sys.stderr, flush=True)
                 rows += MEASUREMENTS[name](bench, QUICK if chosen.quick else FULL)
     except BenchmarkError as error:
-        print("\n".join([f"benchmarks: {error}", *notes_of(error)]), file=sys.stderr)
+        print("\n".join([f"benchmarks: {error}", *list_notes(error)]), file=sys.stderr)
         return 2
     print(report.table(rows))
     print(f"\nkept in {report.write(rows, quick=chosen.quick)} and as Markdown beside it")

@@ -20,7 +20,7 @@ from benchmarks.load import CONNECTIONS, LAPS, Target, change, run_wrk, write_ta
 from benchmarks.people import USERS, create_users
 from benchmarks.processes import free_port, processor_seconds
 from benchmarks.report import RESULTS
-from benchmarks.servers import bench_of, serve_command, service, service_env
+from benchmarks.servers import open_bench, serve_command, service, service_env
 
 SEED = 2026
 SECONDS = 300
@@ -193,7 +193,7 @@ def candidates() -> list[tuple[str, str, Callable[[], Autoscaler]]]:
 
 def measure() -> Measured:
     """A mix of 80 % cached reads, 15 % reads from PostgreSQL and 5 % changes, on one worker of this machine."""
-    with bench_of([str(Path(sys.executable).with_name("user-service"))]) as bench:
+    with open_bench([str(Path(sys.executable).with_name("user-service"))]) as bench:
         with service(bench) as server:
             users = create_users(server, 200, series="autoscale")
             lines = []

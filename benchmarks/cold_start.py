@@ -114,12 +114,12 @@ def measure(bench: Bench, plan: Plan) -> list[Row]:
     reads = alternate(plan.cold_rounds, baseline=baseline, subject=first_read)
     creates = alternate(plan.cold_rounds, baseline=baseline, subject=first_create)
     return [
-        *rows_of("cold.read", "exec to first GET /users/{id}", *reads),
-        *rows_of("cold.create", "exec to first POST /users (baseline: its GET)", *creates),
+        *make_rows("cold.read", "exec to first GET /users/{id}", *reads),
+        *make_rows("cold.create", "exec to first POST /users (baseline: its GET)", *creates),
     ]
 
 
-def rows_of(key: str, label: str, theirs: Sequence[Start], ours: Sequence[Start]) -> list[Row]:
+def make_rows(key: str, label: str, theirs: Sequence[Start], ours: Sequence[Start]) -> list[Row]:
     """The time on the clock, which is judged, and the processor time in it."""
     clock = Comparison([seen.ms for seen in theirs], [seen.ms for seen in ours])
     spent = Comparison([seen.processor_ms for seen in theirs], [seen.processor_ms for seen in ours])

@@ -17,7 +17,7 @@ from benchmarks.load import Target, load, write_targets
 from benchmarks.people import USERS, create_users
 from benchmarks.processes import free_port, running, wait_until_listening
 from benchmarks.report import Row, table
-from benchmarks.servers import Bench, Server, bench_of, python_env, service
+from benchmarks.servers import Bench, Server, open_bench, python_env, service
 
 PEER = Path(__file__).with_name("peers") / "fastapi_users_app.py"
 PACKAGES = ("fastapi-users[sqlalchemy]", "asyncpg", "uvicorn[standard]")
@@ -74,7 +74,7 @@ def measure(bench: Bench) -> list[Row]:
 
 def main() -> int:
     try:
-        with bench_of([str(Path(sys.executable).with_name("user-service"))]) as bench:
+        with open_bench([str(Path(sys.executable).with_name("user-service"))]) as bench:
             print(table(measure(bench)))
     except BenchmarkError as error:
         print(f"benchmarks: {error}", file=sys.stderr)

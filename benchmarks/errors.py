@@ -8,5 +8,5 @@ class BenchmarkError(Exception):
     """
 
 
-def notes_of(error: BaseException) -> list[str]:
+def list_notes(error: BaseException) -> list[str]:
     return getattr(error, "__notes__", [])

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.load import CONNECTIONS, Target, run_wrk, write_targets
 from benchmarks.people import USERS, person
 from benchmarks.report import RESULTS
-from benchmarks.servers import Bench, Server, bench_of, service
+from benchmarks.servers import Bench, Server, open_bench, service
 
 CONNECTIONS_TRIED = (1, 4, 16, 64, 256)
 KILOBYTES_TRIED = (1, 2, 4, 8, 16)
@@ -115,7 +115,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.growth", description=__doc__)
     parser.add_argument("--seconds", type=int, default=4, help="for each point")
     seconds = parser.parse_args().seconds
-    with bench_of([str(Path(sys.executable).with_name("user-service"))]) as bench:
+    with open_bench([str(Path(sys.executable).with_name("user-service"))]) as bench:
         panels = {"connections": by_connections(bench, seconds), "KB of a user": by_size(bench, seconds)}
     lines = [line for title, curves in panels.items() for line in table(title, curves)]
     print("\n".join(lines))

@@ -48,19 +48,19 @@ class Client:
         """The path of a new user."""
         self.body = orjson.dumps({"email": f"{uuid4().hex}@example.org"})
         head = [(b"content-type", b"application/json"), (b"content-length", str(len(self.body)).encode())]
-        await self.application(scope_of("POST", "/api/v1/users", head), self.receive, self.send)
+        await self.application(make_scope("POST", "/api/v1/users", head), self.receive, self.send)
         return f"/api/v1/users/{orjson.loads(self.sent[1]['body'])['id']}"
 
     async def read(self, path: str) -> float:
         """Seconds that a read takes, over many."""
-        scope = scope_of("GET", path, [(b"host", b"localhost"), (b"user-agent", b"benchmark")])
+        scope = make_scope("GET", path, [(b"host", b"localhost"), (b"user-agent", b"benchmark")])
         started = perf_counter()
         for _ in range(READS):
             await self.application(scope, self.receive, self.drop)
         return (perf_counter() - started) / READS
 
 
-def scope_of(method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Message:
+def make_scope(method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Message:
     key = (b"x-api-key", KEY.encode())
     return {
         "type": "http",
@@ -77,7 +77,7 @@ def scope_of(method: str, path: str, headers: list[tuple[bytes, bytes]]) -> Mess
     }
 
 
-def seconds_of(work: Callable[[], None]) -> float:
+def measure_seconds(work: Callable[[], None]) -> float:
     started = perf_counter()
     for _ in range(READS):
         work()
@@ -108,7 +108,7 @@ async def measure(settings: Settings) -> None:
     reads, counts = [], []
     for _ in range(ROUNDS):
         reads.append(await client.read(path))
-        counts.append(seconds_of(count) - seconds_of(nothing))
+        counts.append(measure_seconds(count) - measure_seconds(nothing))
     await application.stop()
     read, counted = statistics.median(reads), statistics.median(counts)
     sys.stdout.write(f"a cached read {read * 1e6:.2f} us, of which counting {counted * 1e6:.2f} us: ")

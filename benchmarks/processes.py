@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.errors import BenchmarkError, notes_of
+from benchmarks.errors import BenchmarkError, list_notes
 
 STOP_SECONDS = 15.0
 LOOPBACK = "127.0.0.1"
@@ -47,7 +47,7 @@ def running(command: Sequence[str], *, env: Mapping[str, str], log: Path) -> Ite
     try:
         yield process
     except BenchmarkError as error:
-        if not notes_of(error):  # the innermost process is the one that failed
+        if not list_notes(error):  # the innermost process is the one that failed
             error.add_note(f"The end of what {' '.join(command)} wrote:\n{end_of_log(log)}")
         raise
     finally:

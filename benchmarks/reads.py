@@ -83,16 +83,16 @@ def measure(bench: Bench, plan: Plan) -> list[Row]:
         check(bare, None, users)
         ask_bare = partial(load, bare, targets(bench, users, None), seconds=plan.load_seconds)
         noise = alternate(plan.load_rounds, baseline=ask_bare, subject=ask_bare)
-        rows = rows_of("hot.noise", "the baseline beside itself", *noise)
+        rows = make_rows("hot.noise", "the baseline beside itself", *noise)
         for variant in VARIANTS:
             server = started[variant.mode]
             check(server, variant, users)
             ask = partial(load, server, targets(bench, users, variant), seconds=plan.load_seconds)
-            rows += rows_of(variant.key, variant.label, *alternate(plan.load_rounds, baseline=ask_bare, subject=ask))
+            rows += make_rows(variant.key, variant.label, *alternate(plan.load_rounds, baseline=ask_bare, subject=ask))
         return rows
 
 
-def rows_of(key: str, label: str, theirs: Sequence[Load], ours: Sequence[Load]) -> list[Row]:
+def make_rows(key: str, label: str, theirs: Sequence[Load], ours: Sequence[Load]) -> list[Row]:
     """The rate, which is judged, and the processor time behind it."""
     rate = Comparison([seen.per_second for seen in theirs], [seen.per_second for seen in ours])
     spent = Comparison([seen.processor_us for seen in theirs], [seen.processor_us for seen in ours])

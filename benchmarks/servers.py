@@ -164,7 +164,7 @@ def migrate(bench: Bench) -> None:
 
 
 @contextmanager
-def bench_of(service_command: Sequence[str]) -> Iterator[Bench]:
+def open_bench(service_command: Sequence[str]) -> Iterator[Bench]:
     """A temporary folder with a migrated PostgreSQL and a Redis; everything is gone on the way out."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="user-service-bench-")))

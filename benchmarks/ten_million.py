@@ -22,7 +22,7 @@ from benchmarks.compare import Comparison, alternate
 from benchmarks.fill import FIRST_MILLISECOND, fill
 from benchmarks.people import names
 from benchmarks.report import RESULTS
-from benchmarks.servers import Bench, bench_of, service, service_env
+from benchmarks.servers import Bench, open_bench, service, service_env
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.encryption.keyring import load_keys
@@ -38,7 +38,7 @@ BATCHES = 20
 ROUNDS = 5
 
 
-def sql_of(statement: Select[Any]) -> tuple[str, list[Any]]:
+def compile_sql(statement: Select[Any]) -> tuple[str, list[Any]]:
     """A statement as asyncpg takes it: its text, and its arguments in order."""
     compiled = statement.compile(dialect=postgresql.asyncpg.dialect())  # type: ignore[no-untyped-call]
     values: Mapping[str, Any] = compiled.params
@@ -78,7 +78,7 @@ async def explain(bench: Bench, index: BlindIndex, cipher: Cipher, count: int) -
             "UPDATE users SET email_index = $1 WHERE external_id = $2", index.email(EMAIL), f"list-{count // 2}"
         )
         for label, query in (await queries(connection, count)).items():
-            sql, values = sql_of(search.statement(query))
+            sql, values = compile_sql(search.statement(query))
             await connection.fetch(EXPLAIN + sql, *values)
             plan = [row[0] for row in await connection.fetch(EXPLAIN + sql, *values)]
             taken = re.search(r"Execution Time: ([\d.]+) ms", plan[-1])
@@ -110,7 +110,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.ten_million", description=__doc__)
     parser.add_argument("--users", type=int, default=10_000_000)
     count = parser.parse_args().users
-    with bench_of([str(Path(sys.executable).with_name("user-service"))]) as bench:
+    with open_bench([str(Path(sys.executable).with_name("user-service"))]) as bench:
         keys = load_keys(Settings.load(service_env(bench, 0)))
         index = BlindIndex(keys.blind_index)
         with other_database(bench, "many") as filled:

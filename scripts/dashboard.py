@@ -32,7 +32,7 @@ def total(metric: str) -> str:
     return f"sum({metric}{{{OWN}}})"
 
 
-def share_of(share: float, metric: str, *by: str, where: str = CALLERS) -> str:
+def share_query(share: float, metric: str, *by: str, where: str = CALLERS) -> str:
     """The value below which this share of a histogram's observations lies."""
     return f"histogram_quantile({share}, sum by ({', '.join(('le', *by))}) (rate({metric}_bucket{{{where}}}{RATE})))"
 
@@ -48,13 +48,13 @@ ROWS: Final[dict[str, list[Panel]]] = {
     "Latency": [
         Panel(
             "Latency of all requests",
-            {f"{share:.0%}": share_of(share, "http_request_duration_seconds") for share in (0.5, 0.95, 0.99)},
+            {f"{share:.0%}": share_query(share, "http_request_duration_seconds") for share in (0.5, 0.95, 0.99)},
             "s",
             "Probes and scrapes apart",
         ),
         Panel(
             "Latency by route, 95 %",
-            {"{{method}} {{route}}": share_of(0.95, "http_request_duration_seconds", "method", "route")},
+            {"{{method}} {{route}}": share_query(0.95, "http_request_duration_seconds", "method", "route")},
             "s",
         ),
         Panel(
@@ -160,7 +160,7 @@ ROWS: Final[dict[str, list[Panel]]] = {
     "Saturation": [
         Panel(
             "Event loop lag, 99 %",
-            {"{{pod}}": share_of(0.99, "user_service_event_loop_lag_seconds", "pod", where=OWN)},
+            {"{{pod}}": share_query(0.99, "user_service_event_loop_lag_seconds", "pod", where=OWN)},
             "s",
         ),
         Panel(
@@ -196,7 +196,7 @@ ROWS: Final[dict[str, list[Panel]]] = {
         ),
         Panel(
             "Latency behind queue-proxy, 95 %",
-            {"{{pod}}": share_of(0.95, "kn_serving_invocation_duration_seconds", "pod", where=PROXY)},
+            {"{{pod}}": share_query(0.95, "kn_serving_invocation_duration_seconds", "pod", where=PROXY)},
             "s",
         ),
         Panel("Requests queued", {"{{pod}}": f"kn_serving_queue_depth{{{PROXY}}}"}),

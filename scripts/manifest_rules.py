@@ -34,7 +34,7 @@ def disagreements(fallback: list[Document], knative: list[Document]) -> list[str
             "securityContext",
             "volumeMounts",
         ):
-            ours, theirs = aspect_of(reference, aspect), aspect_of(container, aspect)
+            ours, theirs = read_aspect(reference, aspect), read_aspect(container, aspect)
             if ours != theirs:
                 found.append(f"{name}: {aspect}: {theirs} is not {ours}")
     if settings(fallback) != settings(knative):
@@ -51,7 +51,7 @@ def settings(documents: list[Document]) -> dict[str, str]:
     return dict(config["data"])
 
 
-def aspect_of(container: Document, aspect: str) -> Any:
+def read_aspect(container: Document, aspect: str) -> Any:
     if aspect == "environment":
         own = {item["name"]: item["value"] for item in container.get("env", []) if item["name"] not in ENV_OF_A_DOOR}
         return own, container["envFrom"]

@@ -11,7 +11,7 @@ def entry(version: int, *, deleted: bool = False) -> Entry:
     return Entry(version, deleted, b'{"version":%d}' % version)
 
 
-async def version_of(cache: Cache, user_id: UUID) -> int | None:
+async def read_version(cache: Cache, user_id: UUID) -> int | None:
     found = (await cache.get([user_id])).get(user_id)
     return found.version if found else None
 
@@ -27,7 +27,7 @@ async def test_an_entry_is_found_whole(cache: Cache) -> None:
     await cache.put({user_id: entry(3, deleted=True)})
     found = (await cache.get([user_id, uuid4()])).get(user_id)
 
-    assert await version_of(cache, user_id) == kept(cache, 3)
+    assert await read_version(cache, user_id) == kept(cache, 3)
     assert found is None or (found.deleted, found.body) == (True, b'{"version":3}')
 
 
@@ -37,7 +37,7 @@ async def test_an_older_entry_never_replaces_a_newer_one(cache: Cache) -> None:
     await cache.put({user_id: entry(10)})
     await cache.put({user_id: entry(9)})
 
-    assert await version_of(cache, user_id) == kept(cache, 10)
+    assert await read_version(cache, user_id) == kept(cache, 10)
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -47,7 +47,7 @@ async def test_an_entry_of_the_invalidated_version_or_a_newer_one_is_stored(cach
     await cache.invalidate({user_id: 2})
     await cache.put({user_id: entry(version)})
 
-    assert await version_of(cache, user_id) == kept(cache, version)
+    assert await read_version(cache, user_id) == kept(cache, version)
 
 
 async def test_an_invalidated_entry_is_gone_and_a_late_reader_does_not_bring_it_back(cache: Cache) -> None:
@@ -55,11 +55,11 @@ async def test_an_invalidated_entry_is_gone_and_a_late_reader_does_not_bring_it_
 
     await cache.put({user_id: entry(1)})
     await cache.invalidate({user_id: 2})
-    gone = await version_of(cache, user_id)
+    gone = await read_version(cache, user_id)
     await cache.put({user_id: entry(1)})
 
     assert gone is None
-    assert await version_of(cache, user_id) is None
+    assert await read_version(cache, user_id) is None
 
 
 async def test_a_late_invalidation_does_not_let_an_older_version_in(cache: Cache) -> None:
@@ -69,7 +69,7 @@ async def test_a_late_invalidation_does_not_let_an_older_version_in(cache: Cache
     await cache.invalidate({user_id: 3})
     await cache.put({user_id: entry(4)})
 
-    assert await version_of(cache, user_id) == kept(cache, 5)
+    assert await read_version(cache, user_id) == kept(cache, 5)
 
 
 async def test_several_entries_are_invalidated_at_once_and_the_others_stay(cache: Cache) -> None:

@@ -8,13 +8,13 @@ BODY = b"x" * 100
 ENTRY_BYTES = OVERHEAD_BYTES + len(BODY)
 
 
-def cache_of(entries: int, *, ttl_seconds: float = 60) -> MemoryCache:
+def make_cache(entries: int, *, ttl_seconds: float = 60) -> MemoryCache:
     """A cache with room for so many entries of BODY."""
     return MemoryCache(max_bytes=entries * ENTRY_BYTES, ttl_seconds=ttl_seconds, read_seconds=60)
 
 
 async def test_the_least_recently_used_goes_first_and_the_bound_holds() -> None:
-    cache = cache_of(3)
+    cache = make_cache(3)
     first, second, third, fourth = (uuid4() for _ in range(4))
 
     for user_id in (first, second, third):
@@ -39,7 +39,7 @@ async def test_the_least_recently_used_goes_first_and_the_bound_holds() -> None:
 
 
 async def test_the_bytes_are_counted_down_again() -> None:
-    cache = cache_of(10)
+    cache = make_cache(10)
     ids = [uuid4() for _ in range(4)]
 
     await cache.put({user_id: Entry(1, False, BODY) for user_id in ids})
@@ -53,7 +53,7 @@ async def test_the_bytes_are_counted_down_again() -> None:
 
 
 async def test_a_cache_without_room_keeps_nothing() -> None:
-    cache = cache_of(0)
+    cache = make_cache(0)
     user_id = uuid4()
 
     await cache.put({user_id: Entry(1, False, BODY)})
@@ -63,7 +63,7 @@ async def test_a_cache_without_room_keeps_nothing() -> None:
 
 
 async def test_an_entry_ends_with_its_time_to_live() -> None:
-    cache = cache_of(3, ttl_seconds=0.01)
+    cache = make_cache(3, ttl_seconds=0.01)
     user_id = uuid4()
 
     await cache.put({user_id: Entry(5, False, BODY)})
@@ -74,7 +74,7 @@ async def test_an_entry_ends_with_its_time_to_live() -> None:
 
 
 async def test_an_eviction_does_not_let_an_old_version_in() -> None:
-    cache = cache_of(1)
+    cache = make_cache(1)
     changed = uuid4()
 
     await cache.invalidate({changed: 2})
@@ -85,7 +85,7 @@ async def test_an_eviction_does_not_let_an_old_version_in() -> None:
 
 
 async def test_bulk_writes_leave_what_is_cached_alone() -> None:
-    cache = cache_of(2)
+    cache = make_cache(2)
     user_id = uuid4()
 
     await cache.put({user_id: Entry(1, False, BODY)})

@@ -80,7 +80,7 @@ async def test_nothing_personal_stands_in_redis(database_url: str, redis_url: st
         await client.patch(path, json={"family_name": f"{MARKED}son"})
         await eventually(lambda: client.is_cached(path))
         answer = await client.get(path)
-        dump = await dump_of(redis_url)
+        dump = await dump_values(redis_url)
 
     assert answer.json()["family_name"] == f"{MARKED}son"
     assert len(dump) == 2
@@ -88,7 +88,7 @@ async def test_nothing_personal_stands_in_redis(database_url: str, redis_url: st
         assert all(needle.lower().encode() not in part.lower() for part in dump)
 
 
-async def dump_of(redis_url: str) -> list[bytes]:
+async def dump_values(redis_url: str) -> list[bytes]:
     """Every key and every value."""
     async with Redis.from_url(redis_url) as redis:
         keys = [key async for key in redis.scan_iter()]

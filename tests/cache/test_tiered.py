@@ -199,19 +199,19 @@ async def test_without_a_clock_redis_is_not_asked(redis_url: str, open_redis_cac
 
 def test_two_replicas_never_take_an_old_entry_for_a_young_one() -> None:
     """Each is told the time somewhere between question and answer, and their own clocks have nothing in common."""
-    database_is_ahead_of = {"writer": 1_000.0, "reader": -5_000.0}
+    database_lead_seconds = {"writer": 1_000.0, "reader": -5_000.0}
     for asked, answered in ((0.0, 0.0), (0.3, 0.0), (0.0, 0.3), (0.2, 0.1)):
         now = monotonic()
         writer, reader = DatabaseClock(), DatabaseClock()
-        writer.observe(now - asked, now + database_is_ahead_of["writer"])
-        reader.observe(now - answered, now + database_is_ahead_of["reader"])
+        writer.observe(now - asked, now + database_lead_seconds["writer"])
+        reader.observe(now - answered, now + database_lead_seconds["reader"])
         true_at = now + 10
 
         stamp = writer.to_database_time(true_at)
         moment = reader.to_monotonic(stamp)
 
-        assert stamp <= true_at + database_is_ahead_of["writer"]
-        assert moment <= true_at + database_is_ahead_of["writer"] - database_is_ahead_of["reader"]
+        assert stamp <= true_at + database_lead_seconds["writer"]
+        assert moment <= true_at + database_lead_seconds["writer"] - database_lead_seconds["reader"]
 
 
 def test_no_tier_keeps_an_entry_for_as_long_as_is_promised() -> None:

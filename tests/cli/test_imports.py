@@ -26,12 +26,12 @@ def server(database_url: str, tmp_path: Path) -> Iterator[LiveServer]:
         yield running
 
 
-def url_of(server: LiveServer) -> str:
+def server_url(server: LiveServer) -> str:
     return f"http://127.0.0.1:{server.port}"
 
 
 def import_file(folder: Path, server: LiveServer, file: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return command(folder, "import", str(file), "--url", url_of(server), *options, USER_SERVICE_API_KEY=API_KEY)
+    return command(folder, "import", str(file), "--url", server_url(server), *options, USER_SERVICE_API_KEY=API_KEY)
 
 
 def people(count: int) -> list[dict[str, Any]]:
@@ -184,7 +184,7 @@ def test_an_interrupted_import_is_resumed(server: LiveServer, tmp_path: Path) ->
     users = [{**user, "preferences": {"text": "x" * 4000}} for user in people(8000)]
     file = write_ndjson(tmp_path / "users.ndjson", users)
     process = subprocess.Popen(
-        [sys.executable, "-m", "user_service.cli.main", "import", str(file), "--url", url_of(server)],
+        [sys.executable, "-m", "user_service.cli.main", "import", str(file), "--url", server_url(server)],
         env=make_environ(tmp_path, {"USER_SERVICE_API_KEY": API_KEY}),
         stderr=subprocess.PIPE,
         text=True,

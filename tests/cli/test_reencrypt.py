@@ -34,7 +34,7 @@ NOT_SEALED = {
 }
 
 
-async def rows_of(url: str, columns: str = "id, version, updated_at, metadata, email_index") -> list[Any]:
+async def read_rows(url: str, columns: str = "id, version, updated_at, metadata, email_index") -> list[Any]:
     connection = await asyncpg.connect(url)
     rows = await connection.fetch(f"SELECT {columns} FROM users ORDER BY id")
     await connection.close()
@@ -68,7 +68,7 @@ async def fill(client: Client, number: int = 25) -> list[str]:
 AS_EVENT = {"content-type": "application/cloudevents+json"}
 
 
-async def names_of(client: Client, paths: list[str]) -> list[str]:
+async def list_names(client: Client, paths: list[str]) -> list[str]:
     answers = [await client.get(f"{path}?include=deleted", headers={"Cache-Control": "no-cache"}) for path in paths]
     return [answer.json()["given_name"] for answer in answers]
 
@@ -83,8 +83,8 @@ async def paths(database_url: str, tmp_path: Path) -> list[str]:
 async def test_everything_sealed_opens_under_the_new_key_alone_and_nothing_else_has_changed(
     database_url: str, tmp_path: Path, paths: list[str]
 ) -> None:
-    before = await rows_of(database_url)
-    changes = await rows_of(database_url, "(SELECT count(*) FROM user_changes)")
+    before = await read_rows(database_url)
+    changes = await read_rows(database_url, "(SELECT count(*) FROM user_changes)")
 
     result = await reencrypt(database_url, tmp_path, "--batch-size", "7")
 
@@ -92,15 +92,15 @@ async def test_everything_sealed_opens_under_the_new_key_alone_and_nothing_else_
     assert "The key k1 can now be removed from ENCRYPTION_KEY." in result.stdout
     assert "27 rows encrypted again" in result.stdout
     assert set(await key_ids(database_url)) == {"k2"}
-    assert await rows_of(database_url) == before
-    assert await rows_of(database_url, "(SELECT count(*) FROM user_changes)") == changes
+    assert await read_rows(database_url) == before
+    assert await read_rows(database_url, "(SELECT count(*) FROM user_changes)") == changes
     assert "encryption-key:k1" not in await meta(database_url)
     printed = await asyncio.to_thread(
         command, tmp_path, "keys", "blind-index", DATABASE_URL=database_url, ENCRYPTION_KEY=f"{K2},{K1}"
     )
     alone = make_settings(database_url, tmp_path, encryption_key=K2, blind_index_key=printed.stdout.strip())
     async with running(alone) as client:
-        assert await names_of(client, paths) == [f"Ada {place}" for place in range(25)]
+        assert await list_names(client, paths) == [f"Ada {place}" for place in range(25)]
         found = await client.get(USERS, params={"email": "3@example.org"})
         items = [{"data": {"email": f"{place}@example.org", "given_name": f"Ada {place}"}} for place in range(25)]
         replayed = await client.post(
@@ -136,7 +136,7 @@ async def test_the_printed_blind_index_key_is_the_one_in_use(database_url: str, 
 
 
 async def test_a_dry_run_counts_and_changes_nothing(database_url: str, tmp_path: Path, paths: list[str]) -> None:
-    before = await rows_of(database_url, "*"), await meta(database_url)
+    before = await read_rows(database_url, "*"), await meta(database_url)
 
     result = await reencrypt(database_url, tmp_path, "--dry-run", "--batch-size", "4")
 
@@ -147,7 +147,7 @@ async def test_a_dry_run_counts_and_changes_nothing(database_url: str, tmp_path:
         "users: 25 rows under k1",
         "27 rows of 27 are to be encrypted again.",
     ]
-    assert (await rows_of(database_url, "*"), await meta(database_url)) == before
+    assert (await read_rows(database_url, "*"), await meta(database_url)) == before
 
 
 async def test_a_run_that_was_killed_is_gone_on_with(database_url: str, tmp_path: Path, paths: list[str]) -> None:

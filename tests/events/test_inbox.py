@@ -34,11 +34,11 @@ async def client(database_url: str, tmp_path: Path) -> AsyncIterator[Client]:
         yield client
 
 
-def batch_of(*emails: str, **others: Any) -> dict[str, Any]:
+def make_batch(*emails: str, **others: Any) -> dict[str, Any]:
     return {"items": [{"ref": email, "data": {"email": email}} for email in emails], **others}
 
 
-def event_of(kind: str = CREATE, **attributes: Any) -> dict[str, Any]:
+def make_event(kind: str = CREATE, **attributes: Any) -> dict[str, Any]:
     return {"specversion": "1.0", "id": uuid4().hex, "source": "/tests", "type": kind, **attributes}
 
 
@@ -50,7 +50,7 @@ async def send(client: httpx.AsyncClient, event: dict[str, Any], path: str = "/e
     return await client.post(path, content=orjson.dumps(event), headers=STRUCTURED)
 
 
-async def users_of(client: httpx.AsyncClient) -> list[str]:
+async def list_emails(client: httpx.AsyncClient) -> list[str]:
     page = (await client.get(USERS, params={"limit": 200})).json()
     return [user["email"] for user in page["items"]]
 
@@ -73,7 +73,7 @@ def assert_reply(answer: httpx.Response, event: dict[str, Any]) -> dict[str, Any
 async def test_an_event_in_each_mode_is_processed_and_answered_by_an_event(
     client: Client, mode: str, path: str
 ) -> None:
-    event, data = event_of(), batch_of("ada@example.org", "grace@example.org")
+    event, data = make_event(), make_batch("ada@example.org", "grace@example.org")
     if mode == "structured":
         answer = await send(client, {**event, "data": data}, path)
     elif mode == "base64":
@@ -82,21 +82,21 @@ async def test_an_event_in_each_mode_is_processed_and_answered_by_an_event(
         answer = await client.post(path, content=orjson.dumps(data), headers=binary_headers(event))
     result = assert_reply(answer, event)
     assert result["summary"] == {"total": 2, "succeeded": 2, "failed": 0, "skipped": 0}
-    assert sorted(await users_of(client)) == ["ada@example.org", "grace@example.org"]
+    assert sorted(await list_emails(client)) == ["ada@example.org", "grace@example.org"]
 
 
 async def test_events_made_by_the_sdk_are_taken(client: Client) -> None:
     for index, write in enumerate((binding.to_binary_event, binding.to_structured_event)):
-        event = CloudEvent({"type": CREATE, "source": "/sdk"}, batch_of(f"user-{index}@example.org"))
+        event = CloudEvent({"type": CREATE, "source": "/sdk"}, make_batch(f"user-{index}@example.org"))
         message = write(event)
         answer = await client.post("/events", content=message.body, headers=message.headers)
         assert answer.status_code == 200, answer.text
-    assert len(await users_of(client)) == 2
+    assert len(await list_emails(client)) == 2
 
 
 @pytest.mark.parametrize("first", ["structured", "binary"])
 async def test_the_same_event_again_gets_the_same_reply_and_has_no_effect(client: Client, first: str) -> None:
-    event, data = event_of(source="/tests/ä b"), batch_of("ada@example.org")
+    event, data = make_event(source="/tests/ä b"), make_batch("ada@example.org")
     quoted = {**event, "source": "/tests/%C3%A4%20b"}
 
     async def deliver(mode: str) -> httpx.Response:
@@ -109,11 +109,11 @@ async def test_the_same_event_again_gets_the_same_reply_and_has_no_effect(client
     ours = [{n: v for n, v in answer.headers.items() if n.startswith(("ce-", "content-"))} for answer in answers]
     assert ours == [ours[0]] * 4
     assert [answer.content for answer in answers] == [answers[0].content] * 4
-    assert await users_of(client) == ["ada@example.org"]
+    assert await list_emails(client) == ["ada@example.org"]
 
 
 async def test_a_find_is_answered_the_same_again_although_users_have_changed(client: Client) -> None:
-    event = event_of(
+    event = make_event(
         "org.userservice.batch.find.v1", data={"ids": [], "emails": ["ada@example.org"], "external_ids": []}
     )
     before = await send(client, event)
@@ -126,7 +126,7 @@ async def test_a_find_is_answered_the_same_again_although_users_have_changed(cli
 
 
 async def test_every_verb_of_the_batches_is_there(client: Client) -> None:
-    made = event_of(data=batch_of("ada@example.org"))
+    made = make_event(data=make_batch("ada@example.org"))
     (item,) = assert_reply(await send(client, made), made)["items"]
     user = {"id": item["id"]}
     statuses = []
@@ -135,28 +135,28 @@ async def test_every_verb_of_the_batches_is_there(client: Client) -> None:
         ("delete", [user]),
         ("restore", [user]),
     ):
-        event = event_of(f"org.userservice.batch.{verb}.v1", data={"items": items})
+        event = make_event(f"org.userservice.batch.{verb}.v1", data={"items": items})
         statuses.append(assert_reply(await send(client, event), event)["items"][0]["status"])
     assert statuses == ["updated", "deleted", "restored"]
 
 
 async def test_failed_items_are_in_a_reply_of_200(client: Client) -> None:
-    first = event_of(data=batch_of("ada@example.org"))
+    first = make_event(data=make_batch("ada@example.org"))
     await send(client, first)
-    missing = event_of("org.userservice.batch.delete.v1", data={"items": [{"id": str(uuid4())}]})
+    missing = make_event("org.userservice.batch.delete.v1", data={"items": [{"id": str(uuid4())}]})
     result = assert_reply(await send(client, missing), missing)
     assert result["items"][0]["error"]["code"] == "user_not_found"
-    atomic = event_of(data=batch_of("new@example.org", "ada@example.org", mode="atomic"))
+    atomic = make_event(data=make_batch("new@example.org", "ada@example.org", mode="atomic"))
     refused = await send(client, atomic)
     assert refused.status_code == 200
     assert refused.headers["ce-type"] == "org.userservice.batch.create.result.v1"
     assert refused.json()["code"] == "batch_refused"
     assert (await send(client, atomic)).content == refused.content
-    assert await users_of(client) == ["ada@example.org"]
+    assert await list_emails(client) == ["ada@example.org"]
 
 
 async def test_a_dry_run_is_answered_the_same_again(client: Client) -> None:
-    event = event_of(data=batch_of("ada@example.org", dry_run=True))
+    event = make_event(data=make_batch("ada@example.org", dry_run=True))
     first = await send(client, event)
     assert_reply(first, event)
     await client.post(USERS, json={"email": "ada@example.org"})
@@ -164,14 +164,14 @@ async def test_a_dry_run_is_answered_the_same_again(client: Client) -> None:
 
 
 async def test_another_body_or_type_under_the_same_id_is_refused(client: Client) -> None:
-    event = event_of(data=batch_of("ada@example.org"))
+    event = make_event(data=make_batch("ada@example.org"))
     await send(client, event)
-    for other in ({**event, "data": batch_of("b@example.org")}, {**event, "type": "org.userservice.batch.delete.v1"}):
+    for other in ({**event, "data": make_batch("b@example.org")}, {**event, "type": "org.userservice.batch.delete.v1"}):
         answer = await send(client, other)
         assert answer.status_code == 400
         assert answer.json()["code"] in {"event_id_reused", "invalid_event"}
-    assert (await send(client, {**event, "data": batch_of("b@example.org")})).json()["code"] == "event_id_reused"
-    same_id = {**event, "source": "/elsewhere", "data": batch_of("b@example.org")}
+    assert (await send(client, {**event, "data": make_batch("b@example.org")})).json()["code"] == "event_id_reused"
+    same_id = {**event, "source": "/elsewhere", "data": make_batch("b@example.org")}
     assert_reply(await send(client, same_id), same_id)
 
 
@@ -213,13 +213,13 @@ async def test_what_is_no_event_of_ours_is_refused_for_good(client: Client) -> N
 
 
 MALFORMED: list[tuple[dict[str, str], bytes, int]] = [
-    (binary_headers({**event_of()}), b"{", 400),
-    (binary_headers({**event_of()}), b"\xff\xfe", 400),
-    (binary_headers({**event_of()}), b"", 400),
-    (binary_headers({**event_of()}, **{"content-type": "text/plain"}), b'{"items": []}', 400),
-    (binary_headers({n: v for n, v in event_of().items() if n != "id"}), b'{"items": []}', 400),
-    (binary_headers({**event_of(), "specversion": "0.3"}), b'{"items": []}', 400),
-    (binary_headers({**event_of(), "time": "now"}), b'{"items": []}', 400),
+    (binary_headers({**make_event()}), b"{", 400),
+    (binary_headers({**make_event()}), b"\xff\xfe", 400),
+    (binary_headers({**make_event()}), b"", 400),
+    (binary_headers({**make_event()}, **{"content-type": "text/plain"}), b'{"items": []}', 400),
+    (binary_headers({n: v for n, v in make_event().items() if n != "id"}), b'{"items": []}', 400),
+    (binary_headers({**make_event(), "specversion": "0.3"}), b'{"items": []}', 400),
+    (binary_headers({**make_event(), "time": "now"}), b'{"items": []}', 400),
     (STRUCTURED, b"{", 400),
     (STRUCTURED, b"\xff", 400),
     (BATCHED, b"{}", 400),
@@ -239,14 +239,14 @@ async def test_a_malformed_request_gets_a_problem_that_a_broker_does_not_retry(c
 
 
 async def test_an_attribute_that_is_given_twice_is_refused(client: Client) -> None:
-    headers = [*binary_headers(event_of()).items(), ("ce-id", "another")]
+    headers = [*binary_headers(make_event()).items(), ("ce-id", "another")]
     answer = await client.post("/events", content=b'{"items": []}', headers=headers)
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["pointer"] == "header:ce-id"
 
 
 async def test_header_values_lose_their_quotes_and_percent_signs_once(client: Client) -> None:
-    event = event_of(id='"a \\"quoted\\" %2525 id"')
+    event = make_event(id='"a \\"quoted\\" %2525 id"')
     answer = await client.post("/events", content=b'{"items": []}', headers=binary_headers(event))
     assert answer.status_code == 200
     message = binding.HTTPMessage(dict(answer.headers), answer.content)
@@ -254,7 +254,7 @@ async def test_header_values_lose_their_quotes_and_percent_signs_once(client: Cl
 
 
 async def test_deliveries_at_the_same_time_have_one_effect(client: Client) -> None:
-    event = event_of(data=batch_of(*(f"user-{index}@example.org" for index in range(100))))
+    event = make_event(data=make_batch(*(f"user-{index}@example.org" for index in range(100))))
     answers = await asyncio.gather(*(send(client, event) for _ in range(8)))
     assert {answer.status_code for answer in answers} <= {200, 409}
     done = [answer for answer in answers if answer.status_code == 200]
@@ -263,7 +263,7 @@ async def test_deliveries_at_the_same_time_have_one_effect(client: Client) -> No
         if answer.status_code == 409:
             assert answer.json()["code"] == "event_in_progress"
     assert (await send(client, event)).content == done[0].content
-    assert len(await users_of(client)) == 100
+    assert len(await list_emails(client)) == 100
 
 
 async def test_an_event_that_is_being_processed_elsewhere_is_answered_409(client: Client, database_url: str) -> None:
@@ -271,7 +271,7 @@ async def test_an_event_that_is_being_processed_elsewhere_is_answered_409(client
     from user_service.events.codec import Incoming
     from user_service.events.inbox import InboxEntry
 
-    event = event_of(data=batch_of("ada@example.org"))
+    event = make_event(data=make_batch("ada@example.org"))
     keys = client.resources.keys
     cipher, index = keys.cipher, BlindIndex(keys.blind_index)
     entry = InboxEntry(Incoming(event["id"], event["source"], event["type"], None, event["data"]), cipher, index)
@@ -292,7 +292,7 @@ async def test_an_event_that_is_being_processed_elsewhere_is_answered_409(client
 
 async def test_a_batch_of_events_is_answered_by_a_batch_of_replies(client: Client) -> None:
     ping = {"specversion": "1.0", "id": "p", "source": "/ping", "type": "dev.knative.sources.ping"}
-    events = [event_of(data=batch_of("a@example.org")), ping, event_of(data=batch_of("b@example.org"))]
+    events = [make_event(data=make_batch("a@example.org")), ping, make_event(data=make_batch("b@example.org"))]
     answer = await client.post("/events", content=orjson.dumps(events), headers=BATCHED)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/cloudevents-batch+json"
@@ -308,25 +308,25 @@ async def test_a_batch_of_events_is_answered_by_a_batch_of_replies(client: Clien
 
 
 async def test_a_batch_with_a_wrong_event_is_refused_before_any_is_processed(client: Client) -> None:
-    events = [event_of(data=batch_of("a@example.org")), event_of(data={"items": 7})]
+    events = [make_event(data=make_batch("a@example.org")), make_event(data={"items": 7})]
     answer = await client.post("/events", content=orjson.dumps(events), headers=BATCHED)
     assert answer.status_code == 400
     assert answer.json()["errors"][0]["pointer"] == "/1/data/items"
-    assert await users_of(client) == []
+    assert await list_emails(client) == []
 
 
 async def test_a_ping_relays_what_waits_and_gets_an_empty_answer(database_url: str, tmp_path: Path, sink: Sink) -> None:
     async with running(make_settings(database_url, tmp_path)) as client:
         await client.make()
     async with running(make_settings(database_url, tmp_path, k_sink=sink.url)) as client:
-        answer = await send(client, event_of("dev.knative.sources.ping"))
+        answer = await send(client, make_event("dev.knative.sources.ping"))
         assert (answer.status_code, answer.content) == (204, b"")
         await asyncio.to_thread(sink.wait_for, 1)
 
 
 async def test_the_trace_of_an_event_goes_on_in_the_events_out(database_url: str, tmp_path: Path, sink: Sink) -> None:
     async with running(make_settings(database_url, tmp_path, k_sink=sink.url)) as client:
-        await send(client, event_of(traceparent=TRACE, data=batch_of("ada@example.org")))
+        await send(client, make_event(traceparent=TRACE, data=make_batch("ada@example.org")))
         (received,) = await asyncio.to_thread(sink.wait_for, 1)
     assert received.headers["ce-traceparent"].split("-")[1] == TRACE.split("-")[1]
     assert received.headers["ce-traceparent"] != TRACE
@@ -335,7 +335,7 @@ async def test_the_trace_of_an_event_goes_on_in_the_events_out(database_url: str
 async def test_the_event_endpoint_asks_for_credentials_unless_the_network_is_trusted(
     client: Client, database_url: str, tmp_path: Path
 ) -> None:
-    event = event_of(data=batch_of("ada@example.org"))
+    event = make_event(data=make_batch("ada@example.org"))
     for path in ("/events", "/"):
         answer = await client.post(path, json=event, headers={**STRUCTURED, "x-api-key": "wrong"})
         assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
@@ -353,7 +353,7 @@ async def test_serve_chooses_what_is_mounted(
 ) -> None:
     async with running(make_settings(database_url, tmp_path, serve=serve)) as client:
         assert (await client.get(USERS)).status_code == users
-        event = event_of(data=batch_of())
+        event = make_event(data=make_batch())
         for path in ("/events", "/"):
             assert (await send(client, event, path)).status_code in {events, 405 if events == 404 else events}
         assert (await client.get(f"{USERS}/{uuid4()}")).json()["code"] == (
@@ -364,10 +364,10 @@ async def test_serve_chooses_what_is_mounted(
 
 
 async def test_received_events_are_counted_by_known_types_only(client: Client) -> None:
-    await send(client, event_of(data=batch_of("ada@example.org")))
-    await send(client, event_of(data={"items": 7}))
-    await send(client, event_of("org.example.one"))
-    await send(client, event_of("org.example.two"))
+    await send(client, make_event(data=make_batch("ada@example.org")))
+    await send(client, make_event(data={"items": 7}))
+    await send(client, make_event("org.example.one"))
+    await send(client, make_event("org.example.two"))
     shown = (await client.get("/metrics")).text
     assert f'user_events_received_total{{outcome="processed",type="{CREATE}"}} 1.0' in shown
     assert f'user_events_received_total{{outcome="refused",type="{CREATE}"}} 1.0' in shown
@@ -376,14 +376,14 @@ async def test_received_events_are_counted_by_known_types_only(client: Client) -
 
 
 async def test_replies_are_stored_encrypted_for_a_week(client: Client, database_url: str) -> None:
-    old = event_of(data=batch_of("ada@example.org"))
+    old = make_event(data=make_batch("ada@example.org"))
     await send(client, old)
     connection = await asyncpg.connect(database_url)
     try:
         reply = await connection.fetchval("SELECT reply FROM inbox")
         assert b"ada" not in reply
         await connection.execute("UPDATE inbox SET processed_at = now() - interval '8 days'")
-        new = event_of(data=batch_of("grace@example.org"))
+        new = make_event(data=make_batch("grace@example.org"))
         await send(client, new)
         assert [row[0] for row in await connection.fetch("SELECT id FROM inbox")] == [new["id"]]
     finally:

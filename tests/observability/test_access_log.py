@@ -54,7 +54,7 @@ def service(
     postgres.drop_database("logs")
 
 
-def line_of(service: ServiceProcess, answer: httpx.Response) -> dict[str, object]:
+def find_line(service: ServiceProcess, answer: httpx.Response) -> dict[str, object]:
     request_id = answer.headers["x-request-id"]
     service.wait_for(request_id)
     (line,) = [line for line in service.lines() if line.get("request_id") == request_id]
@@ -67,7 +67,7 @@ def test_a_request_is_one_line_with_ids_route_and_rows(service: ServiceProcess) 
             create_user(client, given_name="Emmy", family_name="Noether")
         answer = client.get(USERS, params={"q": "noether"})
 
-    line = line_of(service, answer)
+    line = find_line(service, answer)
 
     assert line["message"] == "request"
     assert (line["method"], line["route"], line["status"], line["rows"]) == ("GET", USERS, 200, 2)
@@ -87,7 +87,7 @@ def test_rows_are_the_users_that_were_read_or_changed(service: ServiceProcess) -
             (client.post(f"{USERS}/batch/create", json=batch), 4),
         ]
 
-    assert [line_of(service, answer)["rows"] for answer, _ in answers] == [rows for _, rows in answers]
+    assert [find_line(service, answer)["rows"] for answer, _ in answers] == [rows for _, rows in answers]
 
 
 def test_a_line_of_json_is_an_object_of_its_own() -> None:

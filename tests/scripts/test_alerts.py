@@ -59,7 +59,7 @@ def run_trials(folder: Path, name: str, trials: list[dict[str, Any]]) -> subproc
     )
 
 
-def trials_of(name: str) -> list[dict[str, Any]]:
+def load_trials(name: str) -> list[dict[str, Any]]:
     case = CASES[name]
     firing = [case.fires, *case.more_fires]
     quiet = [case.silent, case.boundary, *case.more_silent]
@@ -77,7 +77,7 @@ def test_every_alert_is_tried_and_nothing_else_is() -> None:
 @needs_promtool
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_an_alert_fires_when_it_should_and_only_then(name: str, tmp_path: Path) -> None:
-    outcome = run_trials(tmp_path, name, trials_of(name))
+    outcome = run_trials(tmp_path, name, load_trials(name))
 
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
 

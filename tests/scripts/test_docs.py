@@ -15,11 +15,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 SOURCE = DOCS.parent / "func/user_service"
 
 
-def kinds_of(error: type[errors.ServiceError]) -> list[type[errors.ServiceError]]:
-    return [error, *(kind for child in error.__subclasses__() for kind in kinds_of(child))]
+def list_subclasses(error: type[errors.ServiceError]) -> list[type[errors.ServiceError]]:
+    return [error, *(kind for child in error.__subclasses__() for kind in list_subclasses(child))]
 
 
-CODES = {kind.code: kind.status for kind in kinds_of(errors.ServiceError)}
+CODES = {kind.code: kind.status for kind in list_subclasses(errors.ServiceError)}
 # Codes of the connection's own refusals, and the one of a whole batch, are not classes of errors.
 PROTOCOL = (SOURCE / "server/protocol.py").read_text(encoding="utf-8")
 CONNECTION_CODES = {code: int(status) for status, code in re.findall(r'\b([45]\d\d): "(\w+)"', PROTOCOL)}
@@ -33,16 +33,16 @@ OTHER_SETTINGS = {
 }
 
 
-def text_of(name: str) -> str:
+def read_document(name: str) -> str:
     return (DOCS / name).read_text(encoding="utf-8")
 
 
 def first_cells(name: str) -> list[str]:
-    return re.findall(r"^\| (`.*?) \|", text_of(name), re.MULTILINE)
+    return re.findall(r"^\| (`.*?) \|", read_document(name), re.MULTILINE)
 
 
 def error_rows() -> dict[str, list[str]]:
-    rows = re.findall(r"^\| `(\w+)` \| (\d{3}|any) \| (.+) \| (.+) \|$", text_of("errors.md"), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| (\d{3}|any) \| (.+) \| (.+) \|$", read_document("errors.md"), re.MULTILINE)
     return {code: rest for code, *rest in rows}
 
 
@@ -74,7 +74,7 @@ def test_the_codes_of_the_connection_are_found() -> None:
 
 @pytest.mark.parametrize("prefix", ["?", "path:", "header:"])
 def test_every_kind_of_pointer_is_explained(prefix: str) -> None:
-    assert f"`{prefix}name`" in text_of("errors.md")
+    assert f"`{prefix}name`" in read_document("errors.md")
     assert f'"{prefix}"' in (SOURCE / "users/validation_errors.py").read_text(encoding="utf-8")
 
 
@@ -82,11 +82,11 @@ def test_every_setting_is_explained_and_no_other() -> None:
     explained = {name for cell in first_cells("configuration.md") for name in re.findall(r"`([A-Z_]+)`", cell)}
 
     assert explained == {name.upper() for name in PARSERS} | OTHER_SETTINGS - {"SECRETS_DIR"}
-    assert "`SECRETS_DIR`" in text_of("configuration.md")
+    assert "`SECRETS_DIR`" in read_document("configuration.md")
 
 
 def test_defaults_are_the_ones_in_force() -> None:
-    shown = text_of("configuration.md")
+    shown = read_document("configuration.md")
     for field in fields(Settings):
         if isinstance(field.default, bool):
             assert f"`{field.name.upper()}` | `{str(field.default).lower()}`" in shown
@@ -102,7 +102,7 @@ def test_settings_that_are_read_are_known() -> None:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DOCS.glob("*.md")))
 def test_links_within_the_documentation_lead_somewhere(name: str) -> None:
-    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text_of(name)):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", read_document(name)):
         path = (DOCS / target) if target else DOCS / name
         assert path.exists(), target
         if anchor:

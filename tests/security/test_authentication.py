@@ -22,26 +22,26 @@ def authenticator(tmp_path: Path) -> Authenticator:
     return Resources(make_settings("postgresql://nowhere", tmp_path, internal_api_key=(OLD, NEW))).authenticator
 
 
-def name_of(authenticator: Authenticator, headers: dict[bytes, bytes]) -> str:
+def find_name(authenticator: Authenticator, headers: dict[bytes, bytes]) -> str:
     found = authenticator.find(headers)
     assert found is not None
     return found.name
 
 
-def headers_of(key: str) -> list[dict[bytes, bytes]]:
+def key_headers(key: str) -> list[dict[bytes, bytes]]:
     return [{b"x-api-key": key.encode()}, {b"authorization": b"Bearer " + key.encode()}]
 
 
 @pytest.mark.parametrize("key", [OLD, NEW])
 def test_each_key_opens_in_both_headers(authenticator: Authenticator, key: str) -> None:
-    names = {name_of(authenticator, headers) for headers in headers_of(key)}
+    names = {find_name(authenticator, headers) for headers in key_headers(key)}
 
     assert names == {api_key_principal(key).name}
 
 
 @pytest.mark.parametrize("key", ["", " ", OLD[:-1], OLD + "x", OLD.upper(), f"{OLD},{NEW}", "ключ", "\x00"])
 def test_anything_else_is_refused(authenticator: Authenticator, key: str) -> None:
-    for headers in headers_of(key):
+    for headers in key_headers(key):
         with pytest.raises(Unauthenticated):
             authenticator.find(headers)
 

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from support.api import USERS
-from support.issuer import AUDIENCE, Issuer, issuer, jwk_of
+from support.issuer import AUDIENCE, Issuer, issuer, make_jwk
 from support.live_server import live
 from support.settings import make_settings
 from user_service.errors import IssuerUnavailable
@@ -19,7 +19,7 @@ from user_service.security.jwks import KeySet, parse_jwks
 
 
 @pytest.fixture
-def keys_of() -> Iterator[Issuer]:
+def key_server() -> Iterator[Issuer]:
     with issuer() as made:
         yield made
 
@@ -33,24 +33,24 @@ def eager(made: Issuer) -> KeySet:
     return KeySet(made.jwks_url, refresh_seconds=0, pause_seconds=0)
 
 
-def test_concurrent_tokens_ask_for_the_keys_once(keys_of: Issuer) -> None:
-    key_id = next(iter(keys_of.private))
+def test_concurrent_tokens_ask_for_the_keys_once(key_server: Issuer) -> None:
+    key_id = next(iter(key_server.private))
 
     async def run() -> list[Any]:
-        keys = patient(keys_of)
+        keys = patient(key_server)
         return await asyncio.gather(*(keys.find(key_id, "ES256") for _ in range(50)))
 
     found = asyncio.run(run())
 
     assert all(found)
-    assert keys_of.asked == 1
+    assert key_server.asked == 1
 
 
-def test_unknown_key_ids_do_not_hammer_the_issuer(keys_of: Issuer) -> None:
-    key_id = next(iter(keys_of.private))
+def test_unknown_key_ids_do_not_hammer_the_issuer(key_server: Issuer) -> None:
+    key_id = next(iter(key_server.private))
 
     async def run() -> list[Any]:
-        keys = patient(keys_of)
+        keys = patient(key_server)
         return [await keys.find(f"unknown-{number}", "ES256") for number in range(500)] + [
             await keys.find(key_id, "ES256")
         ]
@@ -59,17 +59,17 @@ def test_unknown_key_ids_do_not_hammer_the_issuer(keys_of: Issuer) -> None:
 
     assert unknown == [None] * 500
     assert known is not None
-    assert keys_of.asked == 1
+    assert key_server.asked == 1
 
 
-def test_a_new_key_is_found_and_a_withdrawn_one_is_not(keys_of: Issuer) -> None:
-    old = next(iter(keys_of.private))
+def test_a_new_key_is_found_and_a_withdrawn_one_is_not(key_server: Issuer) -> None:
+    old = next(iter(key_server.private))
 
     async def run() -> tuple[Any, Any, Any]:
-        keys = eager(keys_of)
+        keys = eager(key_server)
         before = await keys.find(old, "ES256")
-        new = keys_of.add_key("RS256")
-        del keys_of.private[old]
+        new = key_server.add_key("RS256")
+        del key_server.private[old]
         return before, await keys.find(new, "RS256"), await keys.find(old, "ES256")
 
     before, new, withdrawn = asyncio.run(run())
@@ -79,11 +79,11 @@ def test_a_new_key_is_found_and_a_withdrawn_one_is_not(keys_of: Issuer) -> None:
     assert withdrawn is None
 
 
-def test_keys_are_read_again_in_the_background(keys_of: Issuer) -> None:
-    key_id = next(iter(keys_of.private))
+def test_keys_are_read_again_in_the_background(key_server: Issuer) -> None:
+    key_id = next(iter(key_server.private))
 
     async def run() -> None:
-        keys = eager(keys_of)
+        keys = eager(key_server)
         await keys.find(key_id, "ES256")
         await keys.find(key_id, "ES256")
         assert keys.refreshing is not None
@@ -91,17 +91,17 @@ def test_keys_are_read_again_in_the_background(keys_of: Issuer) -> None:
 
     asyncio.run(run())
 
-    assert keys_of.asked == 2
+    assert key_server.asked == 2
 
 
 @pytest.mark.parametrize("answer", [(500, None), (200, b"<html>"), (200, b'{"keys": []}'), (302, None), (200, b"[")])
-def test_kept_keys_serve_while_the_issuer_is_out_of_order(keys_of: Issuer, answer: tuple[int, bytes | None]) -> None:
-    key_id = next(iter(keys_of.private))
+def test_kept_keys_serve_while_the_issuer_is_out_of_order(key_server: Issuer, answer: tuple[int, bytes | None]) -> None:
+    key_id = next(iter(key_server.private))
 
     async def run() -> tuple[Any, Any]:
-        keys = eager(keys_of)
+        keys = eager(key_server)
         before = await keys.find(key_id, "ES256")
-        keys_of.status, keys_of.document = answer
+        key_server.status, key_server.document = answer
         await keys.find(key_id, "ES256")
         if keys.refreshing is not None:
             await keys.refreshing
@@ -114,13 +114,13 @@ def test_kept_keys_serve_while_the_issuer_is_out_of_order(keys_of: Issuer, answe
     assert before is after
 
 
-def test_without_keys_a_token_is_answered_with_503(keys_of: Issuer, database_url: str, data_dir: Path) -> None:
-    keys_of.status = 503
+def test_without_keys_a_token_is_answered_with_503(key_server: Issuer, database_url: str, data_dir: Path) -> None:
+    key_server.status = 503
     settings = make_settings(
-        database_url, data_dir, jwt_issuer=keys_of.url, jwt_audience=AUDIENCE, jwt_jwks_url=keys_of.jwks_url
+        database_url, data_dir, jwt_issuer=key_server.url, jwt_audience=AUDIENCE, jwt_jwks_url=key_server.jwks_url
     )
 
-    with live(settings) as server, server.client(Authorization=f"Bearer {keys_of.token()}") as client:
+    with live(settings) as server, server.client(Authorization=f"Bearer {key_server.token()}") as client:
         answer = client.get(USERS)
         with server.client() as internal:
             by_key = internal.get(USERS)
@@ -130,11 +130,11 @@ def test_without_keys_a_token_is_answered_with_503(keys_of: Issuer, database_url
     assert by_key.status_code == 200
 
 
-def test_a_key_serves_its_own_algorithms_alone(keys_of: Issuer) -> None:
-    key_id = keys_of.add_key("RS256")
+def test_a_key_serves_its_own_algorithms_alone(key_server: Issuer) -> None:
+    key_id = key_server.add_key("RS256")
 
     async def run() -> dict[str, bool]:
-        keys = patient(keys_of)
+        keys = patient(key_server)
         names = ("RS256", "RS512", "PS384", "HS256", "none", "ES256", "EdDSA", "rs256")
         return {name: await keys.find(key_id, name) is not None for name in names}
 
@@ -145,10 +145,10 @@ def test_a_key_serves_its_own_algorithms_alone(keys_of: Issuer) -> None:
 
 def test_keys_that_are_not_for_this_are_left_out() -> None:
     strong, weak = rsa.generate_private_key(65537, 2048), rsa.generate_private_key(65537, 1024)
-    good = jwk_of(strong, "good")
+    good = make_jwk(strong, "good")
     entries = [
         good,
-        jwk_of(weak, "weak"),
+        make_jwk(weak, "weak"),
         {**good, "kid": "private", "d": "AQAB"},
         {**good, "kid": "for-encryption", "use": "enc"},
         {**good, "kid": "for-hmac", "alg": "HS256"},
@@ -165,17 +165,17 @@ def test_keys_that_are_not_for_this_are_left_out() -> None:
     assert list(keys) == ["good"]
 
 
-def test_a_document_without_end_is_given_up(keys_of: Issuer) -> None:
-    keys_of.document = b" " * (MAX_BYTES + 1)
+def test_a_document_without_end_is_given_up(key_server: Issuer) -> None:
+    key_server.document = b" " * (MAX_BYTES + 1)
 
     with pytest.raises(ValueError, match="longer than"):
-        download(keys_of.jwks_url)
+        download(key_server.jwks_url)
 
 
-def test_a_service_account_shows_its_token_to_the_cluster(keys_of: Issuer, tmp_path: Path) -> None:
+def test_a_service_account_shows_its_token_to_the_cluster(key_server: Issuer, tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     token_file.write_text("of-the-account\n")
 
-    download(keys_of.jwks_url, token_file=token_file)
+    download(key_server.jwks_url, token_file=token_file)
 
-    assert keys_of.authorization == "Bearer of-the-account"
+    assert key_server.authorization == "Bearer of-the-account"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.issuer import AUDIENCE, Issuer, jwk_of
+from support.issuer import AUDIENCE, Issuer, make_jwk
 from user_service.errors import BadRequest, InvalidCursor, InvalidHeader, Unauthenticated, ValidationFailed
 from user_service.observability.trace_context import choose_request_id, continue_trace
 from user_service.security.authentication import read_credential
@@ -129,7 +129,7 @@ def test_signed_claims_of_any_shape_are_accepted_or_refused(forger: Issuer, clai
     trust = TrustedIssuer("jwt", forger.url, AUDIENCE, forger.jwks_url)
     payload = orjson.dumps({**forger.claims(), **claims})
     token = jwt.api_jws.encode(payload, private, "ES256", headers={"kid": key_id}).encode()
-    public = parse_jwks(orjson.dumps({"keys": [jwk_of(private, key_id)]}))[key_id].public
+    public = parse_jwks(orjson.dumps({"keys": [make_jwk(private, key_id)]}))[key_id].public
 
     with suppress(Unauthenticated):
         verified = verify_claims(token, trust, public, "ES256")

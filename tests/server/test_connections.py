@@ -30,7 +30,7 @@ def hasty(
     postgres.drop_database("connections")
 
 
-def answer_of(connection: socket.socket) -> tuple[int, dict[str, object]]:
+def read_answer(connection: socket.socket) -> tuple[int, dict[str, object]]:
     """Status and problem of the one answer before the server closes, which names the request as every answer does."""
     head, _, body = read_until_closed(connection).partition(b"\r\n\r\n")
     lines = head.lower().split(b"\r\n")
@@ -41,7 +41,7 @@ def answer_of(connection: socket.socket) -> tuple[int, dict[str, object]]:
     return int(head.split()[1]), problem
 
 
-def more_of(connection: socket.socket) -> bytes:
+def read_more(connection: socket.socket) -> bytes:
     chunk = connection.recv(65536)
     assert chunk, "the server closed the connection"
     return chunk
@@ -51,11 +51,11 @@ def next_answer(connection: socket.socket) -> bytes:
     """The next answer of a connection that stays open, whole."""
     received = b""
     while b"\r\n\r\n" not in received:
-        received += more_of(connection)
+        received += read_more(connection)
     head, _, body = received.partition(b"\r\n\r\n")
     length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length"))
     while len(body) < length:
-        body += more_of(connection)
+        body += read_more(connection)
     return head + b"\r\n\r\n" + body
 
 
@@ -67,7 +67,7 @@ def next_answer(connection: socket.socket) -> bytes:
 def test_a_head_that_does_not_end_is_cut(hasty: LiveServer, start: bytes) -> None:
     with hasty.connect() as connection:
         connection.sendall(start)
-        status, problem = answer_of(connection)
+        status, problem = read_answer(connection)
 
     assert (status, problem["code"]) == (408, "request_too_slow")
 
@@ -94,7 +94,7 @@ def test_the_second_head_of_a_connection_is_watched_too(hasty: LiveServer) -> No
         connection.sendall(HEAD + b"\r\n")
         assert next_answer(connection).startswith(b"HTTP/1.1 200 ")
         connection.sendall(HEAD)
-        status, _ = answer_of(connection)
+        status, _ = read_answer(connection)
 
     assert status == 408
 
@@ -201,7 +201,7 @@ def test_a_large_head_is_refused(hasty: LiveServer, head: bytes, pieces: int) ->
                 connection.sendall(request[start : start + size])
         except ConnectionError:
             assert pieces > 1
-        status, problem = answer_of(connection)
+        status, problem = read_answer(connection)
 
     assert (status, problem["code"]) == (431, "head_too_large")
 
@@ -209,7 +209,7 @@ def test_a_large_head_is_refused(hasty: LiveServer, head: bytes, pieces: int) ->
 def test_a_url_without_end_is_refused(hasty: LiveServer) -> None:
     with hasty.connect() as connection:
         connection.sendall(b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
-        status, _ = answer_of(connection)
+        status, _ = read_answer(connection)
 
     assert status == 431
 
@@ -256,7 +256,7 @@ def test_pipelined_requests_are_answered_in_their_order(hasty: LiveServer) -> No
 def test_a_request_that_could_be_read_two_ways_is_refused(hasty: LiveServer, request_bytes: bytes) -> None:
     with hasty.connect() as connection:
         connection.sendall(request_bytes)
-        status, problem = answer_of(connection)
+        status, problem = read_answer(connection)
 
     assert (status, problem["code"]) == (400, "malformed_request")
 
@@ -283,7 +283,7 @@ def test_a_request_that_could_be_read_two_ways_is_refused(hasty: LiveServer, req
 def test_a_request_without_one_valid_host_is_refused(hasty: LiveServer, hosts: bytes) -> None:
     with hasty.connect() as connection:
         connection.sendall(b"GET /api/health/live HTTP/1.1\r\n" + hosts + b"X-Request-ID: mine-1\r\n\r\n")
-        status, problem = answer_of(connection)
+        status, problem = read_answer(connection)
 
     assert (status, problem["code"], problem["request_id"]) == (400, "malformed_request", "mine-1")
     assert "Host" in str(problem["detail"])
@@ -314,7 +314,7 @@ def test_every_request_of_a_connection_needs_its_host(hasty: LiveServer) -> None
         connection.sendall(HEAD + b"\r\n")
         assert next_answer(connection).startswith(b"HTTP/1.1 200 ")
         connection.sendall(b"GET /api/health/live HTTP/1.1\r\n\r\n")
-        status, _ = answer_of(connection)
+        status, _ = read_answer(connection)
 
     assert status == 400
 
@@ -353,7 +353,7 @@ def test_more_connections_than_allowed_are_turned_away(hasty: LiveServer) -> Non
                 break
             held.append(connection)
         with hasty.connect() as one_more:
-            status, problem = answer_of(one_more)
+            status, problem = read_answer(one_more)
     finally:
         for connection in held:
             connection.close()

@@ -92,7 +92,7 @@ class Cluster:
         self.kubectl("apply", "--filename", "-", stdin=json.dumps(pod), namespace=CALLERS)
         return name
 
-    def result_of(self, caller: str, *, seconds: float = 180) -> Any:
+    def wait_for_result(self, caller: str, *, seconds: float = 180) -> Any:
         """What the caller printed, once it has ended."""
 
         def ended() -> bool:
@@ -104,6 +104,6 @@ class Cluster:
     def call(self, *requests: dict[str, Any], allowed: bool = True) -> list[dict[str, Any]]:
         """The answers to requests (method, path or url, body, headers) of one caller, in order."""
         task = {"requests": [{"url": self.address + request.pop("path", ""), **request} for request in requests]}
-        answers = self.result_of(self.start_caller(task, allowed=allowed))
+        answers = self.wait_for_result(self.start_caller(task, allowed=allowed))
         assert isinstance(answers, list)
         return answers

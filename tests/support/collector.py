@@ -61,7 +61,7 @@ class Intake(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
-        self.server.spans += spans_of(ExportTraceServiceRequest.FromString(body))
+        self.server.spans += decode_spans(ExportTraceServiceRequest.FromString(body))
         answer = ExportTraceServiceResponse().SerializeToString()
         self.send_response(200)
         self.send_header("Content-Type", "application/x-protobuf")
@@ -72,7 +72,7 @@ class Intake(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-def spans_of(request: ExportTraceServiceRequest) -> list[Span]:
+def decode_spans(request: ExportTraceServiceRequest) -> list[Span]:
     return [
         Span(
             name=span.name,
@@ -80,8 +80,8 @@ def spans_of(request: ExportTraceServiceRequest) -> list[Span]:
             trace_id=span.trace_id.hex(),
             span_id=span.span_id.hex(),
             parent_id=span.parent_span_id.hex(),
-            attributes=attributes_of(span.attributes),
-            resource=attributes_of(group.resource.attributes),
+            attributes=decode_attributes(span.attributes),
+            resource=decode_attributes(group.resource.attributes),
             failed=span.status.code == span.status.STATUS_CODE_ERROR,
         )
         for group in request.resource_spans
@@ -90,7 +90,7 @@ def spans_of(request: ExportTraceServiceRequest) -> list[Span]:
     ]
 
 
-def attributes_of(pairs: Any) -> dict[str, Any]:
+def decode_attributes(pairs: Any) -> dict[str, Any]:
     return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}
 
 

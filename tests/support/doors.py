@@ -203,5 +203,5 @@ def function_door(python: Path, folder: Path, **environ: str) -> Iterator[Door]:
         function.stop()
 
 
-def environ_of(database_url: str) -> dict[str, str]:
+def door_environ(database_url: str) -> dict[str, str]:
     return {"DATABASE_URL": database_url, "ACCESS_LOG": "false", "LOG_LEVEL": "info", "PATH": os.environ["PATH"]}

@@ -23,7 +23,7 @@ MAKERS: dict[str, Any] = {
 }
 
 
-def jwk_of(private: Any, key_id: str) -> dict[str, Any]:
+def make_jwk(private: Any, key_id: str) -> dict[str, Any]:
     public = private.public_key()
     if isinstance(private, rsa.RSAPrivateKey):
         jwk = RSAAlgorithm.to_jwk(public, as_dict=True)
@@ -56,7 +56,7 @@ class Issuer:
     def key_set(self) -> bytes:
         if self.document is not None:
             return self.document
-        return json.dumps({"keys": [jwk_of(key, key_id) for key_id, key in self.private.items()]}).encode()
+        return json.dumps({"keys": [make_jwk(key, key_id) for key_id, key in self.private.items()]}).encode()
 
     def claims(self, **others: Any) -> dict[str, Any]:
         now = int(time.time())

@@ -64,14 +64,16 @@ def creation(number: int) -> Event:
         }
         for part in range(number % 3 + 1)
     ]
-    return event_of(f"create-{number}", "create", {"items": users})
+    return make_event(f"create-{number}", "create", {"items": users})
 
 
 def update(number: int, user_id: str) -> Event:
-    return event_of(f"update-{number}", "update", {"items": [{"id": user_id, "data": {"metadata": {f"n{number}": 1}}}]})
+    return make_event(
+        f"update-{number}", "update", {"items": [{"id": user_id, "data": {"metadata": {f"n{number}": 1}}}]}
+    )
 
 
-def event_of(identity: str, verb: str, data: Any) -> Event:
+def make_event(identity: str, verb: str, data: Any) -> Event:
     kind = f"org.userservice.batch.{verb}.v1"
     return {"specversion": "1.0", "id": identity, "source": "/broker", "type": kind, "data": data}
 
@@ -88,7 +90,7 @@ async def test_events_that_come_again_and_kills_leave_every_effect_exactly_once(
     try:
         made = EVENTS // 2
         creations = [creation(number) for number in range(made)]
-        wrong = [{**event_of(f"wrong-{number}", "create", {"items": 7})} for number in range(10)]
+        wrong = [{**make_event(f"wrong-{number}", "create", {"items": 7})} for number in range(10)]
         total = round(EVENTS * (1 + REDELIVERED))
         killing = asyncio.create_task(kill_while(broker, patient, total * 9 // 10, KILLS, chance))
         await broker.deliver_all([*creations, *wrong], redelivered=REDELIVERED)

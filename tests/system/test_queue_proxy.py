@@ -37,7 +37,7 @@ async def send(client: httpx.AsyncClient, name: str) -> int:
     return answer.status_code
 
 
-async def users_of(database_url: str) -> int:
+async def count_users(database_url: str) -> int:
     connection = await asyncpg.connect(database_url)
     try:
         count: int = await connection.fetchval("SELECT count(*) FROM users")
@@ -65,7 +65,7 @@ async def test_200_events_at_once_over_a_concurrency_of_4_and_a_stop_under_load_
                     assert set(statuses) <= {200, 503}, statuses
                     waiting = [name for name, status in zip(waiting, statuses, strict=True) if status == 503]
                     refused += len(waiting)
-                assert await users_of(database_url) == 200
+                assert await count_users(database_url) == 200
 
                 stopping = asyncio.create_task(asyncio.to_thread(proxy.wait_for_drain))
                 proxy.process.send_signal(signal.SIGTERM)
@@ -74,4 +74,4 @@ async def test_200_events_at_once_over_a_concurrency_of_4_and_a_stop_under_load_
                 assert late == [200] * 100
                 assert await stopping == 200
         assert await asyncio.to_thread(service.stop) == 0
-    assert await users_of(database_url) == 300
+    assert await count_users(database_url) == 300

@@ -39,7 +39,7 @@ class User:
         newer = [at for at, acknowledged, _ in self.acknowledged if acknowledged > version and at < asked_at]
         return asked_at - min(newer) if newer else 0.0
 
-    def newest_of(self, replica: int, asked_at: float) -> int:
+    def find_newest(self, replica: int, asked_at: float) -> int:
         """The newest version that a replica itself had acknowledged before a question."""
         return max((version for at, version, by in self.acknowledged if by == replica and at < asked_at), default=0)
 
@@ -60,7 +60,7 @@ def test_staleness_is_reckoned_from_the_oldest_newer_version() -> None:
     user = User("", [(1.0, 2, 0), (3.0, 3, 1), (9.0, 4, 2)])
 
     assert [user.staleness(version, 8.0) for version in (1, 2, 3, 4)] == [7.0, 5.0, 0.0, 0.0]
-    assert [user.newest_of(replica, 8.0) for replica in (0, 1, 2)] == [2, 3, 0]
+    assert [user.find_newest(replica, 8.0) for replica in (0, 1, 2)] == [2, 3, 0]
 
 
 async def write(clients: list[httpx.AsyncClient], users: list[User], random: Random, end: float) -> None:
@@ -85,7 +85,7 @@ async def read(
         seen.staleness.append(staleness)
         if staleness > PROMISED_SECONDS:
             seen.too_old.append(f"replica {replica}: version {version}, {staleness:.3f} s too late")
-        if version < user.newest_of(replica, asked_at):
+        if version < user.find_newest(replica, asked_at):
             seen.own_writes_missed.append(f"replica {replica}: version {version}")
         await asyncio.sleep(0)
 

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from benchmarks.fill import FIRST_MILLISECOND, fill
 from benchmarks.people import names
-from benchmarks.ten_million import sql_of
+from benchmarks.ten_million import compile_sql
 
 from support.servers import PostgresServer
 from user_service.encryption.blind_index import BlindIndex
@@ -67,7 +67,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(inner)
 
 
-async def plan_of(connection: asyncpg.Connection, sql: str, *values: Any) -> list[dict[str, Any]]:
+async def explain(connection: asyncpg.Connection, sql: str, *values: Any) -> list[dict[str, Any]]:
     (row,) = await connection.fetch(f"EXPLAIN (FORMAT JSON) {sql}", *values)
     return list(nodes(json.loads(row[0])[0]["Plan"]))
 
@@ -81,8 +81,8 @@ async def test_no_page_reads_a_whole_table(connection: asyncpg.Connection, filte
     whole = {}
     for sort, cursor, deleted in product(SORTS, (None, BEHIND), (False, True)):
         query = replace(FILTERS[filters], sort=sort, cursor=cursor, include_deleted=deleted)
-        sql, values = sql_of(SEARCH.statement(query))
-        plan = await plan_of(connection, sql, *values)
+        sql, values = compile_sql(SEARCH.statement(query))
+        plan = await explain(connection, sql, *values)
         assert any("Index" in node["Node Type"] for node in plan)
         if tables := read_whole(plan):
             whole[sort, cursor is not None, deleted] = tables
@@ -91,12 +91,12 @@ async def test_no_page_reads_a_whole_table(connection: asyncpg.Connection, filte
 
 
 async def test_a_table_that_is_read_whole_is_noticed(connection: asyncpg.Connection) -> None:
-    plan = await plan_of(connection, "SELECT * FROM users WHERE locale = 'en-GB'")
+    plan = await explain(connection, "SELECT * FROM users WHERE locale = 'en-GB'")
 
     assert read_whole(plan) == {"users"}
 
 
 async def test_what_was_filled_is_what_a_search_finds(connection: asyncpg.Connection) -> None:
-    sql, values = sql_of(SEARCH.statement(SearchQuery(q=f"{GIVEN} {FAMILY}", metadata={"plan": "team"})))
+    sql, values = compile_sql(SEARCH.statement(SearchQuery(q=f"{GIVEN} {FAMILY}", metadata={"plan": "team"})))
 
     assert f"list-{USERS // 2}" in [row["external_id"] for row in await connection.fetch(sql, *values)]

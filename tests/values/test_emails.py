@@ -68,14 +68,14 @@ def test_other_addresses_have_other_keys(one: str, other: str) -> None:
 
 @given(st.text(max_size=300) | st.text("a@.-xn ä\0\ud800", max_size=40))
 def test_any_text_is_an_address_or_a_value_error_that_does_not_repeat_it(text: str) -> None:
-    normal, reason = outcome_of(text)
+    normal, reason = try_to_normalise(text)
 
     assert len(text) < 4 or text not in reason
     assert len(normal) <= MAX_LENGTH
     assert normal.count("@") == (not reason)
 
 
-def outcome_of(text: str) -> tuple[str, str]:
+def try_to_normalise(text: str) -> tuple[str, str]:
     """The normal form, or the reason against it."""
     try:
         return normalise_email(text), ""

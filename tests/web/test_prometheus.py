@@ -21,7 +21,7 @@ async def client(database_url: str, tmp_path: Path) -> AsyncIterator[Client]:
         yield client
 
 
-async def series_of(client: Client) -> Series:
+async def read_series(client: Client) -> Series:
     answer = await client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     return {
@@ -31,14 +31,14 @@ async def series_of(client: Client) -> Series:
     }
 
 
-def value_of(series: Series, name: str, **labels: str) -> float:
+def find_value(series: Series, name: str, **labels: str) -> float:
     return series.get((name, frozenset(labels.items())), 0)
 
 
 async def test_the_promised_names_are_there(client: Client) -> None:
     await client.get(await client.make())
 
-    names = {name for name, _ in await series_of(client)}
+    names = {name for name, _ in await read_series(client)}
 
     assert names >= {
         "http_requests_total",
@@ -57,20 +57,20 @@ async def test_requests_are_counted_by_method_route_and_status(client: Client) -
     for _ in range(3):
         await client.get(path)
     await client.get(f"{USERS}/{uuid4()}")
-    series = await series_of(client)
+    series = await read_series(client)
     route = "/api/v1/users/{user_id}"
 
-    assert value_of(series, "http_requests_total", method="GET", route=route, status="200") == 3
-    assert value_of(series, "http_requests_total", method="GET", route=route, status="404") == 1
-    assert value_of(series, "http_requests_total", method="POST", route="/api/v1/users", status="201") == 1
-    assert value_of(series, "http_request_duration_seconds_count", method="GET", route=route) == 4
-    assert value_of(series, "user_cache_hits_total", tier="memory") == 2
-    assert value_of(series, "user_cache_misses_total", tier="memory") == 2
+    assert find_value(series, "http_requests_total", method="GET", route=route, status="200") == 3
+    assert find_value(series, "http_requests_total", method="GET", route=route, status="404") == 1
+    assert find_value(series, "http_requests_total", method="POST", route="/api/v1/users", status="201") == 1
+    assert find_value(series, "http_request_duration_seconds_count", method="GET", route=route) == 4
+    assert find_value(series, "user_cache_hits_total", tier="memory") == 2
+    assert find_value(series, "user_cache_misses_total", tier="memory") == 2
 
 
 async def test_one_second_is_an_edge_and_buckets_add_up(client: Client) -> None:
     await client.get("/api/health/live")
-    series = await series_of(client)
+    series = await read_series(client)
     route = {"method": "GET", "route": "/api/health/live"}
     edges = sorted(
         (float(dict(labels)["le"]), value)
@@ -80,22 +80,22 @@ async def test_one_second_is_an_edge_and_buckets_add_up(client: Client) -> None:
 
     assert 1.0 in [edge for edge, _ in edges]
     assert [count for _, count in edges] == sorted(count for _, count in edges)
-    assert edges[-1] == (float("inf"), value_of(series, "http_request_duration_seconds_count", **route))
+    assert edges[-1] == (float("inf"), find_value(series, "http_request_duration_seconds_count", **route))
 
 
 async def test_strange_paths_methods_and_ids_add_no_series(client: Client) -> None:
     await ask_strangely(client, "first")
-    await series_of(client)
-    before = await names_of(client)
+    await read_series(client)
+    before = await list_names(client)
     for _ in range(5):
         await ask_strangely(client, uuid4().hex)
 
-    assert await names_of(client) == before
+    assert await list_names(client) == before
 
 
-async def names_of(client: Client) -> set[Any]:
+async def list_names(client: Client) -> set[Any]:
     """Which series there are, but for those of the loop's lag, which begin by themselves after a second."""
-    return {key for key in await series_of(client) if "event_loop_lag" not in key[0]}
+    return {key for key in await read_series(client) if "event_loop_lag" not in key[0]}
 
 
 async def ask_strangely(client: Client, word: str) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 import asyncpg
 
 from support.api import USERS
-from support.doors import environ_of, lambda_door
+from support.doors import door_environ, lambda_door
 from support.event_sink import Sink
 from support.lambda_payloads import function_url, http_api, http_api_stage, rest_api
 from support.settings import API_KEY
@@ -18,7 +18,7 @@ KEY = {"x-api-key": API_KEY}
 JSON = {**KEY, "content-type": "application/json"}
 
 
-def connections_of(database_url: str) -> set[tuple[int, str]]:
+def list_connections(database_url: str) -> set[tuple[int, str]]:
     async def ask() -> set[tuple[int, str]]:
         connection = await asyncpg.connect(database_url)
         try:
@@ -34,19 +34,19 @@ def connections_of(database_url: str) -> set[tuple[int, str]]:
 
 
 def test_connections_outlive_the_invocation_that_opened_them(database_url: str, tmp_path: Path) -> None:
-    with lambda_door(tmp_path, http_api, **environ_of(database_url)) as door:
+    with lambda_door(tmp_path, http_api, **door_environ(database_url)) as door:
         door.ask("POST", USERS, JSON, b'{"email": "ada@example.org"}')
         door.ask("GET", USERS, KEY, b"")
-        first = connections_of(database_url)
+        first = list_connections(database_url)
         for _ in range(10):
             assert door.ask("GET", USERS, KEY, b"").status == 200
-        assert connections_of(database_url) == first
+        assert list_connections(database_url) == first
         assert len(first) > 0
-    assert connections_of(database_url) == set()
+    assert list_connections(database_url) == set()
 
 
 def test_payloads_of_all_kinds_reach_one_environment(database_url: str, tmp_path: Path) -> None:
-    with lambda_door(tmp_path, http_api, **environ_of(database_url)) as door:
+    with lambda_door(tmp_path, http_api, **door_environ(database_url)) as door:
         made = []
         for number, payload in enumerate((http_api, http_api_stage, function_url, rest_api)):
             body = json.dumps({"email": f"user-{number}@example.org"}).encode()
@@ -59,7 +59,7 @@ def test_payloads_of_all_kinds_reach_one_environment(database_url: str, tmp_path
 
 
 def test_headers_with_several_values_arrive_joined(database_url: str, tmp_path: Path) -> None:
-    with lambda_door(tmp_path, rest_api, **environ_of(database_url)) as door:
+    with lambda_door(tmp_path, rest_api, **door_environ(database_url)) as door:
         made = door.ask("POST", USERS, JSON, b'{"email": "ada@example.org"}')
         event = rest_api("GET", urljoin(USERS, made.headers["location"]), KEY, b"")
         event["multiValueHeaders"]["If-None-Match"] = ['"7"', '"1"']
@@ -67,7 +67,7 @@ def test_headers_with_several_values_arrive_joined(database_url: str, tmp_path: 
 
 
 def test_a_location_leads_behind_the_stage(database_url: str, tmp_path: Path) -> None:
-    with lambda_door(tmp_path, http_api_stage, **environ_of(database_url)) as door:
+    with lambda_door(tmp_path, http_api_stage, **door_environ(database_url)) as door:
         for method, path in (("POST", USERS), ("PUT", f"{USERS}/by-external-id/row%201")):
             made = door.ask(method, path, JSON, json.dumps({"email": f"{method}@example.org"}).encode())
             location = urljoin(f"/prod{path}", made.headers["location"])
@@ -100,9 +100,9 @@ PINGS = [
 
 
 def test_a_schedule_or_a_warm_up_relays_what_waits(database_url: str, tmp_path: Path, sink: Sink) -> None:
-    with lambda_door(tmp_path, http_api, **environ_of(database_url)) as door:
+    with lambda_door(tmp_path, http_api, **door_environ(database_url)) as door:
         made = door.ask("POST", USERS, JSON, b'{"email": "ada@example.org"}')
-    with lambda_door(tmp_path, http_api, **environ_of(database_url), K_SINK=sink.url) as door:
+    with lambda_door(tmp_path, http_api, **door_environ(database_url), K_SINK=sink.url) as door:
         for ping in PINGS:
             assert door.invoke(ping) == {"statusCode": 204}
         assert door.ask("GET", USERS, KEY, b"").status == 200
@@ -111,18 +111,18 @@ def test_a_schedule_or_a_warm_up_relays_what_waits(database_url: str, tmp_path: 
 
 
 def test_a_ping_while_the_database_is_away_is_no_error(tmp_path: Path) -> None:
-    with lambda_door(tmp_path, http_api, **environ_of("postgresql://nobody@127.0.0.1:9/none")) as door:
+    with lambda_door(tmp_path, http_api, **door_environ("postgresql://nobody@127.0.0.1:9/none")) as door:
         assert door.invoke({}) == {"statusCode": 204}
 
 
 def test_what_an_invocation_commits_is_relayed_before_it_ends(database_url: str, tmp_path: Path, sink: Sink) -> None:
-    with lambda_door(tmp_path, function_url, **environ_of(database_url), K_SINK=sink.url) as door:
+    with lambda_door(tmp_path, function_url, **door_environ(database_url), K_SINK=sink.url) as door:
         made = door.ask("POST", USERS, JSON, b'{"email": "ada@example.org"}')
         assert [received.user_id for received in sink.taken] == [json.loads(made.body)["id"]]
 
 
 def test_a_database_that_is_away_at_the_start_is_answered_503(tmp_path: Path) -> None:
-    environ = environ_of("postgresql://nobody@127.0.0.1:9/none")
+    environ = door_environ("postgresql://nobody@127.0.0.1:9/none")
     with lambda_door(tmp_path, http_api, **environ) as door:
         answer = door.ask("GET", USERS, KEY, b"")
         assert answer.status == 503

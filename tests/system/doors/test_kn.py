@@ -15,7 +15,7 @@ from cloudevents.core.bindings.http import to_binary_event, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 
 from support.api import USERS
-from support.doors import FunctionProcess, environ_of, function_process
+from support.doors import FunctionProcess, door_environ, function_process
 from support.event_sink import Sink
 from support.servers import PostgresServer
 from support.settings import API_KEY
@@ -25,7 +25,7 @@ from user_service.postgres.migrations import upgrade
 KEY = {"x-api-key": API_KEY}
 
 
-def lines_of(log: Path) -> list[dict[str, object]]:
+def read_lines(log: Path) -> list[dict[str, object]]:
     """Our own lines; the middleware writes text."""
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
@@ -48,7 +48,7 @@ def open_connections(database_url: str) -> int:
 def test_http_and_events_come_through_one_function_and_a_stop_closes_everything(
     function_python: Path, database_url: str, tmp_path: Path, sink: Sink
 ) -> None:
-    environ = {**environ_of(database_url), "K_SINK": sink.url}
+    environ = {**door_environ(database_url), "K_SINK": sink.url}
     with function_process(function_python, tmp_path, **environ) as function:
         function.wait_until_ready()
         with httpx.Client(base_url=function.url, headers=KEY) as client:
@@ -67,7 +67,7 @@ def test_http_and_events_come_through_one_function_and_a_stop_closes_everything(
         assert function.stop() == 0
         assert open_connections(database_url) == 0
         said = function.log.read_text()
-        assert [line["message"] for line in lines_of(function.log)].count("the function is closed") == 1
+        assert [line["message"] for line in read_lines(function.log)].count("the function is closed") == 1
         for trouble in ("Traceback", "was destroyed", "never retrieved", "never awaited", "ResourceWarning"):
             assert trouble not in said, said
 
@@ -75,7 +75,7 @@ def test_http_and_events_come_through_one_function_and_a_stop_closes_everything(
 def test_a_request_that_is_under_way_at_the_stop_is_answered(
     function_python: Path, database_url: str, tmp_path: Path
 ) -> None:
-    with function_process(function_python, tmp_path, **environ_of(database_url)) as function:
+    with function_process(function_python, tmp_path, **door_environ(database_url)) as function:
         function.wait_until_ready()
         assert httpx.get(function.url + USERS, headers=KEY).status_code == 200
         answers: list[httpx.Response] = []
@@ -107,7 +107,7 @@ def test_ready_means_that_the_database_answers_and_fits(
     function_python: Path, own_postgres: PostgresServer, tmp_path: Path
 ) -> None:
     url = own_postgres.create_database("late")
-    with function_process(function_python, tmp_path, **environ_of(url)) as function:
+    with function_process(function_python, tmp_path, **door_environ(url)) as function:
         wait_for_answers(function)
         assert not function.is_ready()
         assert httpx.get(f"{function.url}/health/liveness").status_code == 200
@@ -145,12 +145,12 @@ def answers(url: str) -> bool:
 def test_a_function_that_can_not_start_says_why_and_is_never_ready(
     function_python: Path, database_url: str, tmp_path: Path, fault: dict[str, str]
 ) -> None:
-    with function_process(function_python, tmp_path, **{**environ_of(database_url), **fault}) as function:
+    with function_process(function_python, tmp_path, **{**door_environ(database_url), **fault}) as function:
         wait_for_answers(function)
         assert not function.is_ready()
         answer = httpx.get(function.url + USERS, headers=KEY)
         assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
         assert answer.json()["request_id"] == answer.headers["x-request-id"] != "none"
         assert function.stop() == 0
-        (line,) = [line for line in lines_of(function.log) if line["message"] == "the function can't start"]
+        (line,) = [line for line in read_lines(function.log) if line["message"] == "the function can't start"]
         assert any(name in str(line["reason"]) for name in fault)

@@ -12,7 +12,7 @@ import pytest
 
 from support import lambda_payloads as payloads
 from support.api import USERS
-from support.doors import Answer, Door, environ_of, function_door, lambda_door, uvicorn_door
+from support.doors import Answer, Door, door_environ, function_door, lambda_door, uvicorn_door
 from support.servers import PostgresServer
 from support.settings import API_KEY
 
@@ -119,7 +119,7 @@ def reference(
 ) -> Iterator[list[tuple[int, dict[str, str], str]]]:
     """What `user-service serve` answers."""
     url = postgres.create_database("reference", template=migrated_template)
-    with uvicorn_door(tmp_path_factory.mktemp("reference"), **environ_of(url)) as door:
+    with uvicorn_door(tmp_path_factory.mktemp("reference"), **door_environ(url)) as door:
         answers = walk(door)
     postgres.drop_database("reference")
     return answers
@@ -141,7 +141,7 @@ def test_every_entry_point_gives_the_responses_of_uvicorn(
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
-    with opened(name, tmp_path, request, environ_of(database_url)) as door:
+    with opened(name, tmp_path, request, door_environ(database_url)) as door:
         answers = walk(door)
     for step, answer, expected in zip(STEPS, answers, reference, strict=True):
         assert answer == expected, step

@@ -48,7 +48,7 @@ def test_a_rolling_update_costs_no_request(cluster: Cluster) -> None:
     target = "services.serving.knative.dev/user-service" if cluster.knative else "deployment/user-service-deployment"
     cluster.kubectl("patch", target, "--type", "merge", "--patch", json.dumps(change))
 
-    result = cluster.result_of(caller, seconds=300)
+    result = cluster.wait_for_result(caller, seconds=300)
     assert result["failures"] == []
     assert len(result["acknowledged"]) > 100
     wait_until(
@@ -66,7 +66,7 @@ def test_postgres_and_redis_may_restart(cluster: Cluster) -> None:
     user = new_user()
     [created] = cluster.call({"method": "POST", "path": "/api/v1/users", "body": user})
     path = f"/api/v1/users/{created['body']['id']}"
-    restarts = restarts_of(cluster)
+    restarts = count_restarts(cluster)
 
     cluster.kubectl("delete", "pod", "--selector", "app=redis", "--wait=false")
     [without_redis] = cluster.call({"path": path})
@@ -80,10 +80,10 @@ def test_postgres_and_redis_may_restart(cluster: Cluster) -> None:
         seconds=120,
         pause_seconds=1,
     )
-    assert restarts_of(cluster) <= restarts
+    assert count_restarts(cluster) <= restarts
 
 
-def restarts_of(cluster: Cluster) -> int:
+def count_restarts(cluster: Cluster) -> int:
     return sum(status["restartCount"] for pod in cluster.pods() for status in pod["status"]["containerStatuses"])
 
 

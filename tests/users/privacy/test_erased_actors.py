@@ -18,7 +18,7 @@ def client(server: LiveServer) -> Iterator[httpx.Client]:
         yield client
 
 
-def actors_of(client: httpx.Client, user: dict[str, Any]) -> list[str]:
+def list_actors(client: httpx.Client, user: dict[str, Any]) -> list[str]:
     return [change["actor"] for change in client.get(f"{USERS}/{user['id']}/audit").json()["items"]]
 
 
@@ -32,15 +32,15 @@ def test_the_changes_of_an_erased_actor_carry_one_alias(
         assert own.patch(f"{USERS}/me", json={"given_name": "Kunigunde"}).status_code == 200
         assert own.patch(f"{USERS}/{other['id']}", json={"locale": "fr"}).status_code == 200
         imported = own.post(f"{USERS}/imports", content=b"", headers={"Content-Type": "application/x-ndjson"}).json()
-        name = actors_of(client, other)[1]
+        name = list_actors(client, other)[1]
         export = client.get(f"{USERS}/{person['id']}/export").json()["stored"]["as_actor"]
         assert own.post(f"{USERS}/{person['id']}/erase").status_code == 204
 
     assert name in export["names"]
     assert (export["changes"], [one["id"] for one in export["imports"]]) == (2, [imported["id"]])
-    key, alias, same = actors_of(client, person)
+    key, alias, same = list_actors(client, person)
     assert key.startswith("api-key:")
-    assert alias == same == actors_of(client, other)[1]
+    assert alias == same == list_actors(client, other)[1]
     assert alias.startswith("erased:")
     assert alias.partition(":")[2] != name.partition(":")[2]
 

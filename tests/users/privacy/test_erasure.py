@@ -19,7 +19,7 @@ async def erase(client: httpx.AsyncClient, user: dict[str, Any], **headers: str)
     return await client.post(user_url(user, "/erase"), headers=headers)
 
 
-async def tombstone_of(client: httpx.AsyncClient, user: dict[str, Any], **headers: str) -> httpx.Response:
+async def read_tombstone(client: httpx.AsyncClient, user: dict[str, Any], **headers: str) -> httpx.Response:
     return await client.get(user_url(user), params={"include": "deleted"}, headers=headers)
 
 
@@ -35,7 +35,7 @@ async def test_a_tombstone_has_an_id_a_version_and_times(client: httpx.AsyncClie
     assert (answer.status_code, answer.content) == (204, b"")
     expect_problem(await client.get(user_url(user)), 404, "user_not_found")
     for headers in ({}, {"Cache-Control": "no-cache"}):
-        shown = (await tombstone_of(client, user, **headers)).json()
+        shown = (await read_tombstone(client, user, **headers)).json()
         assert shown.pop("version") == 3 + deleted
         assert (shown.pop("id"), shown.pop("created_at")) == (user["id"], user["created_at"])
         assert shown.pop("status") == "deleted"
@@ -81,7 +81,7 @@ async def test_an_erased_user_can_not_be_restored_or_changed(client: httpx.Async
     batch = await client.post(f"{USERS}/batch/restore", json={"items": [{"id": user["id"]}]})
     assert batch.json()["items"][0]["error"]["code"] == "invalid_transition"
     expect_problem(await client.delete(user_url(user)), 404, "user_not_found")
-    assert (await tombstone_of(client, user)).json()["version"] == 2
+    assert (await read_tombstone(client, user)).json()["version"] == 2
     assert (await client.delete(user_url(user, "?purge=true"))).status_code == 204
 
 
@@ -102,7 +102,7 @@ async def test_a_second_erasure_changes_nothing(client: httpx.AsyncClient) -> No
 
     assert (await erase(client, user)).status_code == 204
 
-    assert (await tombstone_of(client, user)).json()["version"] == 2
+    assert (await read_tombstone(client, user)).json()["version"] == 2
     assert len((await client.get(user_url(user, "/audit"))).json()["items"]) == 2
 
 
@@ -198,7 +198,7 @@ async def test_an_erasure_among_changes_and_reads_leaves_a_tombstone_alone(
     await asyncio.gather(*readers)
 
     assert late[0].status_code == 204
-    assert words_in((await tombstone_of(client, user)).content) == set()
+    assert words_in((await read_tombstone(client, user)).content) == set()
     assert await nothing_is_left(database_url)
     types = [item["type"] for item in (await client.get(user_url(user, "/audit?limit=200"))).json()["items"]]
     assert types[-1] == "erased"

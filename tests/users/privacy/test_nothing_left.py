@@ -168,17 +168,17 @@ async def test_a_request_repeated_after_an_erasure_gets_a_redacted_response_and_
 async def test_another_request_under_the_key_or_id_of_an_erased_one_is_still_refused(client: httpx.AsyncClient) -> None:
     await by_event(client)
     (user,) = (await client.get(USERS, params={"external_id": PERSON["external_id"]})).json()["items"]
-    await by_request_of(client, "patch", user["id"], "Elwetritsch II")
+    await send_patch(client, "patch", user["id"], "Elwetritsch II")
     await client.post(f"{USERS}/{user['id']}/erase")
 
     other_event = await send(client, event("create-event", "create", {"items": [{"data": NEIGHBOUR}]}))
-    other_patch = await by_request_of(client, "patch", user["id"], "Elwetritsch III")
+    other_patch = await send_patch(client, "patch", user["id"], "Elwetritsch III")
 
     assert other_event.json()["code"] == "event_id_reused"
     assert other_patch.json()["code"] == "idempotency_key_reused"
 
 
-async def by_request_of(client: httpx.AsyncClient, key: str, user_id: str, name: str) -> httpx.Response:
+async def send_patch(client: httpx.AsyncClient, key: str, user_id: str, name: str) -> httpx.Response:
     patch = {"display_name": name}
     return await client.patch(f"{USERS}/{user_id}", json=patch, headers={"Idempotency-Key": key})
 

@@ -13,7 +13,7 @@ CREATE = f"{USERS}/batch/create"
 JSON = {"Content-Type": "application/json"}
 
 
-def batch_of(size: int) -> bytes:
+def make_batch(size: int) -> bytes:
     body = orjson.dumps({"items": [creation()]})
     return body + b" " * (size - len(body))
 
@@ -24,13 +24,13 @@ async def chunks(body: bytes) -> AsyncIterator[bytes]:
 
 
 async def test_a_body_of_exactly_2_mib_is_taken(service: BatchService) -> None:
-    answer = await service.client.post(CREATE, content=batch_of(LIMIT), headers=JSON)
+    answer = await service.client.post(CREATE, content=make_batch(LIMIT), headers=JSON)
 
     assert answer.status_code == 200
 
 
 async def test_one_byte_more_is_refused_and_the_limit_named(service: BatchService) -> None:
-    answer = await service.client.post(CREATE, content=batch_of(LIMIT + 1), headers=JSON)
+    answer = await service.client.post(CREATE, content=make_batch(LIMIT + 1), headers=JSON)
 
     assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
     assert "2,097,152" in answer.json()["detail"]
@@ -39,8 +39,8 @@ async def test_one_byte_more_is_refused_and_the_limit_named(service: BatchServic
 
 
 async def test_a_body_without_a_length_is_counted(service: BatchService) -> None:
-    answer = await service.client.post(CREATE, content=chunks(batch_of(LIMIT + 1)), headers=JSON)
-    taken = await service.client.post(CREATE, content=chunks(batch_of(LIMIT)), headers=JSON)
+    answer = await service.client.post(CREATE, content=chunks(make_batch(LIMIT + 1)), headers=JSON)
+    taken = await service.client.post(CREATE, content=chunks(make_batch(LIMIT)), headers=JSON)
 
     assert answer.status_code == 413
     assert taken.status_code == 200

@@ -24,7 +24,7 @@ def change_behind(postgres: PostgresServer, database_url: str) -> None:
     postgres.execute(f"\\c {database_url}\n{BEHIND};")
 
 
-async def metadata_of(client: Client, path: str, **headers: str) -> dict[str, str]:
+async def read_metadata(client: Client, path: str, **headers: str) -> dict[str, str]:
     answer = await client.get(path, headers=headers)
     assert answer.status_code == 200
     metadata: dict[str, str] = answer.json()["metadata"]
@@ -39,9 +39,9 @@ async def test_no_cache_goes_to_the_database(
         path = await client.make()
         await client.get(path)
         change_behind(postgres, database_url)
-        cached = await metadata_of(client, path)
-        fresh = await metadata_of(client, path, **{"Cache-Control": directive})
-        afterwards = await metadata_of(client, path)
+        cached = await read_metadata(client, path)
+        fresh = await read_metadata(client, path, **{"Cache-Control": directive})
+        afterwards = await read_metadata(client, path)
 
     assert cached == {}
     assert fresh == afterwards == {"changed": "behind"}
