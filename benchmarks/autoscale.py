@@ -128,7 +128,7 @@ def simulate(scaler: Autoscaler, trace: Trace, measured: Measured) -> Run:
         passed = int(now)
         seen = Seen(now, ready, len(pods), run.concurrency[:passed] or [0.0], run.cores[:passed] or [0.0], MEMORY_MIB)
         if waiting:
-            # The activator tells of those whom it holds.
+            # The activator reports the requests that it holds.
             held = list(seen.concurrency)
             held[-1] += len(waiting)
             seen = Seen(now, ready, len(pods), held, seen.cores, MEMORY_MIB)

@@ -32,7 +32,7 @@ numbers = count()
 
 
 def bodies(batches: int) -> list[bytes]:
-    """Requests that create users nobody has seen; made before the clock starts."""
+    """Requests that create new users; made before the clock starts."""
     made = []
     for batch in range(batches):
         series = f"batch{next(numbers)}-{batch}"

@@ -4,7 +4,7 @@
 class BenchmarkError(Exception):
     """A server that does not start, an answer that is not the expected one, a load that met refusals.
 
-    The text says what was asked of whom and what came instead; a note holds the end of the server's log.
+    The text names the request, its server and the response; a note holds the end of the server's log.
     """
 
 

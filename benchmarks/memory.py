@@ -18,7 +18,7 @@ SLICE_SECONDS = 2
 
 def memory_mib(pid: int) -> dict[str, float]:
     """`rss`, `pss` (a shared page divided by its users), `uss` (the pages of this process alone) and `anonymous`, which
-    alone does not move with other processes: a library's page is this process's own once nobody else has it mapped.
+    alone does not move with other processes: a library's page is its own once no other process has it mapped.
     """
     sizes: dict[str, float] = {}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
