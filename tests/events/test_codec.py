@@ -182,5 +182,7 @@ async def test_no_sender_is_granted_delivery_unless_one_is_named(webhooks: Clien
     for named, expected in (((), None), (("*",), "any.example")):
         async with running(replace(settings, webhook_origins=named, rate_limit_internal_max=0)) as client:
             response = await client.request("OPTIONS", "/events", headers={"WebHook-Request-Origin": "any.example"})
+        assert response.status_code == (200 if named else 405)
+        assert response.headers["allow"] == ("OPTIONS, POST" if named else "POST")
         assert response.headers.get("webhook-allowed-origin") == expected
         assert response.headers.get("webhook-allowed-rate") == (expected and "*")

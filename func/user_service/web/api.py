@@ -44,7 +44,10 @@ def create_api(resources: Resources, fast_path: FastPath, health: Health, bulkhe
     exposition = Deferred(partial(probes.open_exposition, resources, services.database))
     app.state.parts = ApiParts(resources, services, fast_path, health, bulkhead, exposition)
     # `include_router` would make each route again at the first request, and match each twice from then on.
-    for router in (*ROUTERS[resources.settings.serve], *OPEN_ROUTERS):
+    routers = [*ROUTERS[resources.settings.serve], *OPEN_ROUTERS]
+    if resources.settings.webhook_origins and resources.settings.serve != "api":
+        routers.append(events.webhook_router)
+    for router in routers:
         app.router.routes += router.routes
     add_problem_handlers(app)
     add_openapi(app)

@@ -30,6 +30,8 @@ RATE: Final = re.compile("[1-9][0-9]{0,8}", re.ASCII)
 NO_STORE: Final = {"Cache-Control": "no-store"}
 
 router = make_router("events", route_class=LargeRoute)
+# Used if `WEBHOOK_ORIGINS` names a sender; otherwise OPTIONS is 405.
+webhook_router = make_router("events")
 TEXT: Final = {"type": "string", "minLength": 1, "maxLength": MAX_NAME_BYTES}
 EVENT: Final[dict[str, Any]] = {
     "title": "CloudEvent",
@@ -69,8 +71,8 @@ HANDSHAKE_RESPONSES: Final[Responses] = {
 }
 
 
-@router.options("/", include_in_schema=False)
-@router.options("/events", response_class=Response, responses=HANDSHAKE_RESPONSES)
+@webhook_router.options("/", include_in_schema=False)
+@webhook_router.options("/events", response_class=Response, responses=HANDSHAKE_RESPONSES)
 async def answer_handshake(request: Request) -> Response:
     """The validation handshake of CloudEvents' web hooks. It needs no credentials and grants none.
 
