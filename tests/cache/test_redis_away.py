@@ -16,8 +16,8 @@ from support.servers import RedisServer
 from support.settings import make_settings
 from support.waiting import eventually
 from user_service.cache.base import MAX_STALENESS_SECONDS, Entry
-from user_service.cache.circuit_breaker import FAILURES_TO_OPEN
 from user_service.cache.redis import RedisCache
+from user_service.resilience.circuit_breaker import FAILURES_TO_OPEN
 
 # A guard against hangs only: a read without its Redis takes a few budgets of 50 ms.
 GUARD_SECONDS = 20

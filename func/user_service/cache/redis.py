@@ -19,13 +19,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from user_service.cache.base import Entry, Footprint, VersionFences
-from user_service.cache.circuit_breaker import CircuitBreaker
 from user_service.encryption.cipher import Cipher, DecryptionError
 from user_service.errors import ConfigurationError
 from user_service.observability.logging import log
 from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Traced, untraced
 from user_service.postgres.clock import DatabaseClock
+from user_service.resilience.circuit_breaker import CircuitBreaker
 
 PURPOSE: Final = b"cache"
 # Maximum duration of an operation that a request waits for.

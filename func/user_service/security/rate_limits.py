@@ -9,9 +9,9 @@ from asyncio import timeout
 from math import ceil
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from user_service.cache.circuit_breaker import CircuitBreaker
 from user_service.errors import RateLimited
 from user_service.observability.metrics import Metrics
+from user_service.resilience.circuit_breaker import CircuitBreaker
 from user_service.security.authentication import Principal
 from user_service.settings import Settings
 from user_service.values.deferred import Deferred

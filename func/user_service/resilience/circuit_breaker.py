@@ -1,4 +1,4 @@
-"""A circuit breaker for an optional Redis: the cache and the rate limits each have one."""
+"""A circuit breaker: the cache and the rate limits have one for Redis, new connections have one for PostgreSQL."""
 
 from asyncio import Task, create_task, sleep, timeout, wait
 from collections.abc import Awaitable, Callable
@@ -12,20 +12,30 @@ PROBE_PAUSE_SECONDS: Final = 0.5
 
 
 def describe_error(error: Exception) -> str:
-    """The type of an error of Redis and its message, which quotes no value of a user."""
+    """The type of an error of a server and its message, which quotes no value of a user."""
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 class CircuitBreaker:
-    """Opens after three failures in a row. A background task then probes Redis, and closes it when a probe succeeds.
+    """Opens after three failures in a row. A background task then probes the server; a success closes the breaker.
 
-    `user` names the caller in the log. `probe` raises while Redis is unavailable; `count_failure` is called each time
-    that it does.
+    `user` names the caller and `server` the server in the log. `probe` raises while the server is unavailable, or takes
+    longer than `probe_seconds`; `count_failure` is called each time that it does.
     """
 
-    def __init__(self, user: str, *, probe: Callable[[], Awaitable[object]], count_failure: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        user: str,
+        *,
+        probe: Callable[[], Awaitable[object]],
+        count_failure: Callable[[], None],
+        server: str = "Redis",
+        probe_seconds: float = PROBE_TIMEOUT_SECONDS,
+    ) -> None:
         self.user = user
+        self.server = server
         self.probe = probe
+        self.probe_seconds = probe_seconds
         self.count_failure = count_failure
         self.failures = 0
         self.recovery: Task[None] | None = None
@@ -33,8 +43,12 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether Redis must not be called."""
+        """Whether the server must not be called."""
         return self.recovery is not None
+
+    async def wait_until_closed(self) -> None:
+        if self.recovery is not None:
+            await wait([self.recovery])
 
     def record_success(self) -> None:
         self.failures = 0
@@ -42,7 +56,9 @@ class CircuitBreaker:
     def record_failure(self, error: Exception) -> None:
         self.failures += 1
         if self.failures >= FAILURES_TO_OPEN and self.recovery is None:
-            log.warning("going on without Redis", extra={"for": self.user, "reason": describe_error(error)})
+            log.warning(
+                f"going on without {self.server}", extra={"for": self.user, "reason": describe_error(error)}
+            )
             self.recovery = create_task(self.recover())
 
     async def recover(self) -> None:
@@ -52,11 +68,11 @@ class CircuitBreaker:
                 return
             await sleep(PROBE_PAUSE_SECONDS)
         self.failures, self.recovery = 0, None
-        log.info("Redis is back", extra={"for": self.user})
+        log.info(f"{self.server} is back", extra={"for": self.user})
 
     async def probe_succeeds(self) -> bool:
         try:
-            async with timeout(PROBE_TIMEOUT_SECONDS):
+            async with timeout(self.probe_seconds):
                 await self.probe()
         except Exception:
             self.count_failure()

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from support.waiting import eventually
-from user_service.cache.circuit_breaker import FAILURES_TO_OPEN, CircuitBreaker
+from user_service.resilience.circuit_breaker import FAILURES_TO_OPEN, CircuitBreaker
 
 ERROR = ConnectionError("refused")
 
