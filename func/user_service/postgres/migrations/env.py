@@ -2,12 +2,12 @@
 
 import asyncio
 
-import asyncpg
 from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from user_service.postgres.migrations import CONNECT_SECONDS
+from user_service.postgres.connector import connect_once
+from user_service.postgres.migrations import CONNECT_SECONDS, LOCK_SECONDS
 from user_service.postgres.tables import metadata
 
 MIGRATION_LOCK = 7_265_001
@@ -15,6 +15,8 @@ MIGRATION_LOCK = 7_265_001
 
 def migrate(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+    # After the advisory lock: another migration may take longer than a table may be waited for.
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
     context.configure(connection=connection, target_metadata=metadata, compare_type=True)
     with context.begin_transaction():
         context.run_migrations()
@@ -24,7 +26,7 @@ async def run() -> None:
     url = context.config.attributes["url"]
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=lambda: asyncpg.connect(url, timeout=CONNECT_SECONDS),
+        async_creator=lambda: connect_once({"dsn": url, "timeout": CONNECT_SECONDS}),
         poolclass=pool.NullPool,
     )
     async with engine.begin() as connection:
