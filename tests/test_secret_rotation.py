@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from support.api import USERS
 from support.application import Client, running, started
@@ -253,6 +254,78 @@ async def test_api_keys_change_at_once_and_without_a_gap(database_url: str, secr
             seen.append([answer.status_code for answer in answers])
 
     assert seen == [[200, 401], [200, 200], [401, 200]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("/kept", "/others"), ("@/", "@127.0.0.1/"), ("port=", "sslmode=disable&port=")],
+    ids=["database", "host", "parameter"],
+)
+async def test_another_database_needs_a_rollout_and_the_former_one_stays(
+    own_postgres: PostgresServer, tmp_path: Path, old: str, new: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    urls = [own_postgres.create_database(name) for name in ("kept", "others")]
+    for url in urls:
+        await asyncio.to_thread(command, tmp_path, "migrate", DATABASE_URL=url)
+    given = {"DATABASE_URL": urls[0], "DATABASE_READ_URL": urls[0]}
+    secrets = SecretFolder(tmp_path / "secrets", ENCRYPTION_KEY=K1, INTERNAL_API_KEY=API_KEY, **given)
+    seen = []
+    async with replica("", secrets) as client:
+        for name, url in given.items():
+            secrets.swap(**{name: url.replace(old, new)})
+            seen.append(await check(client))
+            await asyncio.gather(*(client.make() for _ in range(10)))
+            secrets.swap(**{name: url})
+            await check(client)
+        used = [len(await key_ids(url)) for url in urls]
+
+    assert seen == [{"refused": 1}, {"refused": 2}]
+    assert used == [1, 0]
+    assert capfd.readouterr().err.count("needs a rollout") == 2
+
+
+async def test_another_database_of_the_separate_settings_needs_a_rollout(
+    database_url: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    place = {
+        "POSTGRES_HOST": str(postgres.sockets),
+        "POSTGRES_USER": "postgres",
+        "POSTGRES_DB": database_name(database_url),
+    }
+    secrets = SecretFolder(tmp_path / "secrets", ENCRYPTION_KEY=K1, INTERNAL_API_KEY=API_KEY, **place)
+    async with replica("", secrets) as client:
+        await check(client)
+        secrets.swap(POSTGRES_DB="postgres")
+        outcomes = await check(client)
+        await client.make()
+
+    assert outcomes == {"refused": 1}
+    assert await key_ids(database_url) == {"k1": 1}
+
+
+async def test_another_user_is_used_by_every_connection_from_then_on(
+    database_url: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    role = f"other_{database_name(database_url)}"
+    postgres.execute(f"CREATE ROLE {role} LOGIN SUPERUSER")
+    secrets = SecretFolder(tmp_path / "secrets", ENCRYPTION_KEY=K1, INTERNAL_API_KEY=API_KEY, DATABASE_URL=database_url)
+    async with replica("", secrets) as client:
+        await client.make()
+        secrets.swap(DATABASE_URL=database_url.replace("postgres@", f"{role}@", 1))
+        outcomes = await check(client)
+        ((reader,),) = await client.resources.pool.fetch("SELECT current_user")
+        services = client.resources.services
+        assert services is not None
+        async with services.database.transaction() as session:
+            writer = await session.scalar(text("SELECT current_user"))
+    postgres.execute(f"DROP ROLE {role}")
+
+    assert outcomes == {"applied": 1}
+    assert (reader, writer) == (role, role)
+
+
+def database_name(url: str) -> str:
+    return url.partition("?")[0].rpartition("/")[2]
 
 
 async def test_a_database_password_is_used_for_new_connections_once_it_works(

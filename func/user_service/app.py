@@ -7,11 +7,19 @@ FastAPI application, which is imported in the background after the start, serves
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 from user_service.bootstrap import Resources
-from user_service.errors import ConfigurationError, Overloaded, RequestTimedOut, ServiceError, ShuttingDown
+from user_service.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    Overloaded,
+    RequestTimedOut,
+    ServiceError,
+    ShuttingDown,
+)
 from user_service.observability.logging import log, set_up_logs
 from user_service.secret_rotation import SecretFiles, SecretRotation
 from user_service.security.authentication import Authenticator, Principal, refuse_repeated
@@ -73,6 +81,7 @@ class Application:
         )
         self.started = False
         self.starting_relay: asyncio.Task[None] | None = None
+        self.filling_pool: asyncio.Task[None] | None = None
         # Whether a lifespan was answered with `startup.failed`.
         self.refused = False
 
@@ -85,8 +94,16 @@ class Application:
         self.rotation.start()
         self.api.start()
         self.started = True
+        self.filling_pool = asyncio.create_task(self.fill_pool())
         if relay and self.resources.settings.sink_url is not None:
             self.starting_relay = asyncio.create_task(self.start_relay())
+
+    async def fill_pool(self) -> None:
+        """Opens a few connections for changes once the API is loaded. They are opened on demand where this fails."""
+        await self.api.get_if_started()
+        if self.resources.services is not None:
+            with suppress(DatabaseUnavailable):
+                await self.resources.services.database.fill_pool()
 
     async def start_relay(self) -> None:
         """Starts the relay once the API is loaded: requests take priority over events."""
@@ -99,9 +116,9 @@ class Application:
         await self.wait_for_requests()
         self.rotation.stop()
         await self.api.get_if_started()
-        if self.starting_relay is not None:
-            # `wait` does not raise when the task was cancelled, so that the rest is closed.
-            await asyncio.wait([self.starting_relay])
+        if tasks := [task for task in (self.starting_relay, self.filling_pool) if task is not None]:
+            # `wait` does not raise when a task was cancelled, so that the rest is closed.
+            await asyncio.wait(tasks)
         await self.resources.close()
 
     async def wait_for_requests(self) -> None:
@@ -116,7 +133,8 @@ class Application:
         if kind == "http":
             if self.cors is not None:
                 send = self.cors.share(scope["headers"], send)
-            if self.requests.in_flight >= self.max_in_flight and not scope["path"].startswith(NEVER_SHED):
+            is_full = self.requests.in_flight >= self.max_in_flight and not scope["path"].startswith(NEVER_SHED)
+            if is_full and not await self.fast_path.is_cached(scope["method"], scope["path"], dict(scope["headers"])):
                 await self.shed(scope, send)
             else:
                 await self.serve(scope, receive, send)

@@ -146,8 +146,12 @@ class Resources:
         await self.exit_stack.aclose()
 
     async def verify(self) -> None:
-        """Compares the keys with the database. Raises ConfigurationError, DatabaseUnavailable."""
+        """Compares the keys with the database; at first, with a few connections open for the requests that follow.
+
+        Raises ConfigurationError, DatabaseUnavailable.
+        """
         if not self.verified:
+            await self.pool.open()
             await self.check_pooler()
         await check_keys(self.pool, self.keys)
         self.load_api_keys()
@@ -204,6 +208,7 @@ class Resources:
             self.keys,
             self.cache,
             self.metrics,
+            connector=self.pool.connector,
             size=self.settings.postgres_max_connections - self.pool.size,
             after_change=self.wake_relay,
             tracing=self.tracing,

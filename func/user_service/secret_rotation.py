@@ -9,22 +9,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Final
-
-import asyncpg
+from typing import Any, Final
 
 from user_service.bootstrap import Resources
 from user_service.encryption.key_registry import KeysRetired, check_keys
 from user_service.encryption.keyring import load_keys
 from user_service.errors import ConfigurationError, DatabaseUnavailable
 from user_service.observability.logging import log
-from user_service.postgres.pool import TRANSIENT, connect_options
+from user_service.postgres.connector import connect_once
+from user_service.postgres.failures import TRANSIENT, describe_failure, is_transient
+from user_service.postgres.hosts import named_database
+from user_service.postgres.pool import connect_options
 from user_service.settings import Settings, SettingsSource
 from user_service.values.encryption_keys import parse_encryption_keys
 
 # The settings that are replaced while the service runs, and the variables or files that they come from.
 RELOADED: Final = ("encryption_key", "blind_index_key", "internal_api_key", "database_url", "database_read_url")
-WATCHED: Final = (*(name.upper() for name in RELOADED), "POSTGRES_USER_PASSWORD")
+POSTGRES_SETTINGS: Final = ("HOST", "PORT", "DB", "USER", "USER_PASSWORD")
+WATCHED: Final = (*(name.upper() for name in RELOADED), *(f"POSTGRES_{name}" for name in POSTGRES_SETTINGS))
 MIN_SECONDS_BETWEEN_SEARCHES: Final = 1.0
 
 FileState = tuple[int, ...]
@@ -140,13 +142,20 @@ class SecretRotation:
     def merge(self, settings: Settings) -> Settings:
         """The settings in use, with the secrets of others. An embedded database's URL, which no setting has, stays.
 
-        Raises ConfigurationError when ENCRYPTION_KEY was removed.
+        Raises ConfigurationError when ENCRYPTION_KEY was removed, and when a URL names another database: connections
+        that are open would go on with the former one.
         """
         current = self.resources.settings
         if settings.encryption_key is None and current.encryption_key is not None:
             raise ConfigurationError("ENCRYPTION_KEY was removed; put it back, or stop the service")
         changed = {name: getattr(settings, name) for name in RELOADED}
         changed["database_url"] = settings.database_url or current.database_url
+        for name in ("database_url", "database_read_url"):
+            if named_database(changed[name]) != named_database(getattr(current, name)):
+                raise ConfigurationError(
+                    f"{name.upper()} (or POSTGRES_*) names another host, port, database or parameter. That needs a "
+                    "rollout: only a user and a password are changed while the service runs"
+                )
         return replace(current, **changed)
 
     async def apply(self, settings: Settings) -> None:
@@ -158,7 +167,9 @@ class SecretRotation:
         current = resources.settings
         keys = load_keys(settings)
         if settings.database_url != current.database_url:
-            await try_to_connect(settings)
+            await try_to_connect(connect_options(settings))
+        if settings.database_read_url != current.database_read_url:
+            await try_to_connect(connect_options(settings, url=settings.database_read_url), writes=False)
         resources.apply_settings(
             replace(settings, encryption_key=current.encryption_key, blind_index_key=current.blind_index_key)
         )
@@ -174,14 +185,14 @@ class SecretRotation:
             log.error(message, extra={"reason": reason})
 
 
-async def try_to_connect(settings: Settings) -> None:
-    """Raises DatabaseUnavailable when a connection can't be opened by these settings, ConfigurationError for no URL."""
+async def try_to_connect(options: Mapping[str, Any], *, writes: bool = True) -> None:
+    """Raises DatabaseUnavailable when a connection can't be opened, ConfigurationError when the URL can't be used."""
     try:
-        connection = await asyncpg.connect(**connect_options(settings))
-    except TRANSIENT as error:
+        connection = await connect_once(options, writes=writes)
+    except (*TRANSIENT, ValueError, OverflowError) as error:
+        if not is_transient(error):
+            raise ConfigurationError(describe_failure(error)) from None
         raise DatabaseUnavailable(
-            f"PostgreSQL does not accept the new address or password ({type(error).__name__})."
+            f"PostgreSQL does not accept the new user or password ({type(error).__name__})."
         ) from error
-    except (ValueError, OverflowError):
-        raise ConfigurationError("DATABASE_URL is not a URL that a PostgreSQL client understands.") from None
     await connection.close()

@@ -13,7 +13,14 @@ from pathlib import Path
 
 from support.ports import free_port
 from user_service.postgres.embedded.socket_folder import make_socket_folder, socket_url
-from user_service.postgres.embedded.wheel import Cluster, change_owner, find_account, find_readable_programs, psql
+from user_service.postgres.embedded.wheel import (
+    Cluster,
+    change_owner,
+    child_options,
+    find_account,
+    find_readable_programs,
+    psql,
+)
 
 START_SECONDS = 60.0
 # A test database may be lost with the machine, never within a test. What autovacuum does in any database holds back the
@@ -24,16 +31,37 @@ FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_conn
 class PostgresServer:
     """One server on one folder, over a Unix socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, primary: "PostgresServer | None" = None) -> None:
+        """With `primary`, a streaming standby of it, made by pg_basebackup."""
         self.home = folder
+        # A second folder of sockets, where the account of a standby can reach it.
+        self.open_sockets = Path(tempfile.mkdtemp(prefix="pg-"))
         data = folder / "data"
         data.mkdir(mode=0o700)
         account = find_account(data)
         self.cluster = Cluster(data, find_readable_programs(account, None), account)
         change_owner(data, account)
-        self.cluster.initialise(options=["--no-sync"])
+        change_owner(self.open_sockets, account)
+        if primary is None:
+            self.cluster.initialise(options=["--no-sync"])
+        else:
+            self.copy_from(primary)
         self.sockets = make_socket_folder(folder, data, account)
         self.process: subprocess.Popen[bytes] | None = None
+
+    def copy_from(self, primary: "PostgresServer") -> None:
+        """Fills the empty folder with a copy that follows the primary when it is started."""
+        folder = self.cluster.folder
+        arguments = ["-D", folder, "-h", primary.open_sockets, "-p", "5432", "-U", "postgres"]
+        # By this process's account, which reaches the primary's sockets.
+        subprocess.run(
+            [self.cluster.programs / "pg_basebackup", *arguments, "-R", "-X", "stream", "-c", "fast", "--no-sync"],
+            stdin=subprocess.DEVNULL,
+            check=True,
+            **child_options(None, []),
+        )
+        Path(folder, ".s.PGSQL.5432.lock").unlink(missing_ok=True)
+        change_owner(folder, self.cluster.account)
 
     @property
     def pid(self) -> int:
@@ -44,8 +72,9 @@ class PostgresServer:
         return socket_url(self.sockets, database)
 
     def start(self) -> None:
+        own = "." if self.sockets == self.cluster.folder else str(self.sockets)
         self.process = self.cluster.launch(
-            sockets="." if self.sockets == self.cluster.folder else str(self.sockets),
+            sockets=f"{own},{self.open_sockets}",
             log=self.home / "postgres.log",
             settings=FAST,
         )
@@ -89,14 +118,15 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server(tmp: Path) -> Iterator[PostgresServer]:
-    """A running server with its files in a new folder below `tmp`."""
-    server = PostgresServer(Path(tempfile.mkdtemp(prefix="postgres-", dir=tmp)))
+def postgres_server(tmp: Path, *, primary: PostgresServer | None = None) -> Iterator[PostgresServer]:
+    """A running server with its files in a new folder below `tmp`; with `primary`, a standby of it."""
+    server = PostgresServer(Path(tempfile.mkdtemp(prefix="postgres-", dir=tmp)), primary=primary)
     server.start()
     try:
         yield server
     finally:
         server.stop()
+        shutil.rmtree(server.open_sockets)
         if server.sockets != server.cluster.folder:
             shutil.rmtree(server.sockets)
 

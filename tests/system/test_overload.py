@@ -4,14 +4,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from support.api import create_user, user_url
+from support.application import running
 from support.live_server import LiveServer, live
 from support.servers import PostgresServer
 from support.settings import make_settings
+from support.waiting import eventually
 
 SLOW_WRITES = """
 CREATE FUNCTION wait_long() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$;
@@ -92,6 +95,47 @@ def test_requests_over_the_bound_are_shed_and_probes_are_not(
     assert scraped.status_code == 200
     assert finished == [(503, "request_timed_out", "1")] * 3
     assert again == 200
+
+
+def test_cached_reads_go_on_while_as_many_writes_as_are_allowed_hang(
+    postgres: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    settings = make_settings(
+        postgres.url(database), tmp_path, max_in_flight=3, request_timeout=12, database_timeout=300
+    )
+
+    with live(settings) as server, ThreadPoolExecutor(3) as pool:
+        urls = [make(server) for _ in range(4)]
+        other = urls.pop()
+        assert status_of_read(server, urls[0]) == 200
+        held = [pool.submit(change, server, url) for url in urls]
+        wait_for_active(postgres, database, 3)
+        cached = [status_of_read(server, urls[0]) for _ in range(5)]
+        uncached = status_of_read(server, other)
+        with server.client() as client:
+            fresh = client.get(urls[0], headers={"Cache-Control": "no-cache"}).status_code
+            stranger = client.get(urls[0], headers={"X-API-Key": "another-key-than-those"}).status_code
+        for future in held:
+            future.result()
+
+    assert cached == [200] * 5
+    assert (uncached, fresh, stranger) == (503, 503, 401)
+
+
+async def test_reads_that_redis_answers_go_on_too(database_url: str, redis_url: str, tmp_path: Path) -> None:
+    settings = make_settings(database_url, tmp_path, redis_url=redis_url)
+    async with running(settings) as one, running(settings) as other:
+        path, unknown, third = await one.make(), await one.make(), await one.make()
+        # A value of Redis is believed once a read of PostgreSQL has told its time.
+        await other.get(third)
+        await one.get(path)
+        await eventually(lambda: one.is_cached(path))
+        shared: Any = other.resources.cache
+        shared.shared.budget_seconds = 30.0
+        other.application.max_in_flight = 0
+        answers = [await other.get(path), await other.get(unknown)]
+
+    assert [answer.status_code for answer in answers] == [200, 503]
 
 
 def status_of_read(server: LiveServer, url: str) -> int:

@@ -15,10 +15,10 @@ from uuid import UUID
 from redis.asyncio import Redis
 
 from user_service.cache.base import Entry, Footprint
-from user_service.cache.circuit_breaker import describe_error
 from user_service.cache.memory import MemoryCache
 from user_service.cache.redis import INVALIDATE_ALL, INVALIDATION, RedisCache
 from user_service.observability.logging import log
+from user_service.resilience.circuit_breaker import describe_error
 
 # A channel that is silent for this long is pinged, and abandoned if it is silent for as long again.
 SILENCE_SECONDS: Final = 1.0

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import asyncpg
 
-from user_service.cache.circuit_breaker import describe_error
 from user_service.encryption.key_registry import compare_keys
 from user_service.encryption.keyring import load_keys, secret_path
 from user_service.errors import ConfigurationError, DatabaseUnavailable
@@ -17,6 +16,7 @@ from user_service.postgres import migrations
 from user_service.postgres.embedded.wheel import EmbeddedPostgresError, find_programs
 from user_service.postgres.pool import ReadPool, check_session, connect_options
 from user_service.postgres.pooler import role_settings
+from user_service.resilience.circuit_breaker import describe_error
 from user_service.settings import Settings
 
 MIN_POSTGRES_VERSION: Final = 150_000
@@ -85,6 +85,8 @@ async def check_database(settings: Settings, pool: ReadPool) -> Finding:
     try:
         rows = await pool.fetch("SELECT current_setting('server_version_num')::int, current_setting('server_version')")
     except DatabaseUnavailable as error:
+        if error.detail != error.title:
+            return False, error.detail
         reason = type(error.__cause__).__name__
         return (
             False,
@@ -102,7 +104,7 @@ async def check_database(settings: Settings, pool: ReadPool) -> Finding:
 
 async def check_replica(settings: Settings) -> Finding:
     """Whether the server of DATABASE_READ_URL can take the lists."""
-    pool = ReadPool(replace(settings, database_url=settings.database_read_url), Metrics(), size=1)
+    pool = ReadPool(replace(settings, database_url=settings.database_read_url), Metrics(), size=1, writes=False)
     try:
         is_fine, text = await check_database(pool.settings, pool)
         if not is_fine:

@@ -16,6 +16,7 @@ from user_service.errors import ConfigurationError
 from user_service.observability.metrics import Metrics
 from user_service.postgres.failures import TRANSIENT, describe_failure, is_transient
 from user_service.postgres.hosts import Host, split_hosts
+from user_service.postgres.pooler import LOST, explain_refusal
 from user_service.resilience.circuit_breaker import CircuitBreaker
 
 # Time to connect to a host, until its first answer to a query.
@@ -79,12 +80,12 @@ class Connector:
         try:
             connection = await self.connect_to_any_host()
         except TRANSIENT as error:
-            if not is_transient(error):
+            if not is_transient(error) or explain_refusal(error) is not None:
                 raise self.refuse_url(error) from None
             self.last_error = error
             self.breaker.record_failure(error)
             raise
-        except (ValueError, OverflowError) as error:
+        except (ValueError, OverflowError, *LOST) as error:
             raise self.refuse_url(error) from None
         self.breaker.record_success()
         self.has_connected = True

@@ -9,6 +9,7 @@ import asyncpg
 
 from user_service.errors import DatabaseUnavailable
 from user_service.observability.metrics import Metrics
+from user_service.postgres.pooler import LOST, UNTRACKED, explain_refusal
 
 # The server is unavailable, stopping, starting, full, read-only after a failover or too slow, or it ended a deadlock: a
 # retry may succeed.
@@ -50,6 +51,10 @@ def is_transient(error: BaseException | None) -> bool:
 
 def describe_failure(error: BaseException | None) -> str:
     """What a failure to connect means, with its remedy; no value of the URL except the path of a certificate."""
+    if isinstance(error, LOST):
+        return UNTRACKED
+    if (refusal := explain_refusal(error)) is not None:
+        return refusal
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"The certificate of PostgreSQL is not valid: {error.verify_message}. {CERTIFICATE_REMEDY}"
     if isinstance(error, ssl.SSLError):

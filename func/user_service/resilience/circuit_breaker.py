@@ -56,9 +56,7 @@ class CircuitBreaker:
     def record_failure(self, error: Exception) -> None:
         self.failures += 1
         if self.failures >= FAILURES_TO_OPEN and self.recovery is None:
-            log.warning(
-                f"going on without {self.server}", extra={"for": self.user, "reason": describe_error(error)}
-            )
+            log.warning(f"going on without {self.server}", extra={"for": self.user, "reason": describe_error(error)})
             self.recovery = create_task(self.recover())
 
     async def recover(self) -> None:

@@ -19,6 +19,7 @@ from user_service.observability.metrics import Metrics
 from user_service.postgres.clock import DatabaseClock
 from user_service.postgres.pool import ReadPool
 from user_service.users.encrypted_columns import SELECT_LIST, decode_row
+from user_service.values.ids import parse_id
 
 SELECT_BY_IDS: Final = (
     f"SELECT {SELECT_LIST}, extract(epoch FROM statement_timestamp())::float8 FROM users WHERE id = ANY($1::uuid[])"  # noqa: S608
@@ -70,6 +71,13 @@ class UserReader:
         if entry is not None:
             self.hits[self.local_tier] += 1
         return entry
+
+    async def is_cached(self, id_text: str) -> bool:
+        """Whether `read` will find a user in a cache."""
+        if self.cache.get_local(id_text) is not None:
+            return True
+        user_id = parse_id(id_text) if self.cache.tier == "redis" else None
+        return user_id is not None and await self.cached.load(user_id) is not None
 
     async def read(self, user_id: UUID, *, fresh: bool = False) -> Entry | None:
         """A user, deleted or not; None when there is none. `fresh` reads from the database.

@@ -1,15 +1,14 @@
 """Units of work: PostgreSQL transactions through SQLAlchemy, and the cache invalidation that follows a commit."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from user_service.cache.base import Cache
 from user_service.encryption.blind_index import BlindIndex
@@ -17,14 +16,10 @@ from user_service.encryption.keyring import Keyring
 from user_service.errors import Contended, DatabaseUnavailable, ServiceError
 from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Tracing
-from user_service.postgres.pool import (
-    CONNECT_TIMEOUT_SECONDS,
-    TRANSIENT,
-    PoolStats,
-    connect_options,
-    is_transient,
-    replica_share,
-)
+from user_service.postgres.connector import Connector
+from user_service.postgres.engine import EnginePool, fill_pool, open_engine
+from user_service.postgres.failures import TRANSIENT, is_transient, translate_failure
+from user_service.postgres.pool import PoolStats, connect_options, replica_share
 from user_service.settings import Settings
 from user_service.users.change_log import Origin
 from user_service.users.model import User
@@ -34,46 +29,8 @@ from user_service.users.repository import UserRepository
 from user_service.users.search import SearchPage, SearchQuery, UserSearch, wait_for_reader
 from user_service.users.service import UserService
 
-POOL_RECYCLE_SECONDS: Final = 1800
 # Deadlocks and serialization failures: class 40 of the SQL standard.
 ROLLED_BACK: Final = (asyncpg.TransactionRollbackError,)
-
-
-class CountingPool(AsyncAdaptedQueuePool):
-    """A pool that counts the callers that wait for a connection."""
-
-    waiting = 0
-
-    def connect(self) -> PoolProxiedConnection:
-        self.waiting += 1
-        try:
-            return super().connect()
-        finally:
-            self.waiting -= 1
-
-    @property
-    def stats(self) -> PoolStats:
-        """How much of the pool is in use."""
-        return PoolStats(self.size(), self.checkedin() + self.checkedout(), self.checkedout(), self.waiting)
-
-
-def open_engine(options: Callable[[], Mapping[str, Any]], *, size: int) -> AsyncEngine:
-    """An engine whose pool opens up to `size` connections on demand, each with the options of that moment."""
-
-    async def connect() -> Any:
-        return await asyncpg.connect(**options())
-
-    return create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=connect,
-        poolclass=CountingPool,
-        pool_size=size,
-        max_overflow=0,
-        pool_timeout=CONNECT_TIMEOUT_SECONDS,
-        pool_recycle=POOL_RECYCLE_SECONDS,
-        pool_use_lifo=True,
-        hide_parameters=True,
-    )
 
 
 class UserDatabase:
@@ -86,13 +43,13 @@ class UserDatabase:
         cache: Cache,
         metrics: Metrics,
         *,
+        connector: Connector,
         size: int,
         after_change: Callable[[], None] | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        """`settings` gives those in force, whose password may have changed, for each new connection.
-
-        `size` is the maximum number of connections, those to the replica among them.
+        """`settings` gives those in force, whose password may have changed. `connector` opens the connections to the
+        database that takes writes. `size` is the maximum number of connections, those to the replica among them.
         """
         self.keys = keys
         self.cipher = keys.cipher
@@ -101,12 +58,15 @@ class UserDatabase:
         self.metrics = metrics
         self.after_change = after_change
         replica_size = replica_share(settings())
-        self.engine = open_engine(lambda: connect_options(settings()), size=size - replica_size)
-        self.read_engine = self.engine
+        self.connector = connector
+        seconds = settings().database_timeout
+        self.engine = open_engine(connector, size=size - replica_size, seconds=seconds)
+        self.read_engine, self.read_connector = self.engine, connector
         if settings().database_read_url:
-            self.read_engine = open_engine(
-                lambda: connect_options(settings(), url=settings().database_read_url), size=replica_size
+            self.read_connector = Connector(
+                lambda: connect_options(settings(), url=settings().database_read_url), metrics, writes=False
             )
+            self.read_engine = open_engine(self.read_connector, size=replica_size, seconds=seconds)
         if tracing is not None:
             for engine in {self.engine, self.read_engine}:
                 tracing.watch_engine(engine)
@@ -135,7 +95,7 @@ class UserDatabase:
         service: UserService | None = None
         done = False
         try:
-            async with translate_sql_errors(self.metrics), self.sessions() as session, session.begin():
+            async with self.translate_sql_errors(), self.sessions() as session, session.begin():
                 service = UserService(UserRepository(session, self.cipher, self.index), origin)
                 yield service
                 done = True
@@ -149,13 +109,13 @@ class UserDatabase:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
         """A transaction that changes no user. Raises DatabaseUnavailable, Contended."""
-        async with translate_sql_errors(self.metrics), self.sessions() as session, session.begin():
+        async with self.translate_sql_errors(), self.sessions() as session, session.begin():
             yield session
 
     @asynccontextmanager
     async def reading(self, sessions: async_sessionmaker[AsyncSession]) -> AsyncIterator[UserSearch]:
         """A search of users. Raises DatabaseUnavailable, Contended."""
-        async with translate_sql_errors(self.metrics), sessions() as session:
+        async with self.translate_sql_errors(), sessions() as session:
             yield UserSearch(session, self.cipher, self.index)
 
     async def page(self, query: SearchQuery) -> SearchPage:
@@ -192,33 +152,42 @@ class UserDatabase:
     def pool_stats(self) -> list[PoolStats]:
         """How much of each pool is in use now."""
         pools = {id(engine): engine.pool for engine in (self.engine, self.read_engine)}
-        return [pool.stats for pool in pools.values() if isinstance(pool, CountingPool)]
+        return [pool.stats for pool in pools.values() if isinstance(pool, EnginePool)]
 
     async def close(self) -> None:
         await self.engine.dispose()
         await self.read_engine.dispose()
+        await self.read_connector.close()
 
+    async def fill_pool(self) -> None:
+        """Opens a few connections for changes ahead of the first one. Raises DatabaseUnavailable."""
+        async with self.translate_sql_errors():
+            await fill_pool(self.engine)
 
-@asynccontextmanager
-async def translate_sql_errors(metrics: Metrics) -> AsyncIterator[None]:
-    """Turns a transient failure into DatabaseUnavailable or Contended (503) and counts it."""
-    try:
-        yield
-    except PoolTimeout as error:
-        metrics.database_errors.add("pool_timeout")
-        raise DatabaseUnavailable("All database connections are in use.") from error
-    except DBAPIError as error:
-        cause = getattr(error.orig, "__cause__", None)
-        if not (error.connection_invalidated or is_transient(cause)):
-            raise
-        raise count_error(cause or error, metrics) from error
-    except TRANSIENT as error:
-        if not is_transient(error):
-            raise
-        raise count_error(error, metrics) from error
+    @asynccontextmanager
+    async def translate_sql_errors(self) -> AsyncIterator[None]:
+        """Turns a transient failure into DatabaseUnavailable or Contended (503) and counts it.
 
+        A server that has become read-only expires the connections of every pool.
+        """
+        try:
+            yield
+        except PoolTimeout as error:
+            self.metrics.database_errors.add("pool_timeout")
+            raise DatabaseUnavailable("All database connections are in use.") from error
+        except DBAPIError as error:
+            cause = getattr(error.orig, "__cause__", None)
+            if not (error.connection_invalidated or is_transient(cause)):
+                raise
+            self.connector.note_failure(cause)
+            raise self.count_error(cause or error) from error
+        except TRANSIENT as error:
+            if not is_transient(error):
+                raise
+            self.connector.note_failure(error)
+            raise self.count_error(error) from error
 
-def count_error(error: BaseException, metrics: Metrics) -> ServiceError:
-    """Counts a transient failure. Returns the error to raise for it."""
-    metrics.database_errors.add(type(error).__name__)
-    return Contended() if isinstance(error, ROLLED_BACK) else DatabaseUnavailable()
+    def count_error(self, error: BaseException) -> ServiceError:
+        """Counts a transient failure. Returns the error to raise for it."""
+        unavailable = translate_failure(error, self.metrics)
+        return Contended() if isinstance(error, ROLLED_BACK) else unavailable

@@ -91,7 +91,7 @@ class Health:
     async def database_answers(self) -> bool:
         try:
             async with asyncio.timeout(self.check_timeout_seconds):
-                await self.resources.pool.fetch("SELECT 1")
+                await self.resources.pool.ping()
         except (ServiceError, TimeoutError):
             return False
         except Exception:
