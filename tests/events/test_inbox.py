@@ -388,3 +388,12 @@ async def test_replies_are_stored_encrypted_for_a_week(client: Client, database_
         assert [row[0] for row in await connection.fetch("SELECT id FROM inbox")] == [new["id"]]
     finally:
         await connection.close()
+
+
+async def test_data_that_is_nested_too_deeply_is_refused(client: Client) -> None:
+    body = b'{"specversion":"1.0","id":"deep","source":"/tests","type":"%s","data":{"items":%s1%s}}'
+    content = body % (CREATE.encode(), b"[" * 300, b"]" * 300)
+
+    response = await client.post("/events", content=content, headers=STRUCTURED)
+
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_event")

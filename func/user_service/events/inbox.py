@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
-from user_service.errors import EventIdReused, EventInProgress
+from user_service.errors import EventIdReused, EventInProgress, InvalidEvent
 from user_service.events.codec import Incoming
 from user_service.events.types import BATCH_OPERATIONS, BATCH_RESULT, SOURCE
 from user_service.idempotency.requests import find_first, is_same
@@ -32,7 +32,10 @@ STORE_EVENT: Final = text(
 
 
 class InboxEntry:
-    """One event: a `TransactionHook` over table inbox. `time` is that of the reply, the same each time."""
+    """One event: a `TransactionHook` over table inbox. `time` is that of the reply, the same each time.
+
+    Raises InvalidEvent for data that is nested too deeply.
+    """
 
     stores_all = True
 
@@ -43,7 +46,11 @@ class InboxEntry:
         self.time = datetime.now(UTC)
         self.name = event_hash(event.source, event.id)
         # Over the parsed data: a broker may redeliver in structured mode what came in binary mode.
-        content = orjson.dumps(event.data, option=orjson.OPT_SORT_KEYS)
+        try:
+            content = orjson.dumps(event.data, option=orjson.OPT_SORT_KEYS)
+        except TypeError:
+            # orjson reads 1,024 levels and writes 254.
+            raise InvalidEvent("The event's data is nested deeper than 254 levels.") from None
         self.digest = hashlib.sha256(event.type.encode() + b"\0" + content).digest()
 
     async def before(self, session: AsyncSession) -> StoredResponse | None:

@@ -107,3 +107,10 @@ def test_a_cell_of_many_lines_is_read_in_small_pieces() -> None:
         {"given_name": cell},
         {"given_name": "Bea"},
     ]
+
+
+def test_a_record_that_is_nested_too_deeply_fails_alone() -> None:
+    deep = b'{"preferences": ' + b"[" * 300 + b"1" + b"]" * 300 + b"}"
+    wide = json.dumps({"preferences": [[] for _ in range(300)]}).encode()
+
+    assert list(codes(read("ndjson", deep + b"\n" + wide + b"\n" + b'{"a": 1}\n'))) == ["too_deep", None, None]

@@ -6,6 +6,7 @@ from typing import Any, Final
 import orjson
 
 from user_service.users.imports.lines import MAX_LINE_BYTES
+from user_service.users.validation import nesting_depth
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class BadRecord:
 Record = dict[str, Any] | BadRecord
 # A record, with the line of the file that it begins in, from 1.
 NumberedRecord = tuple[int, Record]
+# orjson reads 1,024 levels and writes 254; no valid user has more than a few.
+MAX_LEVELS: Final = 254
 RECORD_TOO_LONG: Final = BadRecord("record_too_long", f"The record is longer than {MAX_LINE_BYTES} bytes.")
 
 
@@ -29,4 +32,9 @@ def parse_object(text: bytes | str, place: str) -> Record:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         return BadRecord("malformed_json", f"The {place} is not JSON: {error.msg} at character {error.pos}.")
-    return document if isinstance(document, dict) else BadRecord("not_an_object", f"The {place} is not a JSON object.")
+    if not isinstance(document, dict):
+        return BadRecord("not_an_object", f"The {place} is not a JSON object.")
+    content = text.encode() if isinstance(text, str) else text
+    if content.count(b"{") + content.count(b"[") > MAX_LEVELS and nesting_depth(document) > MAX_LEVELS:
+        return BadRecord("too_deep", f"The {place} is nested deeper than {MAX_LEVELS} levels.")
+    return document
