@@ -53,6 +53,15 @@ def test_deleted_users_are_exported_when_they_are_asked_for(server: LiveServer, 
     assert external_ids(file.read_text()) == ["u-0", "u-1", "u-2"]
 
 
+def test_a_file_of_csv_is_exported_by_its_name(server: LiveServer, tmp_path: Path) -> None:
+    file = tmp_path / "users.csv"
+
+    result = export(tmp_path, server.port, str(file))
+
+    assert (result.returncode, result.stderr) == (0, "2 users exported.\n")
+    assert [line.split(",")[1] for line in file.read_text().splitlines()] == ["external_id", "u-0", "u-2"]
+
+
 def test_an_export_goes_to_standard_output(server: LiveServer, tmp_path: Path) -> None:
     result = export(tmp_path, server.port, "-")
 

@@ -64,8 +64,9 @@ def build_parser() -> argparse.ArgumentParser:
     importing.add_argument("--key", help="the import's Idempotency-Key (default: from the file's content)")
     importing.add_argument("--again", action="store_true", help="apply the file anew, though it was imported before")
     importing.add_argument("--dry-run", action="store_true", help="report what would happen, and change nothing")
-    exporting = add(commands, "export", "exports", "write all users of a running service to a file as NDJSON")
-    exporting.add_argument("file", type=Path, help="the file to write; - for standard output")
+    exporting = add(commands, "export", "exports", "write all users of a running service to a file of NDJSON or CSV")
+    exporting.add_argument("file", type=Path, help="the file to write, .csv for CSV; - for standard output")
+    exporting.add_argument("--format", dest="file_format", choices=["ndjson", "csv"], help="(default: by FILE's name)")
     exporting.add_argument("--include-deleted", action="store_true")
     for command in (importing, exporting):
         command.add_argument("--url", help="the service (default: http://localhost:PORT)")

@@ -86,12 +86,10 @@ class UserSearch:
         more = len(rows) > query.limit
         return SearchPage(found, Cursor(found[-1].updated_at, found[-1].id) if more else None)
 
-    async def all_users(self, *, include_deleted: bool) -> AsyncIterator[list[User]]:
-        """All users in the order of ids, a thousand at a time, by a server-side cursor."""
+    async def all_users(self, query: SearchQuery) -> AsyncIterator[list[User]]:
+        """All users that match the filters, in the order of ids, a thousand at a time, by a server-side cursor."""
         await wait_for_reader(self.session)
-        statement = select(*SELECTED_COLUMNS).order_by(users.c.id)
-        if not include_deleted:
-            statement = statement.where(users.c.deleted_at.is_(None))
+        statement = self.filtered(query).order_by(users.c.id)
         rows = await self.session.stream(statement, execution_options={"yield_per": EXPORT_ROWS})
         async for some in rows.partitions():
             yield [decode_row(row, self.cipher) for row in some]
@@ -103,6 +101,11 @@ class UserSearch:
 
     def statement(self, query: SearchQuery) -> Select[Any]:
         """Selects one more row than the page holds, which tells whether there is a next page."""
+        keys = (users.c.updated_at, users.c.id) if query.by_update else (users.c.id,)
+        order = [key.desc() for key in keys] if query.descending else list(keys)
+        return self.filtered(query).order_by(*order).limit(query.limit + 1)
+
+    def filtered(self, query: SearchQuery) -> Select[Any]:
         postings = [(user_terms.alias(), term) for term in self.terms(query)]
         # The ids of user and postings are equal: the planner scans the index in which it expects the fewest rows.
         ids: list[ColumnElement[UUID]] = [users.c.id, *(posting.c.user_id for posting, _ in postings)]
@@ -110,12 +113,9 @@ class UserSearch:
         conditions += [users.c.id == posting.c.user_id for posting, _ in postings]
         if query.q is not None and not postings:
             conditions.append(false())
-        statement = select(*SELECTED_COLUMNS).where(
+        return select(*SELECTED_COLUMNS).where(
             *conditions, *self.column_conditions(query), *self.range_conditions(query, ids)
         )
-        keys = (users.c.updated_at, users.c.id) if query.by_update else (users.c.id,)
-        order = [key.desc() for key in keys] if query.descending else list(keys)
-        return statement.order_by(*order).limit(query.limit + 1)
 
     def terms(self, query: SearchQuery) -> list[int]:
         pairs = {self.index.pair(name, value) for name, value in query.metadata.items()}

@@ -22,6 +22,7 @@ from user_service.postgres.failures import TRANSIENT, is_transient, translate_fa
 from user_service.postgres.pool import PoolStats, connect_options, replica_share
 from user_service.settings import Settings
 from user_service.users.change_log import Origin
+from user_service.users.exports import ExportFormat
 from user_service.users.model import User
 from user_service.users.privacy.export import PersonalExport
 from user_service.users.replica_reads import ReplicaReads
@@ -132,10 +133,14 @@ class UserDatabase:
         """The ids of the last changed users that are not deleted, the newest change first."""
         return await self.lagging_reads.run(lambda search: search.last_changed(limit))
 
-    async def export(self, *, deleted: bool) -> AsyncIterator[bytes]:
-        """All users as NDJSON, a piece at a time, in one snapshot."""
-        async for some in self.lagging_reads.stream(lambda search: search.all_users(include_deleted=deleted)):
-            yield b"".join(user.to_json() + b"\n" for user in some)
+    async def export(self, query: SearchQuery, export_format: ExportFormat) -> AsyncIterator[bytes]:
+        """All users that match the filters of a query, a piece at a time, in one snapshot."""
+        head = export_format.head
+        async for some in self.lagging_reads.stream(lambda search: search.all_users(query)):
+            yield head + export_format.encode(some)
+            head = b""
+        if head:
+            yield head
 
     async def export_user(
         self, user_id: UUID, *, actor_names: Callable[[User], Collection[str]]

@@ -1,5 +1,7 @@
 """The query parameters of the list of users, and its pages."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Final, Literal
 from urllib.parse import urlencode
 
@@ -9,7 +11,7 @@ from pydantic import Field
 
 from user_service.errors import FieldError, ValidationFailed
 from user_service.users.cursors import CursorCodec
-from user_service.users.schemas import Email, ExternalId
+from user_service.users.schemas import Email, ExternalId, UserRead
 from user_service.users.search import SearchPage, SearchQuery
 from user_service.web.dependencies import get_resources
 from user_service.web.problems import request_context
@@ -17,10 +19,11 @@ from user_service.web.query_types import Timestamp, strict_integer
 
 METADATA_PARAMETER_PREFIX: Final = "metadata."
 PageSize = Annotated[int, Field(ge=1, le=200), strict_integer]
+ANY_FIELD: Final = "|".join(UserRead.model_fields)
 PAGE_PARAMETERS: Final = frozenset({"cursor", "limit"})
 
 
-async def parse_user_query(
+async def parse_filters(
     request: Request,
     email: Annotated[Email | None, Query()] = None,
     external_id: Annotated[ExternalId | None, Query()] = None,
@@ -30,11 +33,8 @@ async def parse_user_query(
     created_before: Annotated[Timestamp | None, Query()] = None,
     updated_after: Annotated[Timestamp | None, Query()] = None,
     include: Annotated[Literal["deleted"] | None, Query()] = None,
-    sort: Annotated[Literal["created_at", "-created_at", "updated_at", "-updated_at"], Query()] = "created_at",
-    limit: Annotated[PageSize, Query()] = 50,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> SearchQuery:
-    """The query of a list request. Raises ValidationFailed, InvalidCursor."""
+    """The filters of a list or an export. Raises ValidationFailed."""
     return SearchQuery(
         email=email,
         external_id=external_id,
@@ -45,6 +45,22 @@ async def parse_user_query(
         updated_after=updated_after,
         metadata=metadata_filters(request),
         include_deleted=include == "deleted",
+    )
+
+
+Filters = Annotated[SearchQuery, Depends(parse_filters)]
+
+
+async def parse_user_query(
+    request: Request,
+    filters: Filters,
+    sort: Annotated[Literal["created_at", "-created_at", "updated_at", "-updated_at"], Query()] = "created_at",
+    limit: Annotated[PageSize, Query()] = 50,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> SearchQuery:
+    """The query of a list request. Raises ValidationFailed, InvalidCursor."""
+    return replace(
+        filters,
         sort=sort,
         limit=limit,
         cursor=cursor_codec(request).decode(cursor, query=list_parameters(request)) if cursor is not None else None,
@@ -66,6 +82,29 @@ def metadata_filters(request: Request) -> dict[str, str]:
             errors=[FieldError("?metadata.", "metadata", "must name a key, such as metadata.plan=pro")]
         )
     return filters
+
+
+def parse_fields(
+    fields: Annotated[
+        str | None,
+        Query(
+            max_length=400,
+            description="Names of fields, separated by commas; `id` is always there",
+            json_schema_extra={"pattern": f"^({ANY_FIELD})(,({ANY_FIELD}))*$"},
+        ),
+    ] = None,
+) -> Sequence[str] | None:
+    """The fields to answer with, in the order of the schema; None for all. Raises ValidationFailed."""
+    if fields is None:
+        return None
+    names = {name.strip() for name in fields.split(",")}
+    if not names.issubset(UserRead.model_fields):
+        detail = f"must be names of fields, separated by commas: {', '.join(UserRead.model_fields)}"
+        raise ValidationFailed(errors=[FieldError("?fields", "unknown_field", detail)])
+    return [name for name in UserRead.model_fields if name in names or name == "id"]
+
+
+Fields = Annotated[Sequence[str] | None, Depends(parse_fields)]
 
 
 def cursor_codec(request: Request) -> CursorCodec:

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.api import USERS, make_user, user_url
+from support.api import USERS, expect_fault, make_user, user_url
 
 pytestmark = pytest.mark.anyio
 IMPORTS = f"{USERS}/imports"
@@ -67,6 +67,57 @@ async def test_what_an_export_writes_an_import_takes(client: httpx.AsyncClient) 
     assert not {user["id"] for user in users} & {user["id"] for user in again}
     listed = await client.get(USERS, params={"created_before": begun.isoformat().replace("+00:00", "Z")})
     assert len(listed.json()["items"]) == 3
+
+
+async def test_csv_is_exported_and_taken_too(client: httpx.AsyncClient) -> None:
+    name = 'Ada 6" Lovelace; Countess, of'
+    await make_user(client, given_name=name, metadata={"seats": 5, "plan": "a,b"}, preferences={"a": [1]})
+    await made_users(client)
+    users = await export(client)
+    exported = await client.get(f"{USERS}/export", headers={"Accept": "text/csv, */*;q=0.1"})
+    assert exported.headers["content-type"].partition(";")[0] == "text/csv"
+    assert exported.headers["vary"] == "Accept"
+    assert exported.text.split("\r\n", 1)[0].split(",")[:3] == ["id", "external_id", "email"]
+    await purge_all(client)
+
+    answer = await client.post(IMPORTS, content=exported.content, headers={"Content-Type": "text/csv"})
+
+    assert (answer.json()["created"], answer.json()["failed"]) == (4, 0)
+    again = await export(client)
+    kept = [*KEPT, "created_at"]
+    assert sorted([user[name] for name in kept][1:] for user in again) == sorted(
+        [user[name] for name in kept][1:] for user in users
+    )
+
+
+@pytest.mark.parametrize("accept", ["text/csv", "application/x-ndjson"])
+async def test_an_export_takes_the_filters_of_the_list_and_fields(client: httpx.AsyncClient, accept: str) -> None:
+    users = await made_users(client)
+    ada = await make_user(client, given_name="Grace Hopper", metadata={"plan": "pro"})
+    headers = {"Accept": accept}
+
+    async def emails(**query: str) -> list[str]:
+        answer = await client.get(f"{USERS}/export", params={**query, "fields": "email"}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        if accept == "text/csv":
+            head, *lines = answer.text.splitlines()
+            assert head == "id,email"
+            return [line.split(",")[1] for line in lines]
+        rows = [json.loads(line) for line in answer.text.splitlines()]
+        assert all(list(row) == ["id", "email"] for row in rows)
+        return [row["email"] for row in rows]
+
+    assert await emails() == [user["email"] for user in [*users, ada]]
+    assert await emails(status="suspended") == [users[1]["email"]]
+    assert await emails(q="hopper") == [ada["email"]]
+    assert await emails(**{"metadata.plan": "pro"}) == [ada["email"]]
+    assert await emails(email=ada["email"].upper()) == [ada["email"]]
+    assert await emails(external_id="none") == []
+
+
+async def test_fields_that_do_not_exist_are_refused(client: httpx.AsyncClient) -> None:
+    answer = await client.get(f"{USERS}/export", params={"fields": "email,shoe_size"})
+    assert expect_fault(answer, "?fields")["code"] == "unknown_field"
 
 
 async def test_ids_are_kept_when_it_is_asked_for(client: httpx.AsyncClient) -> None:

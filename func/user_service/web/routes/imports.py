@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from user_service.errors import ServiceError, ShuttingDown, UnsupportedMediaType
 from user_service.observability.logging import log
+from user_service.users.exports import EXPORT_FORMATS
 from user_service.users.imports.parsers import RecordParser, make_parser
 from user_service.users.imports.records import NumberedRecord
 from user_service.users.imports.runner import Import, ImportOptions, ImportRunner
@@ -27,10 +28,11 @@ from user_service.web.dependencies import (
 )
 from user_service.web.idempotency import REPLAYED_HEADER
 from user_service.web.openapi import COMMON_PROBLEMS, DESCRIPTIONS, PROBLEM, PROBLEM_JSON, Responses, problems
+from user_service.web.pagination import METADATA_PARAMETER_PREFIX, Fields, Filters
 from user_service.web.problems import request_context, to_response
 from user_service.web.query_types import Flag
 from user_service.web.responses import render_problem
-from user_service.web.routing import StrictRoute, make_router
+from user_service.web.routing import OPEN_QUERY, StrictRoute, make_router
 
 NDJSON: Final = "application/x-ndjson"
 CSV: Final = "text/csv"
@@ -111,6 +113,10 @@ STOPPED_PROBLEMS: Final[Responses] = {
     for status in (409, 422, 503)
 }
 NDJSON_RESPONSE: Final[Responses] = {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}}
+
+EXPORT_RESPONSE: Final[Responses] = {
+    200: {"content": {NDJSON: {"schema": {"type": "string"}}, CSV: {"schema": {"type": "string"}}}}
+}
 
 
 async def lift_deadline(request: Request) -> None:
@@ -218,11 +224,30 @@ async def read_import_failures(import_id: UUID, imports: Imports) -> Response:
     return StreamingResponse(imports.failures(import_id), media_type=NDJSON)
 
 
-@router.get("/export", response_class=StreamingResponse, responses=NDJSON_RESPONSE, dependencies=reading)
-async def export_users(request: Request, include: Annotated[Literal["deleted"] | None, Query()] = None) -> Response:
-    """All users as NDJSON, in order of creation, as of the time of the request."""
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    responses=EXPORT_RESPONSE,
+    dependencies=reading,
+    openapi_extra={OPEN_QUERY: METADATA_PARAMETER_PREFIX},
+)
+async def export_users(request: Request, filters: Filters, fields: Fields) -> Response:
+    """The users that match the filters of the list, in order of creation, as of the time of the request.
+
+    NDJSON, or CSV with `Accept: text/csv`. Further parameters: `metadata.<key>=<value>`.
+    """
     get_resources(request).require_database()
-    return StreamingResponse(get_database(request).export(deleted=include == "deleted"), media_type=NDJSON)
+    media_type = choose_media_type(request.headers.get("accept", ""))
+    export_format = EXPORT_FORMATS[FORMATS_BY_MEDIA_TYPE[media_type]](fields)
+    pieces = get_database(request).export(filters, export_format)
+    return StreamingResponse(pieces, headers={"Vary": "Accept"}, media_type=media_type)
+
+
+def choose_media_type(accept: str) -> str:
+    """CSV where the client accepts it and does not name NDJSON."""
+    types = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    names_ndjson = any(FORMATS_BY_MEDIA_TYPE.get(name) == "ndjson" for name in types)
+    return CSV if CSV in types and not names_ndjson else NDJSON
 
 
 def parse_format(request: Request) -> str:
