@@ -42,9 +42,9 @@ FROM (SELECT n, md5(n::text) AS hash, n * 2654435761 % 4294967296 AS mixed
 """
 CHANGES = f"""
 INSERT INTO user_changes
-  (user_id, version, type, status, changed, actor, request_id, traceparent, changed_at, lane, txid)
+  (user_id, version, type, status, changed, actor, request_id, traceparent, changed_at, event_id)
 SELECT {ID}, 1, 'created', 'active', '{{external_id,email,given_name,family_name,phone}}',
-  'api-key', 'fill', '', now(), get_byte(uuid_send({ID}), 15) % 16, 1
+  'api-key', 'fill', '', now(), gen_random_uuid()
 FROM (SELECT n, md5(n::text) AS hash FROM generate_series($1::bigint, $2::bigint) AS n) AS made
 """
 

@@ -23,15 +23,6 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 SESSION = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET bytea_output = 'hex'; SET extra_float_digits = 1;"
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename;"
 FORMAT = 1
-# Numbers of transactions mean nothing in another cluster: there, those of the dump would be in the future, and what is
-# written from now on behind what was sent. What was sent gets 1 and what was not gets 2: older than any here.
-RENUMBER = """
-UPDATE user_changes c
-SET txid = CASE WHEN (c.txid, c.user_id, c.version) > (l.txid, l.user_id, l.version) THEN 2 ELSE 1 END
-FROM outbox_lanes l WHERE l.lane = c.lane;
-UPDATE outbox_lanes SET txid = 1, user_id = 'ffffffff-ffff-ffff-ffff-ffffffffffff', version = 2147483647,
-  owner = NULL, leased_until = NULL, retry_at = NULL, failures = 0;
-"""
 
 
 class BackupError(Exception):
@@ -105,8 +96,6 @@ def restore(file: Path) -> None:
     if different:
         raise BackupError(f"these tables are not what was backed up: {', '.join(sorted(different))}")
     psql = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", f"--dbname={url}"]
-    if {"user_changes", "outbox_lanes"} <= found.keys():
-        run("psql", *psql, "--single-transaction", f"--command={RENUMBER}", environment=environment)
     run("psql", *psql, "--command=ANALYZE", environment=environment)
     print(f"restored {sum(t['rows'] for t in found.values())} rows in {len(found)} tables; all checksums agree")
     print("Next: start the service with the keys of that time; `user-service doctor` says whether they fit.")

@@ -215,7 +215,9 @@ class Resources:
         )
         self.exit_stack.push_async_callback(database.close)
         batches = BatchRunner(database, self.reader, self.jobs)
-        dispatcher = EventDispatcher(batches, self.keys.cipher, self.metrics, relay=self.relay_now)
+        dispatcher = EventDispatcher(
+            batches, self.keys.cipher, self.metrics, source=self.settings.event_source, relay=self.relay_now
+        )
         imports = ImportRunner(batches, turn_timeout_seconds=self.turn_timeout_seconds)
         self.services = Services(database, batches, imports, dispatcher)
         return self.services

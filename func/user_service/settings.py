@@ -17,6 +17,8 @@ from user_service.errors import ConfigurationError
 from user_service.values.placeholders import find_secret_fault
 
 EXTENSION_NAME: Final = re.compile("[a-z0-9]+")
+# The characters of RFC 3986, at least one.
+URI_REFERENCE: Final = re.compile(r"[A-Za-z0-9:/?#\[\]@!$&'()*+,;=._~%-]+")
 RESERVED_EXTENSIONS: Final = frozenset(
     {"id", "source", "type", "specversion", "subject", "time", "datacontenttype", "dataschema", "data"}
 )
@@ -139,6 +141,12 @@ def cloudevent_overrides(text: str) -> dict[str, str]:
     return extensions
 
 
+def uri_reference(text: str) -> str:
+    if not URI_REFERENCE.fullmatch(text):
+        raise ValueError("expected a URI or a path in ASCII without spaces, as /user-service or //example.org/users")
+    return text
+
+
 def pem(text: str) -> str:
     if "-----BEGIN CERTIFICATE-----" not in text:
         raise ValueError("expected certificates in PEM")
@@ -176,6 +184,7 @@ class Settings:
     secrets_reload_seconds: int = setting(5, whole_number(1, 300))
     k_sink: str | None = setting(None, url("http", "https"))
     event_sink_url: str | None = setting(None, url("http", "https"))
+    event_source: str = setting("/user-service", uri_reference)
     k_ce_overrides: Mapping[str, str] = field(default_factory=dict, metadata={"parse": cloudevent_overrides})
     k_ca_certs: str | None = setting(None, pem)
     jwt_issuer: str | None = setting(None, str)

@@ -14,9 +14,10 @@ from support.process import command
 from support.settings import make_settings
 from user_service.postgres import retention
 
-TABLES = ("user_changes", "inbox", "idempotency_keys", "imports", "import_failures")
+TABLES = ("user_changes", "outbox", "inbox", "idempotency_keys", "imports", "import_failures")
 AGE = {
     "user_changes": "UPDATE user_changes SET changed_at = changed_at - $1::interval",
+    "outbox": "UPDATE outbox SET changed_at = changed_at - $1::interval",
     "inbox": "UPDATE inbox SET processed_at = processed_at - $1::interval",
     "idempotency_keys": "UPDATE idempotency_keys SET expires_at = expires_at - $1::interval",
     "imports": "UPDATE imports SET updated_at = updated_at - $1::interval",
@@ -57,25 +58,25 @@ async def age(database: Any, **days: int) -> None:
 
 
 async def test_what_is_young_stays(database: Any, database_url: str, tmp_path: Path) -> None:
-    await age(database, user_changes=364, inbox=6, imports=29)
+    await age(database, user_changes=364, outbox=6, inbox=6, imports=29)
     before = await counts(database)
 
     done = command(tmp_path, "prune", DATABASE_URL=database_url)
 
     assert (done.returncode, done.stdout) == (
         0,
-        "removed 0 replies, 0 responses, 0 failed records, 0 imports, 0 changes\n",
+        "removed 0 replies, 0 responses, 0 failed records, 0 imports, 0 events, 0 changes\n",
     )
     assert await counts(database) == before
     assert set(before.values()) == {20, 1, 2}
 
 
 async def test_what_is_old_goes_and_is_counted(database: Any, database_url: str, tmp_path: Path) -> None:
-    await age(database, user_changes=366, inbox=8, idempotency_keys=2, imports=31)
+    await age(database, user_changes=366, outbox=8, inbox=8, idempotency_keys=2, imports=31)
 
     done = command(tmp_path, "prune", DATABASE_URL=database_url)
 
-    assert done.stdout == "removed 1 replies, 1 responses, 2 failed records, 1 imports, 20 changes\n"
+    assert done.stdout == "removed 1 replies, 1 responses, 2 failed records, 1 imports, 20 events, 20 changes\n"
     assert set((await counts(database)).values()) == {0}
     assert await database.fetchval("SELECT count(*) FROM users") == 20
 
@@ -113,8 +114,8 @@ async def test_many_at_once_remove_each_row_once_in_bounded_batches(
 ) -> None:
     await database.execute(
         "INSERT INTO user_changes (user_id, version, type, status, changed, actor, request_id, traceparent,"
-        " changed_at, lane) SELECT gen_random_uuid(), 1, 'created', 'active', '{}', 'a', 'r', 't',"
-        " now() - interval '400 days', n % 2 FROM generate_series(1, 5000) n"
+        " changed_at, event_id) SELECT gen_random_uuid(), 1, 'created', 'active', '{}', 'a', 'r', 't',"
+        " now() - interval '400 days', gen_random_uuid() FROM generate_series(1, 5000) n"
     )
 
     def prune(_: int) -> int:

@@ -130,6 +130,7 @@ def test_a_sink_with_a_certificate_of_the_cluster_is_trusted_by_k_ca_certs_alone
         ("K_CE_OVERRIDES", '{"extensions": {"id": "7"}}'),
         ("K_CE_OVERRIDES", '{"extensions": {"name": 7}}'),
         ("K_CA_CERTS", "nonsense"),
+        ("EVENT_SOURCE", "staging users"),
         ("EVENTS_TRUST_NETWORK", "perhaps"),
     ],
 )

@@ -2,11 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -16,15 +13,13 @@ from sqlalchemy import text
 from support.api import USERS
 from support.application import running
 from support.event_sink import Received, Sink
+from support.relay import TRACE, attempts, connected, log_change, unstarted_relay
 from support.servers import PostgresServer
 from support.settings import make_settings
 from support.waiting import eventually
-from user_service.events.outbox import READ, Outbox
-from user_service.events.relay import MAX_REFUSALS, Relay
-from user_service.events.sink import open_sink
-from user_service.observability.metrics import Metrics
+from user_service.events.outbox import BACKLOG, LEASE, READ
 from user_service.postgres.migrations import upgrade
-from user_service.postgres.pool import ReadPool
+from user_service.postgres.pool import connect_options
 from user_service.settings import Settings
 from user_service.users.change_log import Origin
 from user_service.users.schemas import UserUpdate
@@ -35,45 +30,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path, sink: Sink) -> Settings:
     return make_settings(database_url, tmp_path, k_sink=sink.url)
-
-
-@asynccontextmanager
-async def relay_of(settings: Settings, **options: Any) -> AsyncIterator[Relay]:
-    """A relay that is not started: a test drains it."""
-    metrics = Metrics()
-    pool = ReadPool(settings, metrics, size=4)
-    relay = Relay(Outbox(pool, **options), open_sink(settings), metrics)
-    try:
-        yield relay
-    finally:
-        await relay.stop()
-        await pool.close()
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-INSERT = """
-INSERT INTO user_changes (user_id, version, type, status, changed, changed_at, lane, actor, request_id, traceparent)
-VALUES ($1, $2, 'updated', 'active', '{locale}', now() - $3 * interval '1 hour', $4, 'test', 'r-1', $5)
-"""
-TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-
-async def log_change(connection: Any, user: int, version: int, *, hours_old: int = 0, lane: int | None = None) -> UUID:
-    user_id = UUID(int=user)
-    await connection.execute(INSERT, user_id, version, hours_old, user % 16 if lane is None else lane, TRACE)
-    return user_id
-
-
-def counts(relay: Relay) -> dict[str, int]:
-    return {labels[0]: int(value) for labels, value in relay.counts.values.items()}
 
 
 async def test_every_change_of_a_user_is_an_event_with_names_of_fields_only(settings: Settings, sink: Sink) -> None:
@@ -88,13 +44,15 @@ async def test_every_change_of_a_user_is_an_event_with_names_of_fields_only(sett
         await client.post(f"{path}/restore")
         await client.delete(path, params={"purge": "true"})
         taken = await asyncio.to_thread(sink.wait_for, 6)
+        trail = [item["id"] for item in (await client.get(f"{path}/audit")).json()["items"]]
     user_id = path.rpartition("/")[2]
     types = [received.headers["ce-type"] for received in taken]
     assert types == [
         f"org.userservice.user.{kind}.v1"
         for kind in ("created", "updated", "status_changed", "deleted", "restored", "purged")
     ]
-    assert [received.id for received in taken] == [f"{user_id}-{version}" for version in range(1, 7)]
+    assert [received.version for received in taken] == [1, 2, 3, 4, 5, 6]
+    assert [received.id for received in taken] == trail
     updated = taken[1]
     assert updated.data == {
         "id": user_id,
@@ -147,7 +105,7 @@ async def test_nothing_overtakes_in_a_user_and_nothing_is_lost_while_the_sink_fa
         return 200
 
     sink.answer = every_third_fails_once
-    async with connected(settings.database_url or "") as connection, relay_of(settings) as relay:
+    async with connected(settings.database_url or "") as connection, unstarted_relay(settings) as relay:
         users = range(1, 41)
         for version in range(1, 6):
             for user in users:
@@ -157,27 +115,37 @@ async def test_nothing_overtakes_in_a_user_and_nothing_is_lost_while_the_sink_fa
         assert (await relay.outbox.backlog())[0] == 0
     assert sink.versions() == {str(UUID(int=user)): [1, 2, 3, 4, 5] for user in users}
     assert len(refused) > 0
-    assert counts(relay)["failed"] == len(refused)
+    assert attempts(relay)["failed"] == len(refused)
 
 
-async def test_a_later_number_that_commits_first_does_not_hide_an_earlier_one(settings: Settings, sink: Sink) -> None:
+async def test_an_open_transaction_delays_no_event_of_others(
+    settings: Settings, postgres: PostgresServer, sink: Sink
+) -> None:
+    """Neither one that has written a change itself, nor one of another database of the server."""
     url = settings.database_url or ""
-    async with connected(url) as slow, connected(url) as quick, relay_of(settings) as relay:
-        transaction = slow.transaction()
+    async with (
+        connected(url) as slow,
+        connected(postgres.url("postgres")) as elsewhere,
+        unstarted_relay(settings) as relay,
+    ):
+        transaction, other = slow.transaction(), elsewhere.transaction()
         await transaction.start()
+        await other.start()
+        await elsewhere.execute("SELECT pg_current_xact_id()")
         first = await log_change(slow, 1, 1)
-        second = await log_change(quick, 17, 1)
+        async with connected(url) as quick:
+            second = await log_change(quick, 17, 1)
         assert await relay.drain()
-        assert sink.taken == []
+        assert [received.id for received in sink.taken] == [str(second)]
         await transaction.commit()
         assert await relay.drain()
-    # Different users: their events are posted side by side.
-    assert {received.user_id for received in sink.taken} == {str(first), str(second)}
+        await other.rollback()
+    assert [received.id for received in sink.taken] == [str(second), str(first)]
 
 
 async def test_a_commit_while_events_are_posted_is_not_passed_over(settings: Settings, sink: Sink) -> None:
     url = settings.database_url or ""
-    async with connected(url) as open_one, connected(url) as other, relay_of(settings) as relay:
+    async with connected(url) as open_one, connected(url) as other, unstarted_relay(settings) as relay:
         await log_change(other, 1, 1)
         transaction = open_one.transaction()
         await log_change(other, 33, 1)
@@ -196,7 +164,7 @@ async def test_a_commit_while_events_are_posted_is_not_passed_over(settings: Set
     assert sorted(received.user_id for received in sink.taken) == sorted(
         str(UUID(int=user)) for user in (1, 17, 33, 49)
     )
-    assert str(late) in [received.user_id for received in sink.taken]
+    assert str(late) in [received.id for received in sink.taken]
 
 
 async def test_versions_stay_in_order_when_an_older_transaction_writes_the_later_version(
@@ -213,10 +181,9 @@ async def test_versions_stay_in_order_when_an_older_transaction_writes_the_later
             async with database.unit_of_work(origin) as newer:
                 await newer.update([(user_id, None, UserUpdate(locale="en-GB"))])
             await older.update([(user_id, None, UserUpdate(locale="de-DE"))])
-    async with connected(settings.database_url or "") as connection, relay_of(settings) as relay:
-        numbers = await connection.fetch("SELECT txid FROM user_changes ORDER BY version")
-        assert [row[0] for row in numbers] == sorted(row[0] for row in numbers)
+    async with connected(settings.database_url or "") as connection, unstarted_relay(settings) as relay:
         assert await relay.drain()
+        assert await connection.fetchval("SELECT count(*) FROM outbox") == 0
     assert [received.version for received in sink.taken] == [1, 2, 3]
 
 
@@ -225,9 +192,9 @@ async def test_replicas_share_the_partitions_and_post_nothing_twice(settings: Se
         for user in range(1, 65):
             for version in (1, 2):
                 await log_change(connection, user, version)
-    async with relay_of(settings) as one, relay_of(settings) as two, relay_of(settings) as three:
+    async with unstarted_relay(settings) as one, unstarted_relay(settings) as two, unstarted_relay(settings) as three:
         await asyncio.gather(one.drain(), two.drain(), three.drain())
-        shares = [counts(relay).get("published", 0) for relay in (one, two, three)]
+        shares = [attempts(relay).get("published", 0) for relay in (one, two, three)]
     assert sum(shares) == len(sink.taken) == 128
     assert all(shares)
     assert sink.versions() == {str(UUID(int=user)): [1, 2] for user in range(1, 65)}
@@ -238,7 +205,7 @@ async def test_a_partition_whose_owner_died_is_taken_over_when_its_lease_is_over
 ) -> None:
     async with connected(settings.database_url or "") as connection:
         await log_change(connection, 1, 1)
-    async with relay_of(settings, lease_seconds=2) as dead, relay_of(settings) as other:
+    async with unstarted_relay(settings, lease_seconds=2) as dead, unstarted_relay(settings) as other:
         await other.outbox.backlog()  # opens its connections before the lease begins
         assert len(await dead.outbox.lease(4, skipped=())) == 1
         assert await other.drain()
@@ -251,73 +218,33 @@ async def test_a_partition_whose_owner_died_is_taken_over_when_its_lease_is_over
         await eventually(taken_over)
 
 
-async def test_a_replica_that_lost_a_partition_can_not_move_its_cursor(settings: Settings) -> None:
-    async with connected(settings.database_url or "") as connection:
-        await log_change(connection, 1, 1)
-        async with relay_of(settings) as loser:
-            (lease,) = await loser.outbox.lease(1, skipped=())
-            (change,) = await loser.outbox.read(lease, 10)
-            await connection.execute("UPDATE outbox_lanes SET owner = gen_random_uuid() WHERE lane = 1")
-            assert not await loser.outbox.move_cursor(lease, change.position)
-        assert await connection.fetchval("SELECT txid FROM outbox_lanes WHERE lane = 1") == 0
+async def test_a_replica_that_lost_a_partition_deletes_what_it_posted_and_stops(settings: Settings) -> None:
+    async with connected(settings.database_url or "") as connection, unstarted_relay(settings) as loser:
+        for version in (1, 2):
+            await log_change(connection, 1, version)
+        (lease,) = await loser.outbox.lease(1, skipped=())
+        change, _ = await loser.outbox.read(lease)
+        await connection.execute("UPDATE outbox_partitions SET owner = gen_random_uuid() WHERE partition = 1")
+        assert not await loser.outbox.settle(lease, done=[change.seq], refused={})
+        assert [row[0] for row in await connection.fetch("SELECT version FROM outbox")] == [2]
 
 
-@pytest.mark.parametrize("status", [302, 401, 403, 404, 408, 409, 429, 500, 502, 503])
-async def test_a_sink_in_trouble_is_tried_again_and_nothing_is_skipped(
-    settings: Settings, sink: Sink, status: int
+async def test_a_relay_that_is_killed_between_post_and_delete_posts_again_under_the_same_id(
+    settings: Settings, sink: Sink
 ) -> None:
-    sink.answer = lambda _: status
-    async with connected(settings.database_url or "") as connection, relay_of(settings) as relay:
-        await log_change(connection, 1, 1)
-        for _ in range(MAX_REFUSALS + 2):
-            assert not await relay.drain(include_postponed=True)
-        assert await connection.fetchval("SELECT retry_at > now() FROM outbox_lanes WHERE lane = 1")
-        assert await relay.drain()
-        assert len(sink.seen) == MAX_REFUSALS + 2
-        sink.answer = lambda _: 200
-        assert await relay.drain(include_postponed=True)
-    assert len(sink.taken) == 1
-    assert counts(relay) == {"failed": MAX_REFUSALS + 2, "published": 1}
+    async with connected(settings.database_url or "") as connection, unstarted_relay(settings, lease_seconds=2) as dead:
+        event_id = await log_change(connection, 1, 1)
+        (lease,) = await dead.outbox.lease(1, skipped=())
+        (change,) = await dead.outbox.read(lease)
+        await dead.sink.post(change)
+        async with unstarted_relay(settings) as other:
 
+            async def posted_again() -> bool:
+                await other.drain()
+                return len(sink.taken) == 2
 
-@pytest.mark.parametrize("status", [400, 410, 413, 415, 422])
-async def test_a_refused_event_is_dropped_after_its_attempts_and_others_get_through(
-    settings: Settings, sink: Sink, status: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    sink.answer = lambda received: status if received.user_id == str(UUID(int=1)) and received.version == 1 else 202
-    async with connected(settings.database_url or "") as connection, relay_of(settings) as relay:
-        for user in (1, 17, 33):
-            for version in (1, 2):
-                await log_change(connection, user, version)
-        for _ in range(MAX_REFUSALS - 1):
-            assert not await relay.drain(include_postponed=True)
-            assert str(UUID(int=1)) not in sink.versions()
-        assert await relay.drain(include_postponed=True)
-        assert (await relay.outbox.backlog())[0] == 0
-    assert sink.versions() == {str(UUID(int=1)): [2], str(UUID(int=17)): [1, 2], str(UUID(int=33)): [1, 2]}
-    assert len(sink.taken) == 5
-    assert counts(relay) == {"refused": MAX_REFUSALS, "dropped": 1, "published": 5}
-    assert f"{UUID(int=1)}-1" in [getattr(record, "event", None) for record in caplog.records]
-
-
-async def test_events_older_than_seven_days_are_dropped_with_a_count_and_a_log_line(
-    settings: Settings, sink: Sink, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with connected(settings.database_url or "") as connection, relay_of(settings) as relay:
-        await log_change(connection, 1, 1, hours_old=24 * 7 + 1)
-        await log_change(connection, 1, 2, hours_old=24 * 7 - 1)
-        assert await relay.drain()
-    assert [received.version for received in sink.taken] == [2]
-    assert counts(relay) == {"expired": 1, "published": 1}
-    assert any("dropped" in record.message and record.events == 1 for record in caplog.records)  # type: ignore[attr-defined]
-
-
-async def test_a_sink_that_can_not_be_reached_leaves_everything_waiting(database_url: str, tmp_path: Path) -> None:
-    settings = make_settings(database_url, tmp_path, k_sink="http://127.0.0.1:9/")
-    async with connected(database_url) as connection, relay_of(settings) as relay:
-        await log_change(connection, 1, 1)
-        assert not await relay.drain()
-        assert (await relay.outbox.backlog())[0] == 1
+            await eventually(posted_again)
+    assert [received.id for received in sink.taken] == [str(event_id)] * 2
 
 
 async def test_the_relay_goes_on_after_the_database_was_away(
@@ -357,15 +284,44 @@ async def test_metrics_tell_what_waits_and_what_left(database_url: str, tmp_path
         await eventually(drained)
 
 
-async def test_the_reads_of_the_relay_walk_the_index_in_its_order(settings: Settings) -> None:
-    async with connected(settings.database_url or "") as connection:
-        await connection.execute(
-            "INSERT INTO user_changes (user_id, version, type, status, changed, changed_at, lane, actor, request_id,"
-            " traceparent, txid) SELECT gen_random_uuid(), 1, 'created', 'active', '{}', now(), n % 2, '', '', '', n"
-            " FROM generate_series(1, 100000) n"
+FILL = """
+INSERT INTO user_changes (user_id, version, type, status, changed, changed_at, actor, request_id, traceparent, event_id)
+SELECT md5(n::text)::uuid, 1, 'created', 'active', '{}', now(), '', '', '', gen_random_uuid()
+FROM generate_series(1, 50000) n;
+INSERT INTO outbox (partition, user_id, version, changed_at)
+SELECT get_byte(uuid_send(user_id), 15) % 2, user_id, version, changed_at FROM user_changes
+"""
+
+
+async def test_the_index_finds_what_waits_also_by_a_plan_from_when_the_outbox_was_empty(settings: Settings) -> None:
+    connection = await asyncpg.connect(**connect_options(settings))
+    await connection.execute("VACUUM ANALYZE outbox")
+    statements = {"read": (READ, "(1::smallint)"), "count": (BACKLOG, "")}
+    for name, (statement, argument) in statements.items():
+        await connection.execute(f"PREPARE {name} AS {statement}")
+        for _ in range(6):
+            await connection.fetch(f"EXECUTE {name}{argument}")
+    await connection.execute(FILL)
+    plans = [
+        "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE {name}{argument}"))
+        for name, (_, argument) in statements.items()
+    ]
+    plan = await connection.fetch("EXPLAIN " + LEASE, UUID(int=1), 30.0, 4, [])
+    await connection.close()
+    for shown in (*plans, "\n".join(row[0] for row in plan)):
+        assert "Index Scan using pk_outbox on outbox o" in shown
+        assert "Seq Scan on outbox o" not in shown
+        assert "Seq Scan on user_changes" not in shown
+
+
+async def test_the_source_of_events_and_replies_can_be_set(database_url: str, tmp_path: Path, sink: Sink) -> None:
+    settings = make_settings(database_url, tmp_path, k_sink=sink.url, event_source="//staging.example.org/users")
+    async with running(settings) as client:
+        await client.make()
+        (received,) = await asyncio.to_thread(sink.wait_for, 1)
+        headers = {"specversion": "1.0", "id": "7", "source": "/tests", "type": "org.userservice.batch.find.v1"}
+        reply = await client.post(
+            "/events", json={"ids": []}, headers={f"ce-{name}": value for name, value in headers.items()}
         )
-        await connection.execute("ANALYZE user_changes")
-        plan = await connection.fetch("EXPLAIN " + READ.replace("$5", "100"), 1, 10_000, UUID(int=0), 0)
-    shown = "\n".join(row[0] for row in plan)
-    assert "Index Scan using ix_user_changes_lane_txid" in shown
-    assert "Sort" not in shown
+    assert received.headers["ce-source"] == "//staging.example.org/users"
+    assert reply.headers["ce-source"] == "//staging.example.org/users"

@@ -65,45 +65,6 @@ def test_a_restore_brings_every_table_back(
     assert scripts.psql(empty_database_url, revision) == scripts.psql(filled, revision)
 
 
-PENDING = (
-    "SELECT c.user_id || ' ' || c.version FROM user_changes c JOIN outbox_lanes l USING (lane)"
-    " WHERE (c.txid, c.user_id, c.version) > (l.txid, l.user_id, l.version)"
-    " AND c.txid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint ORDER BY c.user_id, c.version"
-)
-
-
-def change(version: int, txid: str) -> str:
-    """A row of the change log of one user, who is in lane 15."""
-    return (
-        "INSERT INTO user_changes (user_id, version, type, status, changed, actor, request_id, traceparent, changed_at,"
-        f" lane, txid) VALUES ('{'f' * 32}', {version}, 'updated', 'active', '{{}}', 'a', '', '', now(), 15, {txid});"
-    )
-
-
-def test_the_outbox_goes_on_in_a_cluster_that_counts_transactions_anew(
-    scripts: Scripts, database_url: str, empty_database_url: str, tmp_path: Path
-) -> None:
-    # As of a cluster that has counted much further than this one: version 1 was sent, versions 2 and 3 were not.
-    far = 10**12
-    scripts.psql(
-        database_url,
-        change(1, str(far))
-        + change(2, str(far + 1))
-        + change(3, str(far + 2))
-        + f"UPDATE outbox_lanes SET txid = {far}, user_id = '{'f' * 32}', version = 1 WHERE lane = 15",
-    )
-    file = tmp_path / "users.dump"
-    assert scripts.run("backup", str(file), url=database_url).returncode == 0
-    assert scripts.psql(database_url, PENDING) == ""
-
-    restored = scripts.run("restore", str(file), url=empty_database_url)
-    assert restored.returncode == 0, restored.stderr
-    scripts.psql(empty_database_url, change(4, "pg_current_xact_id()::text::bigint"))
-
-    pending = scripts.psql(empty_database_url, PENDING).split("\n")
-    assert [line.rpartition(" ")[2] for line in pending if line] == ["2", "3", "4"]
-
-
 def test_what_was_written_during_the_backup_does_not_disturb_it(
     scripts: Scripts, filled: str, empty_database_url: str, tmp_path: Path
 ) -> None:

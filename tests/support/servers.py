@@ -23,8 +23,7 @@ from user_service.postgres.embedded.wheel import (
 )
 
 START_SECONDS = 60.0
-# A test database may be lost with the machine, never within a test. What autovacuum does in any database holds back the
-# outbox in all of them for a moment.
+# A test database may be lost with the machine, never within a test.
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=300", "autovacuum=off")
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from datetime import datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
@@ -30,7 +30,7 @@ async def test_each_change_shows_actor_fields_and_time(client: httpx.AsyncClient
         (2, "status_changed", "suspended"),
     ]
     assert page["items"][1] == {
-        "id": f"{user['id']}-2",
+        "id": page["items"][1]["id"],
         "version": 2,
         "type": "status_changed",
         "status": "suspended",
@@ -40,6 +40,7 @@ async def test_each_change_shows_actor_fields_and_time(client: httpx.AsyncClient
         "traceparent": changed.headers["traceparent"],
         "changed_at": changed.json()["updated_at"],
     }
+    assert [UUID(item["id"]).version for item in page["items"]] == [7, 7]
     assert datetime.fromisoformat(page["items"][0]["changed_at"])
     for value in (user["given_name"], user["email"], API_KEY):
         assert value not in answer.text
@@ -112,7 +113,7 @@ async def test_a_page_is_read_by_the_primary_key(client: httpx.AsyncClient, data
     connection = await asyncpg.connect(database_url)
     await connection.execute(
         "INSERT INTO user_changes (user_id, version, type, status, changed, actor, request_id, traceparent, changed_at,"
-        " lane) SELECT gen_random_uuid(), 1, 'created', 'active', '{}', 'a', 'r', 't', now(), 0"
+        " event_id) SELECT gen_random_uuid(), 1, 'created', 'active', '{}', 'a', 'r', 't', now(), gen_random_uuid()"
         " FROM generate_series(1, 5000)"
     )
     await connection.execute("ANALYZE user_changes")

@@ -46,9 +46,12 @@ FROM users WHERE id = ANY($1) ORDER BY id
 TERMS = "SELECT array_agg(term ORDER BY term) FROM user_terms WHERE user_id = ANY($1) GROUP BY user_id ORDER BY user_id"
 CHANGES = """
 SELECT version, type, status, changed, actor, request_id, traceparent,
-  lane = get_byte(uuid_send(user_id), 15) % 16 AS laned,
-  txid > 0 AND txid < pg_current_xact_id()::text::bigint AS numbered, changed_at > now() - interval '1 hour' AS recent
-FROM user_changes WHERE user_id = ANY($1) ORDER BY user_id
+  changed_at > now() - interval '1 hour' AS recent, substr(event_id::text, 15, 1) AS uuid_version
+FROM user_changes WHERE user_id = ANY($1) ORDER BY user_id, version
+"""
+PENDING = """
+SELECT o.version, partition = get_byte(uuid_send(o.user_id), 15) % 16 AS placed, o.changed_at = c.changed_at AS same
+FROM outbox o JOIN user_changes c USING (user_id, version) WHERE user_id = ANY($1) ORDER BY user_id, version
 """
 
 
@@ -72,7 +75,7 @@ async def test_copied_users_terms_and_changes_are_those_of_an_insert(database_ur
             async with database.unit_of_work(ORIGIN) as service:
                 inserted += await service.create([body])
         connection = await asyncpg.connect(database_url)
-        for query in (USERS, TERMS, CHANGES):
+        for query in (USERS, TERMS, CHANGES, PENDING):
             by_copy, by_insert = [
                 [tuple(row) for row in await connection.fetch(query, [outcome.unwrap().id for outcome in outcomes])]
                 for outcomes in (copied, inserted)

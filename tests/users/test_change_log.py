@@ -24,7 +24,7 @@ async def database(database_url: str) -> AsyncIterator[Any]:
 
 
 async def changes(database: Any) -> list[dict[str, Any]]:
-    return [dict(row) for row in await database.fetch("SELECT * FROM user_changes ORDER BY txid, version")]
+    return [dict(row) for row in await database.fetch("SELECT * FROM user_changes ORDER BY event_id")]
 
 
 async def only_change(database: Any, after: int) -> dict[str, Any]:
@@ -116,7 +116,19 @@ async def test_a_change_knows_who_made_it_in_which_request(
     assert change["traceparent"] == answer.headers["traceparent"]
     assert change["traceparent"].startswith(f"00-{TRACE}-")
     assert change["changed_at"].isoformat()[:16] == answer.json()["created_at"][:16]
-    assert change["lane"] == UUID(answer.json()["id"]).int % 16
+    assert change["event_id"].version == 7
+
+
+async def test_each_change_leaves_a_row_in_the_outbox(client: httpx.AsyncClient, database: Any) -> None:
+    users = [await make_user(client) for _ in range(3)]
+    await client.patch(user_url(users[0]), json={"locale": "fr"})
+
+    rows = await database.fetch("SELECT user_id, version, partition, changed_at FROM outbox ORDER BY seq")
+
+    ids = [UUID(user["id"]) for user in (*users, users[0])]
+    assert [(row["user_id"], row["version"]) for row in rows] == list(zip(ids, [1, 1, 1, 2], strict=True))
+    assert [row["partition"] for row in rows] == [user_id.int % 16 for user_id in ids]
+    assert [row["changed_at"] for row in rows] == [change["changed_at"] for change in await changes(database)]
 
 
 async def test_what_changes_nothing_leaves_no_row(client: httpx.AsyncClient, database: Any) -> None:

@@ -35,11 +35,19 @@ class EventDispatcher:
     """Runs events by their type, each once."""
 
     def __init__(
-        self, batches: BatchRunner, cipher: Cipher, metrics: Metrics, *, relay: Callable[[], Awaitable[None]]
+        self,
+        batches: BatchRunner,
+        cipher: Cipher,
+        metrics: Metrics,
+        *,
+        source: str,
+        relay: Callable[[], Awaitable[None]],
     ) -> None:
+        """`source` is that of the replies."""
         self.batches = batches
         self.cipher = cipher
         self.received = metrics.events_received
+        self.source = source
         self.relay = relay
         self.handlers: Mapping[str, Callable[[ParsedEvent, Origin], Awaitable[CloudEvent | None]]] = {
             PING: self.process_ping,
@@ -86,10 +94,11 @@ class EventDispatcher:
     async def process_batch(self, parsed: ParsedEvent, origin: Origin) -> CloudEvent:
         entry = InboxEntry(parsed.event, self.cipher, self.batches.database.index)
         if isinstance(parsed.body, FindBatch):
-            return entry.reply(await self.find_once(parsed.body, origin, entry))
+            return entry.reply(await self.find_once(parsed.body, origin, entry), source=self.source)
         assert isinstance(parsed.body, Batch)
         operation = BATCH_OPERATIONS[parsed.event.type]
-        return entry.reply(await self.batches.run(operation, parsed.body, origin, hook=entry))
+        response = await self.batches.run(operation, parsed.body, origin, hook=entry)
+        return entry.reply(response, source=self.source)
 
     async def find_once(self, body: FindBatch, origin: Origin, entry: InboxEntry) -> BatchResponse:
         """A find changes nothing, but has one stored reply.

@@ -14,7 +14,7 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.errors import EventIdReused, EventInProgress, InvalidEvent
 from user_service.events.codec import Incoming
-from user_service.events.types import BATCH_OPERATIONS, BATCH_RESULT, SOURCE
+from user_service.events.types import BATCH_OPERATIONS, BATCH_RESULT
 from user_service.idempotency.requests import find_first, is_same
 from user_service.idempotency.stored_responses import INBOX, Links, StoredResponse, event_hash
 from user_service.postgres.retention import OLD_REPLIES, delete_batch
@@ -73,13 +73,13 @@ class InboxEntry:
         values = {"source": self.event.source, "id": self.event.id, "digest": self.digest, "reply": reply}
         await session.execute(STORE_EVENT, values | links.columns)
 
-    def reply(self, response: BatchResponse) -> CloudEvent:
+    def reply(self, response: BatchResponse, *, source: str) -> CloudEvent:
         """The event with the response to this one."""
         return CloudEvent(
             {
                 "specversion": "1.0",
                 "id": str(uuid5(REPLY_IDS, self.name.hex())),
-                "source": SOURCE,
+                "source": source,
                 "type": BATCH_RESULT.format(BATCH_OPERATIONS[self.event.type]),
                 "time": self.time,
                 "datacontenttype": response.media_type,

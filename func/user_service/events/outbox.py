@@ -1,11 +1,11 @@
-"""The outbox in PostgreSQL: the change log behind the cursor of each partition, and leases of the partitions.
+"""The outbox in PostgreSQL: the changes whose events are pending, and leases of its partitions.
 
-A partition is leased in one short statement, so that no transaction is open while its events are posted. A row is
-pending once every transaction that could still insert a row before it has ended: `txid` below the snapshot's xmin.
-Tables and columns call a partition `lane`.
+A partition is leased by one short statement, so that no transaction is open while its events are posted. A change is
+visible once it is committed, and a user's changes are committed in the order of `seq`, so nothing waits for other
+transactions.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
@@ -14,53 +14,68 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from user_service.errors import DatabaseUnavailable
-from user_service.events.types import PendingChange, Position
+from user_service.events.types import PendingChange
 from user_service.postgres.pool import ReadPool
 
 LEASE_SECONDS: Final = 30.0
+BATCH_CHANGES: Final = 100
 COUNTED_PER_PARTITION: Final = 1000
 REFRESH_SECONDS: Final = 5.0
 
-HORIZON: Final = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
-BEYOND_CURSOR: Final = "c.lane = l.lane AND (c.txid, c.user_id, c.version) > (l.txid, l.user_id, l.version)"
+# A user whose event was refused has no other event posted until that one is due.
+NOT_WAITING: Final = "o.user_id NOT IN (SELECT w.user_id FROM outbox w WHERE w.retry_at > now())"
+# Lateral and ordered, so that one entry of the index is read for each partition, whatever the planner expects.
 LEASE: Final = f"""
 WITH due AS (
-  SELECT l.lane FROM outbox_lanes l
-  WHERE (l.leased_until IS NULL OR l.leased_until < clock_timestamp())
-    AND (NOT $4 OR l.retry_at IS NULL OR l.retry_at < clock_timestamp())
-    AND l.lane <> ALL ($5::smallint[])
-    AND EXISTS (SELECT FROM user_changes c WHERE {BEYOND_CURSOR} AND c.txid < {HORIZON})
-  ORDER BY random() LIMIT $3 FOR UPDATE OF l SKIP LOCKED
+  SELECT p.partition FROM outbox_partitions p
+  CROSS JOIN LATERAL (
+    SELECT FROM outbox o WHERE o.partition = p.partition AND {NOT_WAITING} ORDER BY o.seq LIMIT 1
+  ) one
+  WHERE (p.leased_until IS NULL OR p.leased_until < clock_timestamp())
+    AND (p.retry_at IS NULL OR p.retry_at < clock_timestamp())
+    AND p.partition <> ALL ($4::smallint[])
+  ORDER BY random() LIMIT $3 FOR UPDATE OF p SKIP LOCKED
 )
-UPDATE outbox_lanes l SET owner = $1, leased_until = clock_timestamp() + $2 * interval '1 second'
-FROM due WHERE l.lane = due.lane
-RETURNING l.lane, l.txid, l.user_id, l.version, l.failures, l.refusals
+UPDATE outbox_partitions p SET owner = $1, leased_until = clock_timestamp() + $2 * interval '1 second'
+FROM due WHERE p.partition = due.partition
+RETURNING p.partition, p.failures
 """  # noqa: S608
+# A change that is no longer in the change log counts as expired.
 READ: Final = f"""
-SELECT c.txid, c.user_id, c.version, c.type, c.status, c.changed, c.actor, c.traceparent, c.changed_at
-FROM user_changes c
-WHERE c.lane = $1 AND (c.txid, c.user_id, c.version) > ($2, $3, $4) AND c.txid < {HORIZON}
-ORDER BY c.txid, c.user_id, c.version LIMIT $5
+SELECT o.seq, o.seq = (SELECT min(f.seq) FROM outbox f WHERE f.partition = $1), o.refusals,
+  o.user_id, o.version, c.event_id, c.type, c.status, c.changed, c.actor, c.traceparent,
+  coalesce(c.changed_at, to_timestamp(0))
+FROM (
+  SELECT o.seq, o.user_id, o.version, o.refusals FROM outbox o WHERE o.partition = $1 AND {NOT_WAITING}
+  ORDER BY o.seq LIMIT {BATCH_CHANGES}
+) o LEFT JOIN user_changes c ON c.user_id = o.user_id AND c.version = o.version
+ORDER BY o.seq
 """  # noqa: S608
-MOVE_CURSOR: Final = """
-UPDATE outbox_lanes SET txid = $3, user_id = $4, version = $5, failures = 0, refusals = 0, retry_at = NULL,
-  leased_until = clock_timestamp() + $6 * interval '1 second'
-WHERE lane = $1 AND owner = $2 RETURNING lane
+SETTLE: Final = """
+WITH gone AS (DELETE FROM outbox WHERE partition = $1 AND seq = ANY ($3::bigint[])),
+waiting AS (
+  UPDATE outbox o SET refusals = o.refusals + 1, retry_at = clock_timestamp() + v.seconds * interval '1 second'
+  FROM unnest($4::bigint[], $5::float8[]) AS v(seq, seconds) WHERE o.partition = $1 AND o.seq = v.seq
+)
+UPDATE outbox_partitions SET
+  failures = CASE WHEN $7::float8 IS NULL THEN 0 ELSE failures + 1 END,
+  retry_at = clock_timestamp() + $7 * interval '1 second',
+  owner = CASE WHEN $7 IS NULL THEN owner END,
+  leased_until = CASE WHEN $7 IS NULL THEN clock_timestamp() + $6 * interval '1 second' END
+WHERE partition = $1 AND owner = $2 RETURNING partition
 """
-POSTPONE: Final = """
-UPDATE outbox_lanes SET failures = failures + 1, refusals = refusals + $4, owner = NULL, leased_until = NULL,
-  retry_at = clock_timestamp() + $3 * interval '1 second'
-WHERE lane = $1 AND owner = $2
+RELEASE: Final = "UPDATE outbox_partitions SET owner = NULL, leased_until = NULL WHERE owner = $1 AND partition = $2"
+RELEASE_ALL: Final = "UPDATE outbox_partitions SET owner = NULL, leased_until = NULL WHERE owner = $1"
+RETRY_NOW: Final = """
+WITH refused AS (UPDATE outbox SET retry_at = NULL WHERE retry_at IS NOT NULL)
+UPDATE outbox_partitions SET retry_at = NULL WHERE retry_at IS NOT NULL
 """
-RELEASE: Final = "UPDATE outbox_lanes SET owner = NULL, leased_until = NULL WHERE owner = $1 AND lane = $2"
-RELEASE_ALL: Final = "UPDATE outbox_lanes SET owner = NULL, leased_until = NULL WHERE owner = $1"
 BACKLOG: Final = f"""
 SELECT coalesce(sum(p.pending), 0)::bigint,
   coalesce(extract(epoch FROM clock_timestamp() - min(p.oldest)), 0)::float8
-FROM outbox_lanes l CROSS JOIN LATERAL (
+FROM outbox_partitions l CROSS JOIN LATERAL (
   SELECT count(*) AS pending, min(w.changed_at) AS oldest FROM (
-    SELECT c.changed_at FROM user_changes c WHERE {BEYOND_CURSOR}
-    ORDER BY c.txid, c.user_id, c.version LIMIT {COUNTED_PER_PARTITION}
+    SELECT o.changed_at FROM outbox o WHERE o.partition = l.partition ORDER BY o.seq LIMIT {COUNTED_PER_PARTITION}
   ) w
 ) p
 """  # noqa: S608
@@ -69,13 +84,11 @@ FROM outbox_lanes l CROSS JOIN LATERAL (
 class Lease:
     """The right to post from a partition until `deadline`, on this process's monotonic clock."""
 
-    __slots__ = ("deadline", "failures", "partition", "position", "refusals")
+    __slots__ = ("deadline", "failures", "partition")
 
-    def __init__(self, partition: int, position: Position, failures: int, refusals: int, deadline: float) -> None:
+    def __init__(self, partition: int, failures: int, deadline: float) -> None:
         self.partition = partition
-        self.position = position
         self.failures = failures
-        self.refusals = refusals
         self.deadline = deadline
 
 
@@ -93,29 +106,30 @@ class Outbox:
         except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
             raise DatabaseUnavailable("The database is not migrated yet; run `user-service migrate`.") from None
 
-    async def lease(self, limit: int, *, skipped: Collection[int], include_postponed: bool = False) -> list[Lease]:
-        """Up to `limit` partitions with pending changes; those to be retried later only with `include_postponed`."""
+    async def lease(self, limit: int, *, skipped: Collection[int]) -> list[Lease]:
+        """Up to `limit` partitions with changes that are due."""
         deadline = monotonic() + self.lease_seconds
-        rows = await self.fetch(LEASE, self.owner, self.lease_seconds, limit, not include_postponed, list(skipped))
-        return [
-            Lease(partition, Position(*position), failures, refusals, deadline)
-            for partition, *position, failures, refusals in rows
-        ]
+        rows = await self.fetch(LEASE, self.owner, self.lease_seconds, limit, list(skipped))
+        return [Lease(partition, failures, deadline) for partition, failures in rows]
 
-    async def read(self, lease: Lease, limit: int) -> list[PendingChange]:
-        """The next changes of the partition, in order."""
-        return [PendingChange(*row) for row in await self.fetch(READ, lease.partition, *lease.position, limit)]
+    async def read(self, lease: Lease) -> list[PendingChange]:
+        """The next changes of the partition, up to BATCH_CHANGES, each user's in order."""
+        return [PendingChange(*row) for row in await self.fetch(READ, lease.partition)]
 
-    async def move_cursor(self, lease: Lease, position: Position) -> bool:
-        """Moves the cursor and renews the lease; False when another relay has leased the partition since."""
+    async def settle(
+        self, lease: Lease, *, done: Collection[int], refused: Mapping[int, float], retry_seconds: float | None = None
+    ) -> bool:
+        """Deletes the rows of `done`, postpones each of `refused` by its seconds, and renews the lease.
+
+        With `retry_seconds` it releases the partition instead: any relay may retry it after that time. False when
+        another relay has leased the partition since; the rows are settled all the same.
+        """
         deadline = monotonic() + self.lease_seconds
-        rows = await self.fetch(MOVE_CURSOR, lease.partition, self.owner, *position, self.lease_seconds)
-        lease.position, lease.deadline, lease.failures, lease.refusals = position, deadline, 0, 0
+        waits = list(refused), list(refused.values())
+        arguments = lease.partition, self.owner, list(done), *waits, self.lease_seconds, retry_seconds
+        rows = await self.fetch(SETTLE, *arguments)
+        lease.deadline, lease.failures = deadline, 0
         return bool(rows)
-
-    async def postpone(self, lease: Lease, *, seconds: float, refused: bool) -> None:
-        """Releases the partition; any relay may retry it after `seconds`."""
-        await self.fetch(POSTPONE, lease.partition, self.owner, seconds, int(refused))
 
     async def release(self, lease: Lease) -> None:
         await self.fetch(RELEASE, self.owner, lease.partition)
@@ -123,6 +137,10 @@ class Outbox:
     async def release_all(self) -> None:
         """Releases every partition that this relay has leased."""
         await self.fetch(RELEASE_ALL, self.owner)
+
+    async def retry_now(self) -> None:
+        """Makes all changes due that wait for a retry."""
+        await self.fetch(RETRY_NOW)
 
     async def backlog(self) -> tuple[int, float]:
         """The number of pending changes, counted up to 1,000 per partition, and the age of the oldest in seconds."""

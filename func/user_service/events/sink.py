@@ -40,9 +40,16 @@ class HttpSink:
     """Posts to one URL. Make it on a running loop."""
 
     def __init__(
-        self, url: str, *, extensions: Mapping[str, str], ca_certs: str | None, tracing: Tracing | None = None
+        self,
+        url: str,
+        *,
+        source: str,
+        extensions: Mapping[str, str],
+        ca_certs: str | None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.url = url
+        self.source = source
         self.tracing = tracing
         self.extensions = extensions
         context = ssl.create_default_context()
@@ -78,7 +85,7 @@ class HttpSink:
             return DeliveryOutcome.FAILED, type(error).__name__
 
     def make_message(self, change: PendingChange, *, traceparent: str | None = None) -> HTTPMessage:
-        attributes: dict[str, Any] = {**change.attributes, **self.extensions}
+        attributes: dict[str, Any] = {**change.attributes(self.source), **self.extensions}
         # The SDK writes data other than an object in its Python form, so it gets bytes.
         message = to_binary_event(CloudEvent(attributes, orjson.dumps(change.data)))
         return HTTPMessage({**message.headers, "traceparent": traceparent or change.traceparent}, message.body)
@@ -97,5 +104,9 @@ def open_sink(settings: Settings, tracing: Tracing | None = None) -> HttpSink:
     """The sink of settings that name one. Raises ConfigurationError when K_CA_CERTS can't be read."""
     assert settings.sink_url is not None
     return HttpSink(
-        settings.sink_url, extensions=settings.k_ce_overrides, ca_certs=settings.k_ca_certs, tracing=tracing
+        settings.sink_url,
+        source=settings.event_source,
+        extensions=settings.k_ce_overrides,
+        ca_certs=settings.k_ca_certs,
+        tracing=tracing,
     )

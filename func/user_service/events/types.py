@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-SOURCE: Final = "/user-service"
 USER_EVENT: Final = "org.userservice.user.{}.v1"
 PING: Final = "dev.knative.sources.ping"
 # The batch operation of each type of incoming event, and the type of the reply.
@@ -15,23 +14,15 @@ BATCH_OPERATIONS: Final = {
 BATCH_RESULT: Final = "org.userservice.batch.{}.result.v1"
 
 
-class Position(NamedTuple):
-    """The position of a partition's cursor: every change up to it is handled."""
-
-    txid: int
-    user_id: UUID
-    version: int
-
-
-ChangeKey = tuple[UUID, int]
-
-
 class PendingChange(NamedTuple):
-    """A row of the change log that is to be posted as an event."""
+    """A change whose event is in the outbox. `is_oldest`: no other row of the partition was written before."""
 
-    txid: int
+    seq: int
+    is_oldest: bool
+    refusals: int
     user_id: UUID
     version: int
+    event_id: UUID
     type: str
     status: str
     changed: list[str]
@@ -39,21 +30,12 @@ class PendingChange(NamedTuple):
     traceparent: str
     changed_at: datetime
 
-    @property
-    def position(self) -> Position:
-        return Position(self.txid, self.user_id, self.version)
-
-    @property
-    def key(self) -> ChangeKey:
-        return self.user_id, self.version
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """The event's attributes; `id` is the same in every attempt."""
+    def attributes(self, source: str) -> dict[str, Any]:
+        """The event's attributes, the same in every attempt."""
         return {
             "specversion": "1.0",
-            "id": f"{self.user_id}-{self.version}",
-            "source": SOURCE,
+            "id": str(self.event_id),
+            "source": source,
             "type": USER_EVENT.format(self.type),
             "subject": str(self.user_id),
             "time": self.changed_at,

@@ -14,7 +14,7 @@ EVENTS: Final = timedelta(days=7)
 IMPORTS: Final = timedelta(days=30)
 
 BATCH: Final = 1000
-PARTITIONS: Final = "SELECT lane FROM outbox_lanes ORDER BY lane"
+PARTITIONS: Final = "SELECT partition, now() FROM outbox_partitions ORDER BY partition"
 
 Fetch = Callable[..., Awaitable[Sequence[Any]]]
 
@@ -35,17 +35,19 @@ def delete_batch(table: str, key: Collection[str], old: str, *, limit: int) -> s
 
 OLD_RESPONSES: Final = "expires_at <= now(){} ORDER BY expires_at"
 OLD_REPLIES: Final = f"processed_at < now() - {interval(REPLIES)} ORDER BY processed_at"
+OLD_CHANGES: Final = "changed_at < $1::timestamptz - $2::integer * interval '1 day' ORDER BY changed_at"
 OLD_IMPORTS: Final = f"updated_at < now() - {interval(IMPORTS)}"
 COUNT: Final = " SELECT count(*) FROM gone"
 
-# The index of a partition starts with the oldest rows. The setting is not below EVENTS, so no event is removed that may
-# still be sent.
-DELETE_CHANGES: Final = (
-    "WITH first AS (SELECT user_id, version, changed_at FROM user_changes WHERE lane = $1"  # noqa: S608
-    f" ORDER BY txid, user_id, version LIMIT {BATCH} FOR UPDATE SKIP LOCKED),"
-    " gone AS (DELETE FROM user_changes c USING first WHERE c.user_id = first.user_id AND c.version = first.version"
-    " AND first.changed_at < now() - $2 * interval '1 day' RETURNING 1) SELECT count(*) FROM gone"
+# The index of a partition starts with the oldest rows. Rows that the relay has locked are waited for.
+DELETE_EVENTS: Final = (
+    "WITH first AS (SELECT seq, changed_at FROM outbox WHERE partition = $1"  # noqa: S608
+    f" ORDER BY seq LIMIT {BATCH} FOR UPDATE),"
+    " gone AS (DELETE FROM outbox o USING first WHERE o.partition = $1 AND o.seq = first.seq"
+    f" AND first.changed_at < $2::timestamptz - {interval(EVENTS)} RETURNING 1) SELECT count(*) FROM gone"
 )
+# The setting is not below EVENTS, and the events are removed first, so that none loses its change.
+DELETE_CHANGES: Final = delete_batch("user_changes", ("user_id", "version"), OLD_CHANGES, limit=BATCH) + COUNT
 # In this order: the failures of an import are removed before the import.
 DELETES: Final[Mapping[str, str]] = {
     "replies": delete_batch("inbox", ("source", "id"), OLD_REPLIES, limit=BATCH) + COUNT,
@@ -71,7 +73,8 @@ async def prune(fetch: Fetch, *, audit_days: int) -> dict[str, int]:
     """Removes rows past their retention; returns the number by kind. `fetch` runs each statement in a transaction."""
     removed = {name: await delete_all(fetch, statement) for name, statement in DELETES.items()}
     partitions = await fetch(PARTITIONS)
-    removed["changes"] = sum([await delete_all(fetch, DELETE_CHANGES, number, audit_days) for (number,) in partitions])
+    removed["events"] = sum([await delete_all(fetch, DELETE_EVENTS, number, now) for number, now in partitions])
+    removed["changes"] = await delete_all(fetch, DELETE_CHANGES, partitions[0][1], audit_days)
     return removed
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -31,7 +32,7 @@ NAMING = {
 metadata = MetaData(naming_convention=NAMING)
 Time = TIMESTAMP(timezone=True)
 
-# Events of one user stay in order because a user is always in one partition. The column is called `lane`.
+# Events of one user stay in order because a user is always in one partition.
 OUTBOX_PARTITIONS = 16
 
 users = Table(
@@ -78,8 +79,7 @@ event.listen(
     DDL("ALTER TABLE user_terms ALTER COLUMN term SET STATISTICS 1000"),  # type: ignore[no-untyped-call]
 )
 
-# Audit trail and outbox in one. outbox_lanes has the relay's position. A row is updated only when its user, or the
-# person who made the change, is erased.
+# The audit trail. A row is updated only when its user, or the person who made the change, is erased.
 user_changes = Table(
     "user_changes",
     metadata,
@@ -92,27 +92,40 @@ user_changes = Table(
     Column("request_id", Text, nullable=False),
     Column("traceparent", Text, nullable=False),
     Column("changed_at", Time, nullable=False),
-    Column("lane", SmallInteger, nullable=False),
-    Column("txid", BigInteger, nullable=False, server_default=text("(pg_current_xact_id()::text::bigint)")),
+    # UUIDv7; the id of the event too.
+    Column("event_id", Uuid, nullable=False),
     PrimaryKeyConstraint("user_id", "version"),
 )
-Index("ix_user_changes_lane_txid", *(user_changes.c[name] for name in ("lane", "txid", "user_id", "version")))
+Index("ix_user_changes_changed_at", user_changes.c.changed_at)
 Index("ix_user_changes_actor", user_changes.c.actor, postgresql_where=text("actor LIKE 'jwt:%'"))
 
-outbox_lanes = Table(
-    "outbox_lanes",
+# The changes whose events are pending. A row is written with its change, and deleted when its event was delivered or
+# given up. `seq` is assigned while the user's row is locked, so a user's events are in its order.
+outbox = Table(
+    "outbox",
     metadata,
-    Column("lane", SmallInteger, primary_key=True, autoincrement=False),
-    Column("txid", BigInteger, nullable=False, server_default=text("0")),
-    Column("user_id", Uuid, nullable=False, server_default=text("'00000000-0000-0000-0000-000000000000'")),
-    Column("version", Integer, nullable=False, server_default=text("0")),
-    # The replica that sends events of this partition, and until when; how many times in a row the sink failed, or
-    # refused the first event.
+    Column("partition", SmallInteger),
+    Column("seq", BigInteger, Identity(always=True)),
+    Column("user_id", Uuid, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("changed_at", Time, nullable=False),
+    # How many times the sink refused the event, and when it is posted again.
+    Column("refusals", Integer, nullable=False, server_default=text("0")),
+    Column("retry_at", Time),
+    PrimaryKeyConstraint("partition", "seq"),
+)
+Index("ix_outbox_retry_at", outbox.c.retry_at, postgresql_where=text("retry_at IS NOT NULL"))
+
+outbox_partitions = Table(
+    "outbox_partitions",
+    metadata,
+    Column("partition", SmallInteger, primary_key=True, autoincrement=False),
+    # The replica that posts events of this partition, and until when.
     Column("owner", Uuid),
     Column("leased_until", Time),
+    # How many times in a row the sink failed, and when the partition is tried again.
     Column("retry_at", Time),
     Column("failures", Integer, nullable=False, server_default=text("0")),
-    Column("refusals", Integer, nullable=False, server_default=text("0")),
 )
 
 # Processed events with their encrypted replies, which a redelivery gets again.

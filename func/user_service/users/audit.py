@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.errors import UserNotFound
 
-TRAIL_COLUMNS: Final = "version, type, status, changed, actor, request_id, traceparent, changed_at"
+TRAIL_COLUMNS: Final = "event_id AS id, version, type, status, changed, actor, request_id, traceparent, changed_at"
 TRAIL_ROWS: Final = 1000
 
 PAGE: Final = text(
@@ -37,14 +37,14 @@ class AuditTrail:
         rows = (await self.session.execute(PAGE, values)).mappings().all()
         if not rows:
             await self.require_known(user_id)
-        found = [change_document(user_id, row) for row in rows[:limit]]
+        found = [change_document(row) for row in rows[:limit]]
         return found, found[-1]["version"] if len(rows) > limit else None
 
     async def whole(self, user_id: UUID) -> AsyncIterator[list[ChangeDocument]]:
         """All changes, a thousand at a time, by a server-side cursor."""
         rows = await self.session.stream(ALL, {"user_id": user_id}, execution_options={"yield_per": TRAIL_ROWS})
         async for some in rows.mappings().partitions():
-            yield [change_document(user_id, row) for row in some]
+            yield [change_document(row) for row in some]
 
     async def require_known(self, user_id: UUID) -> None:
         """Raises UserNotFound when there is neither a user nor a change of this id."""
@@ -52,6 +52,6 @@ class AuditTrail:
             raise UserNotFound
 
 
-def change_document(user_id: UUID, row: Mapping[Any, Any]) -> ChangeDocument:
+def change_document(row: Mapping[Any, Any]) -> ChangeDocument:
     """A change in a response; `id` is that of its event. An erasure has cleared `request_id`, which callers choose."""
-    return {"id": f"{user_id}-{row['version']}", **row, "request_id": row["request_id"] or None}
+    return {**row, "id": str(row["id"]), "request_id": row["request_id"] or None}

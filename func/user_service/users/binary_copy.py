@@ -13,6 +13,7 @@ from uuid import UUID
 
 from user_service.users.change_log import Change, Origin
 from user_service.users.model import User
+from user_service.values.ids import new_id
 
 SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 END: Final = b"\xff\xff"
@@ -46,7 +47,7 @@ TERM_ROW: Final = Struct(">hiqi16s")
 COPIED_CHANGE_COLUMNS: Final = (
     "user_id",
     "version",
-    "lane",
+    "event_id",
     "type",
     "status",
     "changed",
@@ -55,11 +56,14 @@ COPIED_CHANGE_COLUMNS: Final = (
     "traceparent",
     "changed_at",
 )
-CHANGE_START: Final = Struct(">hi16siiih")
+CHANGE_START: Final = Struct(">hi16siii16s")
+COPIED_OUTBOX_COLUMNS: Final = ("partition", "user_id", "version", "changed_at")
+OUTBOX_ROW: Final = Struct(">hihi16siiiq")
 TIME_FIELD: Final = Struct(">iq")
 # The head of text[]: one dimension, no NULL, the type of the elements, their number, and the index of the first.
 ARRAY_START: Final = Struct(">iiIii")
 TEXT_OID: Final = 25
+EMPTY_ARRAY: Final = Struct(">iiiI").pack(12, 0, 0, TEXT_OID)
 
 
 def encode_users(
@@ -99,8 +103,8 @@ def encode_terms(postings: Iterable[tuple[Iterable[int], UUID]]) -> bytes:
     )
 
 
-def encode_changes(changes: Sequence[Change], origin: Origin, at: datetime, *, partitions: int) -> bytes:
-    """First versions as `COPIED_CHANGE_COLUMNS`, spread over the outbox's partitions; `txid` has its default."""
+def encode_changes(changes: Sequence[Change], origin: Origin, at: datetime) -> bytes:
+    """Changes as `COPIED_CHANGE_COLUMNS`, each with a new event id."""
     start = CHANGE_START.pack
     cache: dict[tuple[str, str, tuple[str, ...]], bytes] = {}
     rows = []
@@ -113,8 +117,17 @@ def encode_changes(changes: Sequence[Change], origin: Origin, at: datetime, *, p
             rest = cache[group] = b"".join(
                 (*texts, array_field(changed), *source, TIME_FIELD.pack(8, microseconds(at)))
             )
+        rows.append(start(10, 16, user.id.bytes, 4, user.version, 16, new_id().bytes) + rest)
+    return join_rows(rows)
+
+
+def encode_outbox(changes: Sequence[Change], at: datetime, *, partitions: int) -> bytes:
+    """The changes, of which no two are of one user, as `COPIED_OUTBOX_COLUMNS`."""
+    row, time = OUTBOX_ROW.pack, microseconds(at)
+    rows = []
+    for user, _, _ in changes:
         user_id = user.id.bytes
-        rows.append(start(10, 16, user_id, 4, user.version, 2, user_id[15] % partitions) + rest)
+        rows.append(row(4, 2, user_id[15] % partitions, 16, user_id, 4, user.version, 8, time))
     return join_rows(rows)
 
 
@@ -135,7 +148,8 @@ def time_field(moment: datetime | None) -> bytes:
 
 
 def array_field(texts: Sequence[str]) -> bytes:
-    """A text[] that is not empty."""
+    if not texts:
+        return EMPTY_ARRAY
     array = ARRAY_START.pack(1, 0, TEXT_OID, len(texts), 1) + b"".join(map(text_field, texts))
     return LENGTH.pack(len(array)) + array
 

@@ -16,15 +16,18 @@ from user_service.errors import EmailTaken, ExternalIdTaken, ServiceError
 from user_service.postgres.tables import OUTBOX_PARTITIONS, users
 from user_service.users.binary_copy import (
     COPIED_CHANGE_COLUMNS,
+    COPIED_OUTBOX_COLUMNS,
     COPIED_TERM_COLUMNS,
     COPIED_USER_COLUMNS,
     encode_changes,
+    encode_outbox,
 )
 from user_service.users.bulk_insert import COPY_THRESHOLD, InsertRows
 from user_service.users.change_log import Change, Origin
 from user_service.users.column_arrays import AS_JSON, COLUMN_TYPES, INITIAL_VALUES, INSERTED, column_arrays
 from user_service.users.encrypted_columns import SELECT_LIST, decode_row, seal_personal
 from user_service.users.model import User
+from user_service.values.ids import new_id
 
 UNIQUE_VIOLATION: Final = "23505"
 UPDATE_ATTEMPTS: Final = 3
@@ -65,20 +68,17 @@ DELETE_TERMS: Final = text(
     "DELETE FROM user_terms USING unnest(CAST(:terms AS bigint[]), CAST(:places AS integer[])) AS v(term, place)"
     " WHERE user_terms.term = v.term AND user_terms.user_id = (CAST(:ids AS uuid[]))[v.place]"
 )
-# A transaction may get its id before it waits for a user's lock, and so write a version after one of a transaction with
-# a higher id. A change takes the id of the change before it where that is higher, so that the relay's order, by id, is
-# the order of versions; readers wait for both transactions either way.
+# A user's changes are in the order of the outbox's numbers, because each is written while the user's row is locked.
 INSERT_CHANGES: Final = text(
-    "INSERT INTO user_changes"
-    " (user_id, version, type, status, changed, changed_at, lane, actor, request_id, traceparent, txid)"
-    " SELECT v.user_id, v.version, (CAST(:types AS text[]))[v.kind], (CAST(:statuses AS text[]))[v.kind],"
-    " string_to_array((CAST(:changed AS text[]))[v.kind], ','), :at,"
-    " get_byte(uuid_send(v.user_id), 15) % CAST(:lanes AS integer), :actor, :request_id, :traceparent,"
-    " CASE WHEN v.version = 1 THEN CAST(CAST(pg_current_xact_id() AS text) AS bigint) ELSE GREATEST("
-    "CAST(CAST(pg_current_xact_id() AS text) AS bigint),"
-    " (SELECT p.txid FROM user_changes p WHERE p.user_id = v.user_id ORDER BY p.version DESC LIMIT 1)) END"
-    " FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS integer[]), CAST(:kinds AS integer[]))"
-    " AS v(user_id, version, kind)"
+    "WITH logged AS (INSERT INTO user_changes"
+    " (user_id, version, event_id, type, status, changed, changed_at, actor, request_id, traceparent)"
+    " SELECT v.user_id, v.version, v.event_id, (CAST(:types AS text[]))[v.kind], (CAST(:statuses AS text[]))[v.kind],"
+    " string_to_array((CAST(:changed AS text[]))[v.kind], ','), :at, :actor, :request_id, :traceparent"
+    " FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS integer[]), CAST(:event_ids AS uuid[]),"
+    " CAST(:kinds AS integer[])) AS v(user_id, version, event_id, kind) RETURNING user_id, version, changed_at)"
+    " INSERT INTO outbox (partition, user_id, version, changed_at)"
+    " SELECT get_byte(uuid_send(user_id), 15) % CAST(:partitions AS integer), user_id, version, changed_at FROM logged"
+    " ORDER BY version"
 )
 
 
@@ -248,11 +248,14 @@ class UserRepository:
         return len((await self.session.execute(LOCK_AGAINST_ERASURE, {"ids": ids})).all()) == len(set(ids))
 
     async def append_changes(self, changes: Sequence[Change], origin: Origin, at: datetime) -> None:
+        """Writes changes of new or locked users, one of each, to the change log and to the outbox."""
         if not changes:
             return
-        if len(changes) >= COPY_THRESHOLD and all(change.user.version == 1 for change in changes):
-            data = encode_changes(changes, origin, at, partitions=OUTBOX_PARTITIONS)
-            await copy(await driver_connection(self.session), "user_changes", COPIED_CHANGE_COLUMNS, data)
+        if len(changes) >= COPY_THRESHOLD:
+            connection = await driver_connection(self.session)
+            await copy(connection, "user_changes", COPIED_CHANGE_COLUMNS, encode_changes(changes, origin, at))
+            pending = encode_outbox(changes, at, partitions=OUTBOX_PARTITIONS)
+            await copy(connection, "outbox", COPIED_OUTBOX_COLUMNS, pending)
             return
         # What changes of many users have in common is sent once.
         kinds: dict[tuple[str, str, tuple[str, ...]], int] = {}
@@ -265,12 +268,13 @@ class UserRepository:
             {
                 "ids": [change.user.id for change in changes],
                 "versions": [change.user.version for change in changes],
+                "event_ids": [new_id() for _ in changes],
                 "kinds": places,
                 "types": types,
                 "statuses": statuses,
                 "changed": [",".join(names) for names in changed],
                 "at": at,
-                "lanes": OUTBOX_PARTITIONS,
+                "partitions": OUTBOX_PARTITIONS,
                 "actor": origin.actor,
                 "request_id": origin.request_id,
                 "traceparent": origin.traceparent,

@@ -1,7 +1,7 @@
-"""User ids: UUIDv7 (RFC 9562), which sort by the time of creation.
+"""Ids of users and of changes: UUIDv7 (RFC 9562), which sort by the time of creation.
 
-`created_at` is the id's millisecond, so the order by id is the order by creation. Ids are asyncpg's subclass of `UUID`,
-which is created, hashed and formatted several times as fast.
+A user's `created_at` is the id's millisecond, so the order by id is the order by creation. Ids are asyncpg's subclass
+of `UUID`, which is created, hashed and formatted several times as fast.
 """
 
 import re

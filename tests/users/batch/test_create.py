@@ -45,9 +45,12 @@ async def test_users_of_a_batch_are_those_of_single_requests(service: BatchServi
     for query in ("q=ada", "metadata.plan=pro", "metadata.seats=3"):
         page = (await service.client.get(f"{USERS}?{query}")).json()["items"]
         assert [user["id"] for user in page] == [ours["id"], theirs["id"]]
-    logged = await service.database.fetch("SELECT changed, lane, status, actor FROM user_changes ORDER BY user_id")
+    logged = await service.database.fetch(
+        "SELECT changed, partition, status, actor FROM user_changes JOIN outbox USING (user_id, version)"
+        " ORDER BY user_id"
+    )
     assert logged[0]["changed"] == logged[1]["changed"]
-    assert [row["lane"] for row in logged] == [int(user["id"][-1], 16) for user in (ours, theirs)]
+    assert [row["partition"] for row in logged] == [int(user["id"][-1], 16) for user in (ours, theirs)]
 
 
 async def test_the_later_of_two_spellings_fails_with_the_index_of_the_first(service: BatchService) -> None:

@@ -53,7 +53,7 @@ async def test_a_long_trail_is_exported_whole(client: httpx.AsyncClient, databas
     connection = await asyncpg.connect(database_url)
     await connection.execute(
         "INSERT INTO user_changes SELECT user_id, n, 'updated', status, changed, actor, request_id, traceparent,"
-        " changed_at, lane FROM user_changes, generate_series(2, 2100) n"
+        " changed_at, gen_random_uuid() FROM user_changes, generate_series(2, 2100) n"
     )
     await connection.close()
 

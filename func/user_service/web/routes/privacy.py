@@ -26,7 +26,7 @@ reading = [Depends(requires("users:read"))]
 class ChangeRead(BaseModel):
     """One version of a user: names of fields, never their values."""
 
-    id: str = Field(description="The id of the change's event", examples=["0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f-2"])
+    id: str = Field(description="The id of the change's event", examples=["0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f"])
     version: int = Field(ge=1)
     type: Literal["created", "updated", "status_changed", "deleted", "restored", "erased", "purged"]
     status: Literal["pending", "active", "suspended", "deleted"] = Field(description="The status after the change")
