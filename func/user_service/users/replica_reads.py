@@ -3,8 +3,8 @@
 After a failure no read goes to the replica for `PAUSE_SECONDS`, so that only one read waits for its timeout.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
 from math import inf
 from time import monotonic
 from typing import Final, TypeVar
@@ -51,13 +51,13 @@ class ReplicaReads:
         async with self.primary() as search:
             return await read(search)
 
-    async def stream(self, read: Callable[[UserSearch], AsyncIterator[T]]) -> AsyncIterator[T]:
+    async def stream(self, read: Callable[[UserSearch], AsyncGenerator[T]]) -> AsyncGenerator[T]:
         """What `read` yields, from one server. Raises Unavailable; after the first item, for the replica too."""
         has_begun = False
         if self.replica is not None and self.is_due():
             try:
-                async with self.replica() as search:
-                    async for item in read(search):
+                async with self.replica() as search, aclosing(read(search)) as items:
+                    async for item in items:
                         has_begun = True
                         yield item
             except Unavailable as error:
@@ -67,8 +67,8 @@ class ReplicaReads:
             else:
                 self.note_success()
                 return
-        async with self.primary() as search:
-            async for item in read(search):
+        async with self.primary() as search, aclosing(read(search)) as items:
+            async for item in items:
                 yield item
 
     def is_due(self) -> bool:

@@ -3,7 +3,7 @@
 Every query uses an index: the primary key, `(updated_at, id)`, `(status, id)`, a unique key, or the postings of a term.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -86,7 +86,7 @@ class UserSearch:
         more = len(rows) > query.limit
         return SearchPage(found, Cursor(found[-1].updated_at, found[-1].id) if more else None)
 
-    async def all_users(self, query: SearchQuery) -> AsyncIterator[list[User]]:
+    async def all_users(self, query: SearchQuery) -> AsyncGenerator[list[User]]:
         """All users that match the filters, in the order of ids, a thousand at a time, by a server-side cursor."""
         await wait_for_reader(self.session)
         statement = self.filtered(query).order_by(users.c.id)

@@ -1,7 +1,7 @@
 """Units of work: PostgreSQL transactions through SQLAlchemy, and the cache invalidation that follows a commit."""
 
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from contextlib import aclosing, asynccontextmanager
 from typing import Final
 from uuid import UUID
 
@@ -133,25 +133,27 @@ class UserDatabase:
         """The ids of the last changed users that are not deleted, the newest change first."""
         return await self.lagging_reads.run(lambda search: search.last_changed(limit))
 
-    async def export(self, query: SearchQuery, export_format: ExportFormat) -> AsyncIterator[bytes]:
+    async def export(self, query: SearchQuery, export_format: ExportFormat) -> AsyncGenerator[bytes]:
         """All users that match the filters of a query, a piece at a time, in one snapshot."""
         head = export_format.head
-        async for some in self.lagging_reads.stream(lambda search: search.all_users(query)):
-            yield head + export_format.encode(some)
-            head = b""
+        async with aclosing(self.lagging_reads.stream(lambda search: search.all_users(query))) as parts:
+            async for some in parts:
+                yield head + export_format.encode(some)
+                head = b""
         if head:
             yield head
 
     async def export_user(
         self, user_id: UUID, *, actor_names: Callable[[User], Collection[str]]
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """All that is stored about one user as JSON, a piece at a time, in one snapshot. Raises UserNotFound."""
         async with self.transaction() as session:
             await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             await wait_for_reader(session)
             export = PersonalExport(UserRepository(session, self.cipher, self.index))
-            async for piece in export.pieces(user_id, actor_names=actor_names):
-                yield piece
+            async with aclosing(export.pieces(user_id, actor_names=actor_names)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     @property
     def pool_stats(self) -> list[PoolStats]:

@@ -6,7 +6,7 @@ two requests that continue one import at once can't apply a record twice.
 """
 
 import hmac
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
@@ -110,7 +110,7 @@ class ImportRunner:
             rows: Sequence[Import] = (await session.execute(statement)).mappings().all()
         return rows
 
-    async def failures(self, import_id: UUID) -> AsyncIterator[bytes]:
+    async def failures(self, import_id: UUID) -> AsyncGenerator[bytes]:
         """The failures in the order of the records, as NDJSON, a piece at a time."""
         last = 0
         while True:

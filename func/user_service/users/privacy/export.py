@@ -1,6 +1,6 @@
 """All that is stored about one user, as one JSON document."""
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -22,7 +22,7 @@ class PersonalExport:
         self.trail = AuditTrail(repository.session)
         self.subject_data = SubjectData(repository.session, repository.index)
 
-    async def pieces(self, user_id: UUID, *, actor_names: Callable[[User], Collection[str]]) -> AsyncIterator[bytes]:
+    async def pieces(self, user_id: UUID, *, actor_names: Callable[[User], Collection[str]]) -> AsyncGenerator[bytes]:
         """The document, piece by piece: the user (null once purged), what else is stored, and the audit trail.
 
         `actor_names` returns the names of the user in the audit trail. Raises UserNotFound before the first piece.

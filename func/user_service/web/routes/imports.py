@@ -33,6 +33,7 @@ from user_service.web.problems import request_context, to_response
 from user_service.web.query_types import Flag
 from user_service.web.responses import render_problem
 from user_service.web.routing import OPEN_QUERY, StrictRoute, make_router
+from user_service.web.streams import ClosingResponse
 
 NDJSON: Final = "application/x-ndjson"
 CSV: Final = "text/csv"
@@ -221,7 +222,7 @@ async def read_import(import_id: UUID, imports: Imports) -> Response:
 async def read_import_failures(import_id: UUID, imports: Imports) -> Response:
     """The records that failed, as NDJSON: the number of each, from 1, and the error."""
     await imports.find(import_id)
-    return StreamingResponse(imports.failures(import_id), media_type=NDJSON)
+    return ClosingResponse(imports.failures(import_id), media_type=NDJSON)
 
 
 @router.get(
@@ -240,7 +241,7 @@ async def export_users(request: Request, filters: Filters, fields: Fields) -> Re
     media_type = choose_media_type(request.headers.get("accept", ""))
     export_format = EXPORT_FORMATS[FORMATS_BY_MEDIA_TYPE[media_type]](fields)
     pieces = get_database(request).export(filters, export_format)
-    return StreamingResponse(pieces, headers={"Vary": "Accept"}, media_type=media_type)
+    return ClosingResponse(pieces, media_type=media_type, headers={"Vary": "Accept"})
 
 
 def choose_media_type(accept: str) -> str:

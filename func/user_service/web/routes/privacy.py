@@ -1,13 +1,13 @@
 """`/api/v1/users/{user_id}/audit`, `/export` and `/erase`: access to personal data, and its erasure."""
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
 import orjson
 from fastapi import Depends, Query, Request, Response
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from user_service.users.audit import AuditTrail
@@ -18,6 +18,7 @@ from user_service.web.openapi import COMMON_PROBLEMS, problems
 from user_service.web.pagination import PageSize, cursor_codec, page_headers
 from user_service.web.problems import request_context
 from user_service.web.routing import make_router
+from user_service.web.streams import ClosingResponse
 
 router = make_router("privacy", prefix="/api/v1/users", responses=COMMON_PROBLEMS)
 reading = [Depends(requires("users:read"))]
@@ -154,13 +155,14 @@ async def export_user(request: Request, user_id: UserId, names: Names) -> Respon
     first = await anext(pieces)
     request_context(request).rows = 1
 
-    async def whole() -> AsyncIterator[bytes]:
-        yield first
-        async for piece in pieces:
-            yield piece
+    async def whole() -> AsyncGenerator[bytes]:
+        async with aclosing(pieces):
+            yield first
+            async for piece in pieces:
+                yield piece
 
     headers = {"Content-Disposition": f'attachment; filename="user-{user_id}.json"', "Cache-Control": "no-store"}
-    return StreamingResponse(whole(), 200, headers, "application/json")
+    return ClosingResponse(whole(), media_type="application/json", headers=headers)
 
 
 @router.post(
