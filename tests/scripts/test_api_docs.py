@@ -38,7 +38,9 @@ async def test_every_parameter_in_the_text_exists(shared_client: httpx.AsyncClie
     cells = re.findall(r"^\| (`.+?`) \|", table, re.MULTILINE)
     named = {name for cell in cells for name in re.findall(r"`(\w+)(?=[`=])", cell)}
 
-    assert named == {parameter["name"] for parameter in document["paths"]["/api/v1/users"]["get"]["parameters"]}
+    parameters = {parameter["name"] for parameter in document["paths"]["/api/v1/users"]["get"]["parameters"]}
+    assert "`metadata.<key>=<value>`" in table
+    assert named == parameters - {"metadata.<key>"}
 
 
 async def test_the_paths_without_credentials_are_the_ones_in_the_text(shared_client: httpx.AsyncClient) -> None:

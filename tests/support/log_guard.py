@@ -18,7 +18,7 @@ from user_service.observability.logging import JsonFormatter
 EMAIL = re.compile(r"[\w.+-]+@(?:[\w-]+\.)+[\w-]{2,}", re.ASCII)
 GIVEN = re.compile(r"""(?:given_name|family_name|display_name|phone)["']?\s*[:=]\s*["']([^"'\\{}]{4,})["']""")
 # The first request that `serve` shows a developer.
-EXAMPLE = re.compile(r"-d '\{\"email\": \"ada@example\.org\"")
+EXAMPLE = re.compile(r"-d '\{\"email\": \"alan@example\.org\"")
 SHOWN = 10
 
 

@@ -15,7 +15,7 @@ import pytest
 from support.servers import PostgresServer
 from support.waiting import wait_until
 
-ROLE = "service"
+ROLE = "user_service"
 TOOLS = Path(os.environ.get("TOOLS_DIR") or Path.home() / ".cache/user-service/tools")
 DOCUMENT = Path(__file__).parents[2] / "docs/connections.md"
 

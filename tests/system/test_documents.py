@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ from support.documents import (
     LANGUAGES,
     NOT_RUN,
     ROOT,
+    Block,
     Shell,
     document_paths,
     expected_statuses,
@@ -27,6 +29,7 @@ from support.documents import (
 )
 from support.event_sink import running_sink
 from support.ports import free_port
+from support.servers import PostgresServer
 from user_service.cli.main import build_parser
 from user_service.postgres.embedded.socket_folder import socket_folder, socket_url
 from user_service.postgres.embedded.wheel import find_programs
@@ -100,14 +103,23 @@ def test_the_commands_of_a_document_work_when_copied(path: Path, shell: Shell) -
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.document}:{block.line}")
-def test_a_block_has_a_language_and_its_syntax(block: object) -> None:
+def test_a_block_has_a_language_and_its_syntax(block: Block) -> None:
     assert block.language in LANGUAGES
     if block.language == "json":
         json.loads(block.text)
     if block.language == "yaml":
         yaml.safe_load(block.text)
+    if block.language == "ini":
+        ConfigParser().read_string(block.text)
     if block.language == "sh":
         subprocess.run(["bash", "-n", "-c", block.text], check=True)
+
+
+@pytest.mark.parametrize("document", sorted({block.document for block in BLOCKS if block.language == "sql"}))
+def test_the_statements_of_a_document_work_in_their_order(document: str, own_postgres: PostgresServer) -> None:
+    for block in BLOCKS:
+        if block.document == document and block.language == "sql":
+            own_postgres.execute(block.text)
 
 
 @pytest.mark.parametrize("program", sorted(NOT_RUN))

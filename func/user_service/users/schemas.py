@@ -10,7 +10,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    JsonValue,
     WithJsonSchema,
     WrapValidator,
 )
@@ -79,6 +78,11 @@ Metadata = Annotated[
 ]
 
 
+def with_example(**fields: Any) -> ConfigDict:
+    """The configuration of a model that shows one example in its schema."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
 class Body(BaseModel):
     """Strict JSON: no coercion, no unknown fields."""
 
@@ -87,6 +91,10 @@ class Body(BaseModel):
 
 class UserCreate(Body):
     """A new user."""
+
+    model_config = with_example(
+        external_id="crm-7", email="ada@example.org", given_name="Ada", locale="en-GB", metadata={"plan": "pro"}
+    )
 
     external_id: ExternalId | None = None
     email: Email
@@ -114,6 +122,8 @@ def leave_out_defaults(schema: dict[str, Any]) -> None:
     """Removes the defaults: an absent field of a patch stays as it is."""
     for field in schema["properties"].values():
         field.pop("default", None)
+    required = {"email": "ada@example.org"} if "email" in schema.get("required", ()) else {}
+    schema["examples"] = [{**required, "family_name": "King"}]
 
 
 class UserUpdate(Body):
@@ -138,6 +148,8 @@ class UserUpdate(Body):
 class OwnUpdate(Body):
     """A merge patch by the user itself: without `external_id`, `status`, `metadata`, which others rely on."""
 
+    model_config = ConfigDict(json_schema_extra=leave_out_defaults)
+
     email: Email = Field(default="")
     given_name: Name | None = None
     family_name: Name | None = None
@@ -152,6 +164,28 @@ class UserUpsert(UserUpdate):
     """A user of a given external_id: created if there is none, else changed in the given fields."""
 
     email: Email
+
+
+EXAMPLE: dict[str, Any] = {
+    "id": "0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f",
+    "external_id": "crm-7",
+    "email": "ada@example.org",
+    "email_verified": False,
+    "given_name": "Ada",
+    "family_name": None,
+    "display_name": None,
+    "phone": None,
+    "locale": "en-GB",
+    "timezone": None,
+    "status": "active",
+    "preferences": {},
+    "metadata": {"plan": "pro"},
+    "version": 1,
+    "created_at": "2026-01-31T12:00:00Z",
+    "updated_at": "2026-01-31T12:00:00Z",
+    "last_login_at": None,
+    "deleted_at": None,
+}
 
 
 class UserRead(BaseModel):
@@ -170,7 +204,7 @@ class UserRead(BaseModel):
     locale: str | None
     timezone: str | None
     status: Literal["pending", "active", "suspended", "deleted"]
-    preferences: dict[str, JsonValue]
+    preferences: dict[str, Any]
     metadata: dict[str, Scalar]
     version: int = Field(ge=1)
     created_at: datetime

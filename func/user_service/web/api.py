@@ -5,14 +5,13 @@ from typing import Final
 
 from fastapi import FastAPI
 
-from user_service import __version__
 from user_service.bootstrap import Resources
 from user_service.values.deferred import Deferred
 from user_service.web.bulkhead import Bulkhead
 from user_service.web.dependencies import ApiParts
 from user_service.web.fast_path import FastPath
 from user_service.web.health import Health
-from user_service.web.openapi import add_openapi
+from user_service.web.openapi_document import add_openapi
 from user_service.web.problems import add_problem_handlers
 from user_service.web.routes import batches, cache, docs, events, imports, privacy, probes, status, users
 
@@ -32,9 +31,6 @@ ROUTERS: Final = {"api": API_ROUTERS, "events": (events.router,), "all": (*API_R
 def create_api(resources: Resources, fast_path: FastPath, health: Health, bulkhead: Bulkhead) -> FastAPI:
     """The application. `app.state.parts` is for its own routes."""
     app = FastAPI(
-        title="User Service",
-        version=__version__,
-        description="The user directory of a microservice backend.",
         openapi_url=None,
         docs_url=None,
         redoc_url=None,

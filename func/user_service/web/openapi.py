@@ -1,9 +1,6 @@
-"""The OpenAPI document: FastAPI's own, with the problem details that the routes declare."""
+"""The problem details that the routes declare for the OpenAPI document."""
 
 from typing import Any, Final
-
-from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 
 from user_service.web.responses import PROBLEM_TYPE
 
@@ -22,7 +19,7 @@ PROBLEM: Final[dict[str, Any]] = {
         "title": {"type": "string"},
         "status": {"type": "integer", "minimum": 400, "maximum": 599},
         "detail": {"type": "string"},
-        "code": {"type": "string", "description": "Stable; see docs/errors.md"},
+        "code": {"type": "string", "description": "Stable; the response lists those of its status"},
         "request_id": {"type": "string"},
         "errors": {
             "type": "array",
@@ -33,7 +30,7 @@ PROBLEM: Final[dict[str, Any]] = {
                 "properties": {
                     "pointer": {
                         "type": "string",
-                        "description": "JSON pointer (RFC 6901) into the body; `?name` for a query parameter",
+                        "description": "JSON pointer (RFC 6901) into the body; or `?name`, `path:name`, `header:name`",
                     },
                     "code": {"type": "string"},
                     "detail": {"type": "string"},
@@ -41,6 +38,17 @@ PROBLEM: Final[dict[str, Any]] = {
             },
         },
     },
+    "examples": [
+        {
+            "type": "urn:user-service:problem:user_not_found",
+            "title": "No such user",
+            "status": 404,
+            "detail": "No such user",
+            "code": "user_not_found",
+            "request_id": "7d1f0c02a4b19e55d3c8f6aa",
+            "errors": [],
+        }
+    ],
 }
 DESCRIPTIONS: Final = {
     400: "The request is malformed",
@@ -56,62 +64,63 @@ DESCRIPTIONS: Final = {
     429: "The rate limit is exceeded; retry after `Retry-After` seconds",
     503: "The database is unavailable, or the service is overloaded; retry after `Retry-After` seconds",
 }
-# app.py checks credentials before FastAPI gets the request.
-SECURITY_SCHEMES: Final[dict[str, Any]] = {
-    "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    "Bearer": {"type": "http", "scheme": "bearer"},
+
+CODES: Final[dict[int, tuple[str, ...]]] = {
+    400: (
+        "bad_request",
+        "malformed_json",
+        "malformed_request",
+        "invalid_cursor",
+        "invalid_header",
+        "invalid_event",
+        "event_id_reused",
+    ),
+    401: ("unauthenticated",),
+    403: ("forbidden",),
+    404: ("not_found", "user_not_found"),
+    409: (
+        "conflict",
+        "email_taken",
+        "external_id_taken",
+        "id_taken",
+        "invalid_transition",
+        "duplicate_in_batch",
+        "batch_refused",
+        "idempotency_in_progress",
+        "import_in_progress",
+        "event_in_progress",
+    ),
+    410: ("answer_erased",),
+    412: ("version_mismatch",),
+    413: ("payload_too_large",),
+    415: ("unsupported_media_type",),
+    422: ("validation_failed", "idempotency_key_reused", "import_differs"),
+    429: ("rate_limited",),
+    503: (
+        "unavailable",
+        "database_unavailable",
+        "key_not_loaded",
+        "issuer_unavailable",
+        "overloaded",
+        "request_timed_out",
+        "contended",
+        "shutting_down",
+    ),
 }
+
+
+def describe(status: int) -> str:
+    """What an error status means, and the codes of its problem details."""
+    return f"{DESCRIPTIONS[status]}. Codes: {', '.join(f'`{code}`' for code in CODES[status])}"
 
 
 def problems(*statuses: int) -> Responses:
     """FastAPI's `responses=` for operations that may return problem details with these statuses."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
-        status: {"description": DESCRIPTIONS[status], "content": {PROBLEM_JSON: {"schema": schema}}}
-        for status in statuses
+        status: {"description": describe(status), "content": {PROBLEM_JSON: {"schema": schema}}} for status in statuses
     }
 
 
 # Errors of every route below /api/v1: app.py checks credentials and rate limits, StrictRoute checks the URL.
 COMMON_PROBLEMS: Final = problems(400, 401, 403, 422, 429, 503)
-
-
-def add_openapi(app: FastAPI) -> None:
-    """Replaces `app.openapi` by a function that completes the document, once."""
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            app.openapi_schema = complete(document)
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def complete(document: dict[str, Any]) -> dict[str, Any]:
-    document["components"]["schemas"]["Problem"] = PROBLEM
-    document["components"]["securitySchemes"] = SECURITY_SCHEMES
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            if "401" in operation["responses"]:
-                operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
-            for parameter in operation.get("parameters", ()):
-                parameter["schema"] = without_null(parameter["schema"])
-            for response in operation["responses"].values():
-                join_problem(response.get("content", {}))
-    return document
-
-
-def without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of an optional parameter without null, which a URL or a header cannot express."""
-    others = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
-    if len(others) != 1:
-        return schema
-    return {name: value for name, value in schema.items() if name != "anyOf"} | dict(others[0])
-
-
-def join_problem(content: dict[str, Any]) -> None:
-    """Moves a model that is declared for an error, which FastAPI lists as JSON, to the problem's content type."""
-    if JSON in content and PROBLEM_JSON in content:
-        schemas = [content.pop(JSON)["schema"], content[PROBLEM_JSON]["schema"]]
-        content[PROBLEM_JSON]["schema"] = {"anyOf": schemas}

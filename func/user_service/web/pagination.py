@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 
 import orjson
@@ -18,6 +18,21 @@ from user_service.web.problems import request_context
 from user_service.web.query_types import Timestamp, strict_integer
 
 METADATA_PARAMETER_PREFIX: Final = "metadata."
+# In the style `form`, exploded, an object's keys are the names of the parameters.
+METADATA_PARAMETER: Final[dict[str, Any]] = {
+    "name": "metadata.<key>",
+    "in": "query",
+    "required": False,
+    "style": "form",
+    "explode": True,
+    "description": "Users with this metadata value: text as it is, other types as JSON, such as `metadata.plan=pro`",
+    "schema": {
+        "type": "object",
+        "propertyNames": {"pattern": r"^metadata\.[\s\S]"},
+        "additionalProperties": {"type": "string"},
+    },
+    "example": {"metadata.plan": "pro"},
+}
 PageSize = Annotated[int, Field(ge=1, le=200), strict_integer]
 ANY_FIELD: Final = "|".join(UserRead.model_fields)
 PAGE_PARAMETERS: Final = frozenset({"cursor", "limit"})

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import BeforeValidator, Field, SkipValidation
 
-from user_service.users.schemas import Body, ImportedUser, UserCreate, UserUpdate
+from user_service.users.schemas import Body, ImportedUser, UserCreate, UserUpdate, with_example
 from user_service.users.validation import check_id
 
 MAX_ITEMS: Final = 1000
@@ -58,26 +58,32 @@ class Batch(Body):
 class CreateBatch(Batch):
     """Users to create. Where the e-mail or the external_id is taken: `fail`, `skip`, or `update` the holder."""
 
+    model_config = with_example(items=[{"ref": "row-1", "data": {"email": "ada@example.org"}}])
     on_conflict: Literal["fail", "skip", "update"] = "fail"
-    # Anything is accepted as an item here: one that does not fit the schema fails alone.
-    items: Annotated[list[SkipValidation[CreateItem | Any]], Field(description=LIMIT)]
+    # Not validated here: an item that does not fit the schema fails alone.
+    items: Annotated[list[SkipValidation[CreateItem]], Field(description=LIMIT)]
 
 
 class UpdateBatch(Batch):
     """Users to change."""
 
-    items: Annotated[list[SkipValidation[UpdateItem | Any]], Field(description=LIMIT)]
+    model_config = with_example(
+        items=[{"id": "0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f", "if_version": 1, "data": {"family_name": "King"}}]
+    )
+    items: Annotated[list[SkipValidation[UpdateItem]], Field(description=LIMIT)]
 
 
 class UserBatch(Batch):
     """Users to delete or to restore."""
 
-    items: Annotated[list[SkipValidation[UserItem | Any]], Field(description=LIMIT)]
+    model_config = with_example(items=[{"id": "0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f"}])
+    items: Annotated[list[SkipValidation[UserItem]], Field(description=LIMIT)]
 
 
 class FindBatch(Body):
     """The keys of users: up to 1,000 of all kinds together. A key that no user can have is reported as missing."""
 
+    model_config = with_example(emails=["ada@example.org"], external_ids=["crm-7"])
     ids: list[str] = Field(default_factory=list)
     emails: list[str] = Field(default_factory=list)
     external_ids: list[str] = Field(default_factory=list)

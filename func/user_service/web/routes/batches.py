@@ -14,7 +14,7 @@ from user_service.users.schemas import UserRead
 from user_service.web.dependencies import IdempotencyKey, conditions_on_nothing, get_parts, get_resources, requires
 from user_service.web.fast_path import bypasses_cache
 from user_service.web.idempotency import REPLAYED_HEADER
-from user_service.web.openapi import COMMON_PROBLEMS, DESCRIPTIONS, Responses, problems
+from user_service.web.openapi import COMMON_PROBLEMS, Responses, describe, problems
 from user_service.web.problems import request_context
 from user_service.web.routing import LARGE_BODY_BYTES, LargeRoute, StrictRoute, make_router
 
@@ -109,7 +109,7 @@ Run = Annotated[RunBatch, Depends(batch_run)]
 BATCH_RESPONSES: Final[Responses] = problems(412) | {
     207: {"model": BatchRead, "description": "Some items failed"},
     409: problems(409)[409]
-    | {"model": BatchRefused, "description": f"An atomic batch was not applied; or: {DESCRIPTIONS[409]}"},
+    | {"model": BatchRefused, "description": f"An atomic batch was not applied; or: {describe(409)}"},
 }
 router = make_router("batches", prefix=PREFIX, route_class=LargeRoute, responses=COMMON_PROBLEMS)
 find_router = make_router("batches", prefix=PREFIX, route_class=FindRoute, responses=COMMON_PROBLEMS)

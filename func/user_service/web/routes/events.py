@@ -39,27 +39,60 @@ EVENT: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["specversion", "id", "source", "type"],
     "properties": {
-        "specversion": {"const": "1.0"},
+        "specversion": {"type": "string", "const": "1.0"},
         "id": TEXT,
         "source": TEXT,
-        "type": {"enum": [*BATCH_OPERATIONS, PING]},
-        "data": {"description": "The body of the batch; ignored for a ping"},
+        "type": {"type": "string", "enum": [*BATCH_OPERATIONS, PING]},
+        "data": {"type": "object", "description": "The body of the batch; a ping ignores it"},
     },
     "additionalProperties": {"type": ["string", "integer", "boolean", "null"]},
+    "examples": [
+        {
+            "specversion": "1.0",
+            "id": "7",
+            "source": "/imports",
+            "type": "org.userservice.batch.create.v1",
+            "data": {"items": [{"ref": "row-1", "data": {"email": "katherine@example.org"}}]},
+        }
+    ],
+}
+EVENT_REFERENCE: Final = {"$ref": "#/components/schemas/CloudEvent"}
+BINARY_ATTRIBUTES: Final = {
+    "ce-specversion": "1.0",
+    "ce-id": "7",
+    "ce-source": "/imports",
+    "ce-type": "org.userservice.batch.create.v1",
 }
 EVENT_BODY: Final[dict[str, Any]] = {
+    "parameters": [
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": "In binary mode, with `application/json`: an attribute of the event",
+            "schema": TEXT,
+            "example": example,
+        }
+        for name, example in BINARY_ATTRIBUTES.items()
+    ],
     "requestBody": {
         "required": True,
         "description": "One event or a batch of them; in binary mode the data, with the attributes in `ce-` headers",
         "content": {
-            STRUCTURED: {"schema": EVENT},
-            BATCHED: {"schema": {"type": "array", "items": EVENT}},
+            STRUCTURED: {"schema": EVENT_REFERENCE},
+            BATCHED: {"schema": {"type": "array", "items": EVENT_REFERENCE}},
             "application/json": {"schema": EVENT["properties"]["data"]},
         },
-    }
+    },
+}
+# Of a find it has `found` and `missing`, of a refused atomic batch it is a problem document.
+REPLIES: Final = {
+    "application/json": {"schema": {"type": "object", "description": "The response of the batch"}},
+    "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
+    BATCHED: {"schema": {"type": "array", "items": {"type": "object", "description": "A reply as a CloudEvent"}}},
 }
 EVENT_RESPONSES: Final[Responses] = {
-    200: {"description": "Processed; the reply is a CloudEvent, or a batch of them", "content": {"*/*": {}}},
+    200: {"description": "Processed; the reply is a CloudEvent, or a batch of them", "content": REPLIES},
     202: {"description": "Processed; there is no reply"},
     204: {"description": "Processed; there is no reply"},
     **problems(400, 401, 403, 409, 422, 429, 503),

@@ -27,8 +27,8 @@ from user_service.web.dependencies import (
     requires,
 )
 from user_service.web.idempotency import REPLAYED_HEADER
-from user_service.web.openapi import COMMON_PROBLEMS, DESCRIPTIONS, PROBLEM, PROBLEM_JSON, Responses, problems
-from user_service.web.pagination import METADATA_PARAMETER_PREFIX, Fields, Filters
+from user_service.web.openapi import COMMON_PROBLEMS, PROBLEM, PROBLEM_JSON, Responses, describe, problems
+from user_service.web.pagination import METADATA_PARAMETER, METADATA_PARAMETER_PREFIX, Fields, Filters
 from user_service.web.problems import request_context, to_response
 from user_service.web.query_types import Flag
 from user_service.web.responses import render_problem
@@ -81,7 +81,7 @@ class ImportList(BaseModel):
 IMPORT_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
-        "content": {NDJSON: {"schema": {"type": "string"}}, CSV: {"schema": {"type": "string"}}},
+        "content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in (NDJSON, CSV)},
     }
 }
 STOPPED: Final[dict[str, Any]] = {
@@ -108,15 +108,15 @@ STOPPED: Final[dict[str, Any]] = {
 # Whatever stops an import answers so; what refuses it before it begins is a plain problem.
 STOPPED_PROBLEMS: Final[Responses] = {
     status: {
-        "description": DESCRIPTIONS[status],
+        "description": describe(status),
         "content": {PROBLEM_JSON: {"schema": {"anyOf": [{"$ref": "#/components/schemas/Problem"}, STOPPED]}}},
     }
     for status in (409, 422, 503)
 }
-NDJSON_RESPONSE: Final[Responses] = {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}}
+NDJSON_RESPONSE: Final[Responses] = {200: {"content": {NDJSON: {"schema": {"type": "string", "format": "binary"}}}}}
 
 EXPORT_RESPONSE: Final[Responses] = {
-    200: {"content": {NDJSON: {"schema": {"type": "string"}}, CSV: {"schema": {"type": "string"}}}}
+    200: {"content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in (NDJSON, CSV)}}
 }
 
 
@@ -230,7 +230,7 @@ async def read_import_failures(import_id: UUID, imports: Imports) -> Response:
     response_class=StreamingResponse,
     responses=EXPORT_RESPONSE,
     dependencies=reading,
-    openapi_extra={OPEN_QUERY: METADATA_PARAMETER_PREFIX},
+    openapi_extra={OPEN_QUERY: METADATA_PARAMETER_PREFIX, "parameters": [METADATA_PARAMETER]},
 )
 async def export_users(request: Request, filters: Filters, fields: Fields) -> Response:
     """The users that match the filters of the list, in order of creation, as of the time of the request.

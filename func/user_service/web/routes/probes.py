@@ -37,7 +37,9 @@ async def read_readiness(request: Request) -> Response:
     return to_response(await get_parts(request).health.ready())
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+@router.get(
+    "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+)
 async def read_metrics(request: Request) -> Response:
     """Metrics in the Prometheus text format."""
     await get_resources(request).backlog.refresh()
