@@ -135,11 +135,21 @@ class Connections:
             self.discard(connection)
 
     def open_more(self) -> None:
-        """Begins to open a connection for each request that waits, within the size of the pool."""
-        while len(self.opening) < min(len(self.waiters), self.size - self.opened) and not self.closing:
+        """Begins to open a connection for each request that waits, within the size of the pool.
+
+        The first one is opened alone: of several at once, a server with one place left may refuse all.
+        """
+        wanted = min(len(self.waiters), self.size - self.opened) if self.opened else min(len(self.waiters), 1)
+        while len(self.opening) < wanted and not self.closing:
             task = asyncio.create_task(self.open_one())
             self.opening.add(task)
-            task.add_done_callback(self.opening.discard)
+            task.add_done_callback(self.finish_opening)
+
+    def finish_opening(self, task: asyncio.Task[None]) -> None:
+        self.opening.discard(task)
+        if self.opened:
+            # The requests behind the first one have waited for it.
+            self.open_more()
 
     async def open_one(self) -> None:
         """Opens a connection, and tries again while a request waits.
