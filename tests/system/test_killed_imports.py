@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
@@ -42,11 +43,18 @@ def send(url: str, file: int) -> httpx.Response | None:
 
 def live_and_die(service: ServiceProcess, file: int, seconds: float) -> httpx.Response | None:
     """Sends a file to a service that is killed after a while, unless the answer comes first."""
+    url = service.url
     killer = threading.Timer(seconds, service.process.kill)
     killer.start()
-    answer = send(service.url, file)
+    answer = send(url, file)
     killer.cancel()
     return answer
+
+
+def wait_until_ready(service: ServiceProcess) -> None:
+    with service.client() as client:
+        while client.get("/api/health/ready").status_code != 200:
+            time.sleep(0.05)
 
 
 def exported(url: str) -> list[str]:
@@ -60,6 +68,7 @@ def test_an_import_survives_fifty_kills(database_url: str, tmp_path: Path) -> No
     file = next(files)
     while kills < KILLS:
         with serving(tmp_path, DATABASE_URL=database_url) as service:
+            wait_until_ready(service)
             while True:
                 answer = live_and_die(service, file, chance.uniform(0.01, LONGEST_LIFE_SECONDS))
                 if answer is None or answer.status_code != 202:
