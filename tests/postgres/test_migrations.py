@@ -3,7 +3,6 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 from alembic.autogenerate import compare_metadata
@@ -16,7 +15,6 @@ from sqlalchemy.pool import NullPool
 from support.process import command
 from user_service.postgres.migrations import alembic_config, current, downgrade, head, upgrade
 from user_service.postgres.tables import metadata
-from user_service.values.ids import id_time
 
 # What a comparison of tables does not see: constraints, partial indexes, defaults, statistics.
 DEFINITIONS = """
@@ -70,7 +68,7 @@ def test_head_is_alembics_head_and_history_is_one_line() -> None:
     script = ScriptDirectory.from_config(alembic_config("postgresql://"))
 
     assert script.get_heads() == [head()]
-    assert [revision.revision for revision in script.walk_revisions()][-1] == "0006"
+    assert [revision.revision for revision in script.walk_revisions()][-1] == "0001"
 
 
 def test_down_leaves_nothing_and_up_makes_the_same_again(database_url: str) -> None:
@@ -82,54 +80,6 @@ def test_down_leaves_nothing_and_up_makes_the_same_again(database_url: str) -> N
     assert between == []
     assert asyncio.run(definitions(database_url)) == before
     assert current(database_url) == head()
-
-
-# Of one user, versions 1 to 3 in the partition 15 of revision 0007, of which the first was delivered.
-FOLLOWED = """
-INSERT INTO user_changes
-  (user_id, version, type, status, changed, actor, request_id, traceparent, changed_at, lane, txid)
-SELECT 'ffffffff-ffff-ffff-ffff-ffffffffffff', n, 'updated', 'active', '{}', 'a', '', '', '2026-01-02T03:04:05Z', 15,
-  CASE n WHEN 1 THEN 70 WHEN 2 THEN 1000000000 ELSE 1000000000 + n END FROM generate_series(1, 3) n;
-UPDATE outbox_lanes SET txid = 70, user_id = 'ffffffff-ffff-ffff-ffff-ffffffffffff', version = 1 WHERE lane = 15
-"""
-BEYOND_CURSOR = """
-SELECT c.version FROM user_changes c JOIN outbox_lanes l USING (lane)
-WHERE (c.txid, c.user_id, c.version) > (l.txid, l.user_id, l.version)
-  AND c.txid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint ORDER BY c.txid, c.version
-"""
-
-
-def fetch(url: str, statement: str) -> list[tuple[Any, ...]]:
-    async def run() -> list[tuple[Any, ...]]:
-        connection = await asyncpg.connect(url)
-        rows = await connection.fetch(statement)
-        await connection.close()
-        return [tuple(row) for row in rows]
-
-    return asyncio.run(run())
-
-
-def execute(url: str, statements: str) -> None:
-    async def run() -> None:
-        connection = await asyncpg.connect(url)
-        await connection.execute(statements)
-        await connection.close()
-
-    asyncio.run(run())
-
-
-def test_pending_events_stay_pending_up_and_down(database_url: str) -> None:
-    downgrade(database_url, "0007")
-    execute(database_url, FOLLOWED)
-    upgrade(database_url)
-
-    assert fetch(database_url, "SELECT partition, version FROM outbox ORDER BY seq") == [(15, 2), (15, 3)]
-    ids = fetch(database_url, "SELECT event_id FROM user_changes")
-    assert len(set(ids)) == 3
-    assert {event_id.version for (event_id,) in ids} == {7}
-    assert {id_time(event_id).isoformat() for (event_id,) in ids} == {"2026-01-02T03:04:05+00:00"}
-    downgrade(database_url, "0007")
-    assert fetch(database_url, BEYOND_CURSOR) == [(2,), (3,)]
 
 
 def test_a_database_without_a_revision_has_none(empty_database_url: str) -> None:

@@ -1,8 +1,8 @@
-"""The schema. This revision replaces 0001 to 0006, none of which was released; a database at 0006 is up to date."""
+"""The schema. Until the first release, changes of the schema are made here."""
 
 from alembic import op
 
-revision = "0006"
+revision = "0001"
 down_revision = None
 
 PARTITIONS = 16
@@ -51,22 +51,28 @@ CREATE TABLE user_changes (
     request_id text NOT NULL,
     traceparent text NOT NULL,
     changed_at timestamptz NOT NULL,
-    lane smallint NOT NULL,
-    txid bigint NOT NULL DEFAULT (pg_current_xact_id()::text::bigint),
+    event_id uuid NOT NULL,
     CONSTRAINT pk_user_changes PRIMARY KEY (user_id, version)
 );
-CREATE INDEX ix_user_changes_lane_txid ON user_changes (lane, txid, user_id, version);
+CREATE INDEX ix_user_changes_changed_at ON user_changes (changed_at);
 CREATE INDEX ix_user_changes_actor ON user_changes (actor) WHERE actor LIKE 'jwt:%';
-CREATE TABLE outbox_lanes (
-    lane smallint NOT NULL CONSTRAINT pk_outbox_lanes PRIMARY KEY,
-    txid bigint NOT NULL DEFAULT 0,
-    user_id uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
-    version integer NOT NULL DEFAULT 0,
+CREATE TABLE outbox (
+    partition smallint NOT NULL,
+    seq bigint GENERATED ALWAYS AS IDENTITY,
+    user_id uuid NOT NULL,
+    version integer NOT NULL,
+    changed_at timestamptz NOT NULL,
+    refusals integer NOT NULL DEFAULT 0,
+    retry_at timestamptz,
+    CONSTRAINT pk_outbox PRIMARY KEY (partition, seq)
+);
+CREATE INDEX ix_outbox_retry_at ON outbox (retry_at) WHERE retry_at IS NOT NULL;
+CREATE TABLE outbox_partitions (
+    partition smallint NOT NULL CONSTRAINT pk_outbox_partitions PRIMARY KEY,
     owner uuid,
     leased_until timestamptz,
     retry_at timestamptz,
-    failures integer NOT NULL DEFAULT 0,
-    refusals integer NOT NULL DEFAULT 0
+    failures integer NOT NULL DEFAULT 0
 );
 CREATE TABLE inbox (
     source text NOT NULL,
@@ -105,6 +111,9 @@ CREATE TABLE imports (
     started_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     finished_at timestamptz,
+    line bigint NOT NULL DEFAULT 0,
+    keep_ids boolean NOT NULL DEFAULT false,
+    dry_run boolean NOT NULL DEFAULT false,
     CONSTRAINT ck_imports_state_known CHECK (state IN ('running', 'interrupted', 'failed', 'completed'))
 );
 CREATE TABLE import_failures (
@@ -113,6 +122,7 @@ CREATE TABLE import_failures (
     code text NOT NULL,
     detail text NOT NULL,
     pointer text,
+    line bigint,
     CONSTRAINT pk_import_failures PRIMARY KEY (import_id, record)
 );
 CREATE TABLE service_meta (name text NOT NULL CONSTRAINT pk_service_meta PRIMARY KEY, value text NOT NULL);
@@ -125,11 +135,11 @@ def upgrade() -> None:
     for table in ("idempotency_keys", "inbox"):
         op.execute(f"CREATE INDEX ix_{table}_traceparent ON {table} (traceparent)")
         op.execute(f"CREATE INDEX ix_{table}_mentions ON {table} USING gin (mentions) WHERE mentions IS NOT NULL")
-    op.execute(f"INSERT INTO outbox_lanes (lane) SELECT generate_series(0, {PARTITIONS - 1})")
+    op.execute(f"INSERT INTO outbox_partitions (partition) SELECT generate_series(0, {PARTITIONS - 1})")
 
 
 def downgrade() -> None:
     op.execute(
-        "DROP TABLE users, user_terms, user_changes, outbox_lanes, inbox, idempotency_keys, import_failures, imports,"
-        " service_meta"
+        "DROP TABLE users, user_terms, user_changes, outbox, outbox_partitions, inbox, idempotency_keys, import_failures,"
+        " imports, service_meta"
     )
