@@ -140,6 +140,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute(
-        "DROP TABLE users, user_terms, user_changes, outbox, outbox_partitions, inbox, idempotency_keys, import_failures,"
-        " imports, service_meta"
+        "DROP TABLE users, user_terms, user_changes, outbox, outbox_partitions, inbox, idempotency_keys,"
+        " import_failures, imports, service_meta"
     )
