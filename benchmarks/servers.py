@@ -91,7 +91,7 @@ def service_env(
     access_log: bool = False,
     cache_max_bytes: int | None = None,
 ) -> dict[str, str]:
-    """What production has on by default: authentication, encryption, metrics; API keys have no rate limit."""
+    """What production has on: authentication, a rate limit that is counted, encryption, metrics."""
     settings = {
         "APP_ENV": "development",
         "HOST": LOOPBACK,
@@ -100,6 +100,7 @@ def service_env(
         "DATA_DIR": str(bench.folder / "data"),
         "INTERNAL_API_KEY": API_KEY,
         "ENCRYPTION_KEY": ENCRYPTION_KEY,
+        "RATE_LIMIT_INTERNAL_MAX": "1000000000",
         "ACCESS_LOG": str(access_log).lower(),
         "LOG_LEVEL": "info",
         "LOG_FORMAT": "json",

@@ -7,7 +7,7 @@ from user_service.cache.dataloader import DataLoader
 
 
 class Source:
-    """What a coalescer fetches from: it records each fetch, and answers once it may."""
+    """What a loader fetches from: it records each fetch, and answers once it may."""
 
     def __init__(self) -> None:
         self.fetches: list[list[UUID]] = []
@@ -29,26 +29,26 @@ def source() -> Source:
     return Source()
 
 
-async def loads(coalescer: DataLoader[int], ids: list[UUID]) -> list[int | BaseException | None]:
-    return await asyncio.gather(*(coalescer.load(user_id) for user_id in ids), return_exceptions=True)
+async def loads(loader: DataLoader[UUID, int], ids: list[UUID]) -> list[int | BaseException | None]:
+    return await asyncio.gather(*(loader.load(user_id) for user_id in ids), return_exceptions=True)
 
 
 async def test_many_concurrent_loads_are_one_fetch(source: Source) -> None:
-    coalescer = DataLoader(source.fetch)
+    loader = DataLoader(source.fetch)
     ids = [uuid4() for _ in range(10)]
     source.values = {user_id: number for number, user_id in enumerate(ids)}
     source.may_answer.set()
 
-    answers = await loads(coalescer, ids * 20)
+    answers = await loads(loader, ids * 20)
 
     assert answers == [*range(10)] * 20
     assert source.fetches == [ids]
 
 
 async def test_a_fetch_takes_so_many_and_so_many_run_at_once(source: Source) -> None:
-    coalescer = DataLoader(source.fetch, width=2, batch=5)
+    loader = DataLoader(source.fetch, width=2, batch=5)
 
-    waiting = asyncio.gather(*(coalescer.load(uuid4()) for _ in range(17)))
+    waiting = asyncio.gather(*(loader.load(uuid4()) for _ in range(17)))
     await asyncio.sleep(0.01)
     running = len(source.fetches)
     source.may_answer.set()
@@ -60,12 +60,12 @@ async def test_a_fetch_takes_so_many_and_so_many_run_at_once(source: Source) -> 
 
 
 async def test_an_error_of_one_key_is_its_own(source: Source) -> None:
-    coalescer = DataLoader(source.fetch)
+    loader = DataLoader(source.fetch)
     good, bad, absent = uuid4(), uuid4(), uuid4()
     source.values = {good: 1, bad: LookupError("broken")}
     source.may_answer.set()
 
-    answers = await loads(coalescer, [good, bad, absent])
+    answers = await loads(loader, [good, bad, absent])
 
     assert answers[0] == 1
     assert isinstance(answers[1], LookupError)
@@ -73,14 +73,14 @@ async def test_an_error_of_one_key_is_its_own(source: Source) -> None:
 
 
 async def test_an_error_of_the_fetch_reaches_every_caller_and_the_next_load_fetches_again(source: Source) -> None:
-    coalescer = DataLoader(source.fetch)
+    loader = DataLoader(source.fetch)
     user_id = uuid4()
     source.values, source.error = {user_id: 1}, ConnectionError("away")
     source.may_answer.set()
 
-    first = await loads(coalescer, [user_id, uuid4()])
+    first = await loads(loader, [user_id, uuid4()])
     source.error = None
-    second = await loads(coalescer, [user_id])
+    second = await loads(loader, [user_id])
 
     assert [type(answer) for answer in first] == [ConnectionError, ConnectionError]
     assert second == [1]
@@ -88,12 +88,12 @@ async def test_an_error_of_the_fetch_reaches_every_caller_and_the_next_load_fetc
 
 @pytest.mark.parametrize("cancelled", [0, 1, 2])
 async def test_a_cancelled_caller_does_not_affect_the_others(source: Source, cancelled: int) -> None:
-    coalescer = DataLoader(source.fetch)
+    loader = DataLoader(source.fetch)
     user_id = uuid4()
     source.values = {user_id: 7}
 
     async def wait() -> int | None:
-        return await coalescer.load(user_id)
+        return await loader.load(user_id)
 
     waiters = [asyncio.create_task(wait()) for _ in range(3)]
     await asyncio.sleep(0.01)
@@ -107,24 +107,24 @@ async def test_a_cancelled_caller_does_not_affect_the_others(source: Source, can
 
 
 async def test_a_load_after_a_commit_sees_it_although_a_fetch_of_before_is_under_way(source: Source) -> None:
-    coalescer = DataLoader(source.fetch)
+    loader = DataLoader(source.fetch)
     user_id = uuid4()
     source.values = {user_id: 1}
 
-    before = coalescer.load(user_id)
+    before = loader.load(user_id)
     await asyncio.sleep(0.01)
     source.values = {user_id: 2}
-    after = coalescer.load(user_id)
+    after = loader.load(user_id)
     source.may_answer.set()
 
     assert [await before, await after] == [1, 2]
 
 
 async def test_nothing_is_left_behind(source: Source) -> None:
-    coalescer = DataLoader(source.fetch)
+    loader = DataLoader(source.fetch)
     source.may_answer.set()
 
-    await loads(coalescer, [uuid4() for _ in range(5)])
+    await loads(loader, [uuid4() for _ in range(5)])
     await asyncio.sleep(0)
 
-    assert (coalescer.waiting, coalescer.running, coalescer.scheduled) == ({}, set(), False)
+    assert (loader.waiting, loader.running, loader.scheduled) == ({}, set(), False)

@@ -1,14 +1,18 @@
-"""How many requests a principal may make in a minute (docs/limits.md), by the `limits` library.
+"""How many requests a principal may make in a minute (docs/limits.md).
 
-A sliding window of two counters, in Redis for all replicas: its cost does not grow with the limit. While Redis is
-unavailable or slower than 50 ms, each replica counts for itself. A principal without a limit costs nothing.
+A sliding window of two counters: what was granted in the current window, and the share of the window before it that the
+last 60 seconds still cover. With Redis, all replicas share the windows; hits that wait at the same time travel in one
+round trip. While Redis is unavailable or slower than 50 ms, each replica counts for itself. A principal without a limit
+costs nothing.
 """
 
-import time
 from asyncio import timeout
-from math import ceil
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Mapping, Sequence
+from math import ceil, floor
+from time import monotonic
+from typing import Final, NamedTuple
 
+from user_service.cache.dataloader import DataLoader
 from user_service.errors import RateLimited
 from user_service.observability.metrics import Metrics
 from user_service.resilience.circuit_breaker import CircuitBreaker
@@ -16,78 +20,162 @@ from user_service.security.authentication import Principal
 from user_service.settings import Settings
 from user_service.values.deferred import Deferred
 
-if TYPE_CHECKING:
-    from limits import RateLimitItem
-    from limits.aio.strategies import SlidingWindowCounterRateLimiter
-
 WINDOW_SECONDS: Final = 60
 ITEMS_PER_COST: Final = 100
 REDIS_BUDGET_SECONDS: Final = 0.05
+SWEEP_SECONDS: Final = 10.0
+# `LocalWindows.take` in Redis, for one window in KEYS after the other. ARGV has the milliseconds of a window, then the
+# limit and the cost of each. Returns for each: 1 if granted, the grants of this window and of the one before, and the
+# milliseconds since this window's start.
+TAKE: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local length = tonumber(ARGV[1])
+local usages = {}
+for i, key in ipairs(KEYS) do
+  local limit, cost = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
+  local window = redis.call('HMGET', key, 'start', 'current', 'previous')
+  local start, current, previous = tonumber(window[1]) or now, tonumber(window[2]) or 0, tonumber(window[3]) or 0
+  if now < start or now >= start + 2 * length then
+    start, current, previous = now, 0, 0
+  elseif now >= start + length then
+    start, current, previous = start + length, 0, current
+  end
+  local granted = current + math.floor(previous * (length - (now - start)) / length) + cost <= limit
+  if granted then
+    current = current + cost
+    redis.call('HSET', key, 'start', start, 'current', current, 'previous', previous)
+    redis.call('PEXPIRE', key, 2 * length)
+  end
+  usages[i] = {granted and 1 or 0, current, previous, now - start}
+end
+return usages
+"""
 
 
 class Usage(NamedTuple):
-    """Whether a request was granted, how many more would be, and the seconds until that number grows."""
+    """Whether a request was granted, and its window then: the grants of this window and of the one before, its age."""
 
     granted: bool
-    remaining: int
-    reset_seconds: float
+    current: int
+    previous: int
+    elapsed_seconds: float
+
+    def count_remaining(self, limit: int) -> int:
+        """How many more requests would be granted now."""
+        return max(0, limit - self.current - count_faded(self.previous, self.elapsed_seconds))
+
+    @property
+    def reset_seconds(self) -> float:
+        """The seconds until more would be granted."""
+        rest = WINDOW_SECONDS - self.elapsed_seconds
+        return rest % (WINDOW_SECONDS / self.previous) if self.previous else rest
 
 
-class Windows:
-    """The windows of all principals. Imports `limits` and the Redis client: make it on a worker thread."""
+def count_faded(previous: int, elapsed_seconds: float) -> int:
+    """How many grants of the window before the last 60 seconds still cover."""
+    return floor(previous * (WINDOW_SECONDS - elapsed_seconds) / WINDOW_SECONDS) if previous else 0
 
-    def __init__(self, settings: Settings, metrics: Metrics, *, budget_seconds: float) -> None:
-        from limits.aio.storage import MemoryStorage, RedisStorage
-        from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
+class Hit:
+    """One request's cost, to be taken from the window of `name`. Two hits are never equal."""
+
+    __slots__ = ("cost", "limit", "name")
+
+    def __init__(self, name: str, *, cost: int, limit: int) -> None:
+        self.name, self.cost, self.limit = name, cost, limit
+
+
+class Window:
+    """One name's window in this process: its start on the monotonic clock, its grants, and those of the one before."""
+
+    __slots__ = ("current", "previous", "start")
+
+    def __init__(self, start: float, current: int = 0, previous: int = 0) -> None:
+        self.start, self.current, self.previous = start, current, previous
+
+    def advance(self, now: float) -> float:
+        """Starts the window that `now` lies in, and returns the seconds since its start."""
+        elapsed = now - self.start
+        if elapsed >= 2 * WINDOW_SECONDS:
+            self.start, self.current, self.previous = now, 0, 0
+        elif elapsed >= WINDOW_SECONDS:
+            self.start, self.current, self.previous = self.start + WINDOW_SECONDS, 0, self.current
+        return now - self.start
+
+
+class LocalWindows:
+    """The windows of this process."""
+
+    def __init__(self) -> None:
+        self.windows: dict[str, Window] = {}
+        self.sweep_at = 0.0
+
+    def take(self, name: str, *, cost: int, limit: int) -> Usage:
+        """Grants `cost` unless more than `limit` would then be granted in a minute. A refused request takes nothing."""
+        now = monotonic()
+        if now >= self.sweep_at:
+            self.remove_ended(now)
+        window = self.windows.get(name)
+        if window is None:
+            window = self.windows[name] = Window(now)
+        elapsed = window.advance(now)
+        granted = window.current + count_faded(window.previous, elapsed) + cost <= limit
+        if granted:
+            window.current += cost
+        return Usage(granted, window.current, window.previous, elapsed)
+
+    def remove_ended(self, now: float) -> None:
+        self.sweep_at = now + SWEEP_SECONDS
+        oldest = now - 2 * WINDOW_SECONDS
+        self.windows = {name: window for name, window in self.windows.items() if window.start > oldest}
+
+
+class RedisWindows:
+    """The windows of all replicas; `local` counts while Redis fails. Imports the Redis client when it is made."""
+
+    def __init__(self, url: str, *, prefix: str, local: LocalWindows, metrics: Metrics, budget_seconds: float) -> None:
         from redis.exceptions import RedisError
 
         from user_service.cache.redis import connect
 
-        self.budget_seconds = budget_seconds
-        self.metrics = metrics
         # What a call of Redis raises; TimeoutError is an OSError.
-        self.redis_errors: tuple[type[Exception], ...] = (RedisError, OSError)
-        self.local = SlidingWindowCounterRateLimiter(MemoryStorage())
-        self.shared: SlidingWindowCounterRateLimiter | None = None
-        if settings.redis_url is not None:
-            self.redis = connect(settings.redis_url)
-            storage = RedisStorage(
-                "async+redis://",
-                implementation="redispy",
-                key_prefix=f"{settings.redis_key_prefix}rate",
-                connection_pool=self.redis.connection_pool,  # type: ignore[arg-type]  # documented, not in its types
-            )
-            self.shared = SlidingWindowCounterRateLimiter(storage)
-            self.breaker = CircuitBreaker(
-                "rate limits", probe=self.redis.ping, count_failure=metrics.rate_limit_errors.add
-            )
+        self.errors: tuple[type[Exception], ...] = (RedisError, OSError)
+        self.redis = connect(url)
+        self.script = self.redis.register_script(TAKE)
+        self.prefix = f"{prefix}rate:"
+        self.local = local
+        self.count_failure = metrics.rate_limit_errors.add
+        self.budget_seconds = budget_seconds
+        self.breaker = CircuitBreaker("rate limits", probe=self.redis.ping, count_failure=self.count_failure)
+        self.hits: DataLoader[Hit, Usage] = DataLoader(self.take_all)
 
     async def take(self, name: str, *, cost: int, limit: int) -> Usage:
-        """Takes `cost` from a limit a minute, in Redis unless it is unavailable. A refused request takes nothing."""
-        from limits import RateLimitItemPerMinute
+        """As `LocalWindows.take`, over all replicas while Redis answers in time."""
+        if not self.breaker.is_open and (usage := await self.hits.load(Hit(name, cost=cost, limit=limit))) is not None:
+            return usage
+        return self.local.take(name, cost=cost, limit=limit)
 
-        item = RateLimitItemPerMinute(limit)
-        if self.shared is not None and not self.breaker.is_open:
-            try:
-                async with timeout(self.budget_seconds):
-                    usage = await hit(self.shared, item, name, cost)
-                self.breaker.record_success()
-                return usage
-            except self.redis_errors as error:
-                self.breaker.record_failure(error)
-                self.metrics.rate_limit_errors.add()
-        return await hit(self.local, item, name, cost)
+    async def take_all(self, hits: Sequence[Hit]) -> Mapping[Hit, Usage]:
+        """The usage of each hit in one round trip; none where Redis fails."""
+        keys = [self.prefix + hit.name for hit in hits]
+        arguments = [number for hit in hits for number in (hit.limit, hit.cost)]
+        try:
+            async with timeout(self.budget_seconds):
+                counts = await self.script(keys, [WINDOW_SECONDS * 1000, *arguments])
+        except self.errors as error:
+            self.breaker.record_failure(error)
+            self.count_failure()
+            return {}
+        self.breaker.record_success()
+        return {
+            hit: Usage(bool(granted), current, previous, milliseconds / 1000)
+            for hit, (granted, current, previous, milliseconds) in zip(hits, counts, strict=True)
+        }
 
     async def close(self) -> None:
-        if self.shared is not None:
-            await self.breaker.close()
-            await self.redis.aclose()
-
-
-async def hit(windows: "SlidingWindowCounterRateLimiter", item: "RateLimitItem", name: str, cost: int) -> Usage:
-    granted = await windows.hit(item, name, cost=cost)
-    stats = await windows.get_window_stats(item, name)
-    return Usage(granted, stats.remaining, min(WINDOW_SECONDS, max(0.0, stats.reset_time - time.time())))
+        await self.breaker.close()
+        await self.redis.aclose()
 
 
 class Limiter:
@@ -97,8 +185,18 @@ class Limiter:
         limits = {"jwt": settings.rate_limit_max, "api_key": settings.rate_limit_internal_max}
         self.limits = {kind: limit for kind, limit in limits.items() if limit}
         self.metrics = metrics
-        self.budget_seconds = budget_seconds
-        self.windows = Deferred(lambda: Windows(settings, metrics, budget_seconds=self.budget_seconds))
+        self.local = LocalWindows()
+        self.shared: Deferred[RedisWindows] | None = None
+        if (url := settings.redis_url) is not None:
+            self.shared = Deferred(
+                lambda: RedisWindows(
+                    url,
+                    prefix=settings.redis_key_prefix,
+                    local=self.local,
+                    metrics=metrics,
+                    budget_seconds=budget_seconds,
+                )
+            )
 
     def find_allowance(self, principal: Principal) -> "Allowance | None":
         """The allowance of one request; None for a principal without a limit."""
@@ -106,31 +204,40 @@ class Limiter:
         return Allowance(self, principal, limit) if limit is not None else None
 
     async def close(self) -> None:
-        if (windows := await self.windows.get_if_started()) is not None:
+        if self.shared is not None and (windows := await self.shared.get_if_started()) is not None:
             await windows.close()
 
 
 class Allowance:
     """What one request is charged to, and what remains after it."""
 
-    __slots__ = ("kind", "limit", "limiter", "name", "usage")
+    __slots__ = ("limit", "limiter", "principal", "usage")
 
     def __init__(self, limiter: Limiter, principal: Principal, limit: int) -> None:
-        self.limiter = limiter
-        self.name, self.kind = principal.name, principal.kind
-        self.limit = limit
-        self.usage = Usage(granted=False, remaining=limit, reset_seconds=0.0)
+        self.limiter, self.principal, self.limit = limiter, principal, limit
+        # The window after the last charge; None before the first.
+        self.usage: Usage | None = None
 
     async def charge(self, cost: int = 1) -> None:
         """Takes `cost` of the limit; more than the whole limit counts as the whole limit. Raises RateLimited."""
-        windows = self.limiter.windows.value or await self.limiter.windows.get()
-        self.usage = await windows.take(self.name, cost=min(cost, self.limit), limit=self.limit)
-        if not self.usage.granted:
-            self.limiter.metrics.rate_limited.add(self.kind)
+        limiter, name, limit = self.limiter, self.principal.name, self.limit
+        if limiter.shared is None:
+            usage = limiter.local.take(name, cost=min(cost, limit), limit=limit)
+        else:
+            windows = limiter.shared.value or await limiter.shared.get()
+            usage = await windows.take(name, cost=min(cost, limit), limit=limit)
+        self.usage = usage
+        if not usage.granted:
+            limiter.metrics.rate_limited.add(self.principal.kind)
             raise RateLimited(
-                f"This principal may make {self.limit} requests in {WINDOW_SECONDS} seconds.",
-                retry_after_seconds=max(1, ceil(self.usage.reset_seconds)),
+                f"This principal may make {limit} requests in {WINDOW_SECONDS} seconds.",
+                retry_after_seconds=max(1, ceil(usage.reset_seconds)),
             )
+
+    @property
+    def remaining(self) -> int:
+        """How many more requests would be granted."""
+        return self.limit if self.usage is None else self.usage.count_remaining(self.limit)
 
     async def charge_items(self, count: int) -> None:
         """Takes what a batch costs beyond its own request: one for each hundred items begun. Raises RateLimited."""
@@ -141,7 +248,8 @@ class Allowance:
     @property
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """RateLimit and RateLimit-Policy, as draft-ietf-httpapi-ratelimit-headers-10 writes them."""
+        reset_seconds = 0.0 if self.usage is None else self.usage.reset_seconds
         return (
             (b"ratelimit-policy", b'"default";q=%d;w=%d' % (self.limit, WINDOW_SECONDS)),
-            (b"ratelimit", b'"default";r=%d;t=%d' % (self.usage.remaining, ceil(self.usage.reset_seconds))),
+            (b"ratelimit", b'"default";r=%d;t=%d' % (self.remaining, ceil(reset_seconds))),
         )

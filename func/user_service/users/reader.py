@@ -62,8 +62,8 @@ class UserReader:
         metrics.cache_hits.begin(cache.local_tier)
         self.hits = metrics.cache_hits.begin(cache.tier)
         self.misses = metrics.cache_misses.begin(cache.tier)
-        self.cached: DataLoader[Entry] = DataLoader(cache.get)
-        self.stored: DataLoader[Entry] = DataLoader(self.fetch)
+        self.cached: DataLoader[UUID, Entry] = DataLoader(cache.get)
+        self.stored: DataLoader[UUID, Entry] = DataLoader(self.fetch)
 
     def get_local(self, user_id: str) -> Entry | None:
         """A user in the cache of this process, deleted or not, by the id as `str` writes it."""
