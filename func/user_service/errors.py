@@ -1,7 +1,8 @@
 """The errors, with their HTTP status and stable code (RFC 9457).
 
 ServiceError
-├── BadRequest 400            MalformedJson, InvalidCursor, InvalidHeader, InvalidEvent, EventIdReused
+├── BadRequest 400            MalformedJson, RequestIncomplete, InvalidCursor, InvalidHeader, InvalidEvent,
+│                             EventIdReused
 ├── Unauthenticated 401
 ├── Forbidden 403
 ├── NotFound 404              UserNotFound
@@ -62,6 +63,12 @@ class BadRequest(ServiceError):
 
 class MalformedJson(BadRequest):
     code, title = "malformed_json", "The body is not JSON"
+
+
+class RequestIncomplete(BadRequest):
+    """The client has gone, or was too slow. The response reaches no one; the log and the metrics have its status."""
+
+    code, title = "request_incomplete", "The connection ended before the body of the request did"
 
 
 class InvalidCursor(BadRequest):

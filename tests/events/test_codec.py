@@ -45,6 +45,15 @@ async def test_an_attribute_that_is_not_utf8_is_refused(
     assert [fault["pointer"] for fault in problem["errors"]] == [f"header:{name}"]
 
 
+@pytest.mark.parametrize("value", ["50%", "%", "%zz", "a%2", '"%4"', "%%34"])
+async def test_a_percent_sign_is_encoded(shared_client: httpx.AsyncClient, value: str) -> None:
+    """Otherwise `50%` and `50%25` would be one id."""
+    problem = expect_problem(await send_binary(shared_client, b"", **{"ce-id": value}), 400, "invalid_event")
+
+    assert [fault["pointer"] for fault in problem["errors"]] == ["header:ce-id"]
+    assert "%25" in problem["errors"][0]["detail"]
+
+
 @pytest.mark.parametrize("value", ["a%00", "%00", "x" * 1025, "%C3%BC" * 513])
 async def test_an_id_is_checked_as_it_is_decoded(shared_client: httpx.AsyncClient, value: str) -> None:
     problem = expect_problem(await send_binary(shared_client, b"", **{"ce-id": value}), 400, "invalid_event")
@@ -118,6 +127,33 @@ async def test_an_unknown_type_in_a_batch_is_named_and_nothing_is_applied(shared
     assert (fault["pointer"], fault["code"]) == ("/1/type", "unknown_type")
     assert CREATE in fault["detail"]
     assert (await shared_client.get(USERS, params={"email": email})).json()["items"] == []
+
+
+async def test_a_used_id_in_a_batch_is_named(shared_client: httpx.AsyncClient) -> None:
+    used = make_event(CREATE, data=create_data(unique_email()))
+    first = await shared_client.post("/events", content=orjson.dumps(used), headers=STRUCTURED)
+    events = [make_event(), {**used, "data": create_data(unique_email())}]
+
+    response = await shared_client.post("/events", content=orjson.dumps(events), headers=BATCHED)
+
+    assert first.status_code == 200
+    (fault,) = expect_problem(response, 400, "event_id_reused")["errors"]
+    assert fault["pointer"] == "/1/id"
+
+
+async def test_in_binary_mode_the_content_type_is_that_of_the_request(shared_client: httpx.AsyncClient) -> None:
+    headers = {"ce-type": CREATE, "Content-Type": "application/json", "ce-datacontenttype": "text/xml"}
+
+    response = await send_binary(shared_client, orjson.dumps(create_data(unique_email())), **headers)
+
+    assert response.status_code == 200, response.text
+
+
+async def test_data_that_is_no_json_is_described(shared_client: httpx.AsyncClient) -> None:
+    for content, expected in ((b"\xef\xbb\xbf{}", "BOM"), (b"{", "unexpected end"), (b"", "empty")):
+        response = await shared_client.post("/events", content=content, headers=STRUCTURED)
+
+        assert expected in expect_problem(response, 400, "invalid_event")["errors"][0]["detail"]
 
 
 async def test_an_unknown_type_of_one_event_is_named(shared_client: httpx.AsyncClient) -> None:

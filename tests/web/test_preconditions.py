@@ -241,6 +241,8 @@ KEYED: dict[str, tuple[str, str, Any]] = {
     "upsert": ("PUT", f"{USERS}/by-external-id/two-keys", {"email": "two-keys@example.org"}),
     "batch": ("POST", f"{USERS}/batch/create", {"items": [{"data": {"email": "two-keys@example.org"}}]}),
     "import": ("POST", f"{USERS}/imports", None),
+    "find": ("POST", f"{USERS}/batch/find", {"emails": ["two-keys@example.org"]}),
+    "warm": ("POST", "/api/v1/cache/warm", {"limit": 1}),
 }
 
 

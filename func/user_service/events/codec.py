@@ -28,9 +28,13 @@ BATCHED: Final = "application/cloudevents-batch+json"
 REQUIRED_ATTRIBUTES: Final = ("specversion", "id", "source", "type")
 # A ping is a ping whatever its data.
 DATA_ATTRIBUTES: Final = frozenset({"data", "data_base64", "datacontenttype", "dataschema"})
+NOT_UTF8: Final = "Events must be in UTF-8: convert the body, and send charset=utf-8 or no charset."
 JSON_TYPE: Final = re.compile(r"(application|text)/([a-z0-9.-]+\+)?json", re.IGNORECASE)
 # Source and id together fit an index of PostgreSQL.
 MAX_NAME_BYTES: Final = 1024
+
+# Otherwise `50%` and `50%25` would be one value.
+LONE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -58,7 +62,7 @@ def decode(headers: RawHeaders, body: bytes) -> tuple[list[Incoming], bool]:
     fields = decode_fields(headers)
     media_type = parse_media_type(fields.get("content-type", ""))
     if media_type.name in {BATCHED, STRUCTURED} and not media_type.is_utf8:
-        raise UnsupportedMediaType("Send events in UTF-8.")
+        raise UnsupportedMediaType(NOT_UTF8)
     if media_type.name == BATCHED:
         return decode_batch(body), True
     if media_type.name == STRUCTURED:
@@ -78,15 +82,20 @@ def decode_fields(headers: RawHeaders) -> dict[str, str]:
     for raw_name, raw_value in headers:
         name = raw_name.decode("latin-1").lower()
         if not name.startswith("ce-"):
-            fields[name] = raw_value.decode("latin-1")
+            value = raw_value.decode("latin-1")
+            # Two content types that differ are a list, which is none.
+            fields[name] = value if fields.get(name, value) == value else f"{fields[name]}, {value}"
             continue
         if name in fields:
             raise invalid(f"header:{name}", "repeated_attribute", "must not be repeated")
         try:
             fields[name] = value = unquote_string(raw_value.decode())
             unquote_to_bytes(value).decode()
+            is_encoded = not LONE_PERCENT.search(value)
         except UnicodeDecodeError:
-            raise invalid(f"header:{name}", "encoding", "must be percent-encoded UTF-8") from None
+            is_encoded = False
+        if not is_encoded:
+            raise invalid(f"header:{name}", "encoding", "must be percent-encoded UTF-8; a percent sign is %25")
     return fields
 
 
@@ -108,6 +117,8 @@ class StrictJson(JSONFormat):
 
 
 def decode_binary(fields: dict[str, str], body: bytes) -> Incoming:
+    # In binary mode, the Content-Type header is this attribute.
+    fields.pop("ce-datacontenttype", None)
     attributes = {name.removeprefix("ce-"): unquote(value) for name, value in fields.items() if name.startswith("ce-")}
     check_required(attributes, "header:ce-")
     if "time" in attributes:
@@ -201,7 +212,7 @@ def check_data_type(content_type: object, pointer: str) -> None:
     if media_type is None or not JSON_TYPE.fullmatch(media_type.name):
         raise invalid(pointer, "content_type", "must be application/json")
     if not media_type.is_utf8:
-        raise UnsupportedMediaType("Send events in UTF-8.")
+        raise UnsupportedMediaType(NOT_UTF8)
 
 
 def parse_time(text: object, pointer: str) -> datetime:
@@ -217,8 +228,8 @@ def parse_time(text: object, pointer: str) -> datetime:
 def parse_json(text: str | bytes, pointer: str) -> Any:
     try:
         return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        raise invalid(pointer, "json", "must be JSON in UTF-8") from None
+    except orjson.JSONDecodeError as error:
+        raise invalid(pointer, "json", f"must be JSON in UTF-8: {error.msg}") from None
 
 
 def describe_fault(error: CloudEventValidationError, prefix: str) -> InvalidEvent:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
-from user_service.errors import EventIdReused, EventInProgress, InvalidEvent
+from user_service.errors import EventIdReused, EventInProgress, FieldError, InvalidEvent
 from user_service.events.codec import Incoming
 from user_service.events.types import BATCH_OPERATIONS, BATCH_RESULT
 from user_service.idempotency.requests import find_first, is_same
@@ -60,7 +60,9 @@ class InboxEntry:
         if row is None:
             return None
         if not is_same(row.digest, self.digest, self.index):
-            raise EventIdReused("Give every event an id of its own; only the same event may come again under its id.")
+            detail = "Give every event an id of its own; only the same event may come again under its id."
+            fault = FieldError(f"{self.event.prefix}id", "event_id_reused", "has another event of this source")
+            raise EventIdReused(detail, errors=[fault])
         head, body = INBOX.open(self.cipher, (self.event.source, self.event.id), row.reply)
         status, media_type, time = orjson.loads(head)
         self.time = datetime.fromisoformat(time)

@@ -28,6 +28,13 @@ def make_field_error(pointer: str, fault: Any) -> FieldError:
 MESSAGES: Final = {
     "missing": "is required",
     "extra_forbidden": "is not a field of this schema",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a JSON object",
+    "int_type": "must be a whole number",
+    "list_type": "must be a JSON array",
+    "model_attributes_type": "must be a JSON object",
+    "model_type": "must be a JSON object",
+    "string_type": "must be a string",
     "uuid_parsing": "must be a UUID, as 0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f",
 }
 

@@ -70,6 +70,7 @@ CODES: Final[dict[int, tuple[str, ...]]] = {
         "bad_request",
         "malformed_json",
         "malformed_request",
+        "request_incomplete",
         "invalid_cursor",
         "invalid_header",
         "invalid_event",

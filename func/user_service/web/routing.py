@@ -1,6 +1,6 @@
 """Routes that check content types, bodies and query parameters strictly."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Final
 
 import orjson
@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import Message, Receive
 
-from user_service.errors import PayloadTooLarge, UnsupportedMediaType
+from user_service.errors import InvalidHeader, PayloadTooLarge, RequestIncomplete, UnsupportedMediaType
 from user_service.values.media_types import parse_media_type
 from user_service.web.idempotency import respond_once
 from user_service.web.openapi import JSON, Responses, problems
@@ -75,6 +75,7 @@ class StrictRoute(APIRoute):
 
         async def strict(request: Request) -> Response:
             check_query(request, known, prefix)
+            check_single_key(request)
             check_length(request, limit)
             check_content_encoding(request)
             if takes_json:
@@ -132,12 +133,17 @@ def check_length(request: Request, limit: int) -> None:
 
 
 def limited(receive: Receive, limit: int) -> Receive:
-    """`receive` that raises PayloadTooLarge at the first byte beyond `limit`, whatever Content-Length says."""
+    """`receive` for the body alone.
+
+    It raises PayloadTooLarge at the first byte beyond `limit`, whatever Content-Length says, and RequestIncomplete.
+    """
     seen = 0
 
     async def receive_more() -> Message:
         nonlocal seen
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestIncomplete
         seen += len(message.get("body", b""))
         if seen > limit:
             raise payload_too_large(limit)
@@ -159,12 +165,23 @@ def check_query(request: Request, known: set[str], prefix: str | None) -> None:
     check_names(names, lambda name: name in known or (prefix is not None and name.startswith(prefix)))
 
 
-def check_content_type(request: Request, types: set[str]) -> None:
-    """Raises UnsupportedMediaType unless the headers declare JSON in UTF-8."""
+def check_single_key(request: Request) -> None:
+    """Raises InvalidHeader for two different keys, of which a proxy could have seen the other one."""
+    if len(set(request.headers.getlist("idempotency-key"))) > 1:
+        raise InvalidHeader("Send one Idempotency-Key, not several.")
+
+
+def check_content_type(request: Request, types: Collection[str]) -> str:
+    """The media type of the body. Raises UnsupportedMediaType unless it is one of `types`, in UTF-8."""
     fields = set(request.headers.getlist("content-type"))
     media_type = parse_media_type(", ".join(fields))
-    if len(fields) > 1 or media_type.name not in types or not media_type.is_utf8:
+    if len(fields) > 1 or media_type.name not in types:
         raise UnsupportedMediaType(f"Send the body with Content-Type: {' or '.join(sorted(types))}.")
+    if not media_type.is_utf8:
+        raise UnsupportedMediaType(
+            f"{media_type.name} must be in UTF-8: convert the body, and send charset=utf-8 or no charset."
+        )
+    return media_type.name
 
 
 def check_content_encoding(request: Request) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
@@ -10,16 +9,14 @@ from uuid import UUID
 from fastapi import Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
-from starlette.requests import ClientDisconnect
 
-from user_service.errors import ServiceError, ShuttingDown, UnsupportedMediaType
+from user_service.errors import ServiceError, ShuttingDown
 from user_service.observability.logging import log
 from user_service.users.exports import EXPORT_FORMATS
 from user_service.users.imports.parsers import RecordParser, make_parser
 from user_service.users.imports.records import NumberedRecord
 from user_service.users.imports.runner import Import, ImportOptions, ImportRunner
 from user_service.web.dependencies import (
-    check_single_key,
     conditions_without_etag,
     get_database,
     get_parts,
@@ -32,7 +29,7 @@ from user_service.web.pagination import METADATA_PARAMETER, METADATA_PARAMETER_P
 from user_service.web.problems import request_context, to_response
 from user_service.web.query_types import Flag
 from user_service.web.responses import render_problem
-from user_service.web.routing import OPEN_QUERY, StrictRoute, make_router
+from user_service.web.routing import OPEN_QUERY, StrictRoute, check_content_type, make_router
 from user_service.web.streams import ClosingResponse
 
 NDJSON: Final = "application/x-ndjson"
@@ -154,7 +151,7 @@ ImportKey = Annotated[
     "/imports",
     status_code=202,
     response_model=ImportRead,
-    dependencies=[Depends(requires("users:write")), Depends(check_single_key), conditions_without_etag],
+    dependencies=[Depends(requires("users:write")), conditions_without_etag],
     responses={**problems(412), **STOPPED_PROBLEMS},
     openapi_extra=IMPORT_BODY,
 )
@@ -176,8 +173,7 @@ async def import_users(
     started = await imports.begin(origin, options, key=key)
     records = parse_records(request, make_parser(options.format, unknown_columns=unknown_columns))
     try:
-        with suppress(ClientDisconnect):
-            await imports.run(started, records, origin)
+        await imports.run(started, records, origin)
     except ServiceError as error:
         return await stopped_response(request, imports, started, error)
     except asyncio.CancelledError:
@@ -253,10 +249,7 @@ def choose_media_type(accept: str) -> str:
 
 def parse_format(request: Request) -> str:
     """Raises UnsupportedMediaType."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in FORMATS_BY_MEDIA_TYPE:
-        raise UnsupportedMediaType(f"Send the users with Content-Type: {NDJSON} or {CSV}.")
-    return FORMATS_BY_MEDIA_TYPE[media_type]
+    return FORMATS_BY_MEDIA_TYPE[check_content_type(request, FORMATS_BY_MEDIA_TYPE)]
 
 
 def import_location(import_id: UUID) -> str:
