@@ -88,7 +88,8 @@ async def drop_indexes(connection: asyncpg.Connection) -> list[str]:
     for row in rows:
         if row["key"] is None:
             await connection.execute(f"DROP INDEX {row['name']}")
-            rebuild.append(row["index"])
+            # An index of ONLY the partitioned table would have none on its partitions.
+            rebuild.append(row["index"].replace(" ON ONLY ", " ON "))
         else:
             await connection.execute(f"ALTER TABLE {row['relation']} DROP CONSTRAINT {row['key']}")
             rebuild.append(f"ALTER TABLE {row['relation']} ADD CONSTRAINT {row['key']} {row['definition']}")

@@ -95,7 +95,7 @@ class Application:
         self.api.start()
         self.started = True
         self.filling_pool = asyncio.create_task(self.fill_pool())
-        if relay and self.resources.settings.sink_url is not None:
+        if relay:
             self.starting_relay = asyncio.create_task(self.start_relay())
 
     async def fill_pool(self) -> None:

@@ -26,6 +26,7 @@ from user_service.observability.metrics import Metrics
 from user_service.observability.request_stats import RequestStats
 from user_service.observability.tracing import Traced, open_tracing, untraced
 from user_service.postgres.clock import DatabaseClock
+from user_service.postgres.partitions import create_partitions
 from user_service.postgres.pool import ReadPool, check_session, fast_path_share, read_seconds
 from user_service.security.authentication import NETWORK, Authenticator
 from user_service.security.issuers import broker_issuers, user_issuers
@@ -233,7 +234,8 @@ class Resources:
         return self.relay
 
     async def start_relay(self) -> None:
-        """Starts the relay in the background, where a sink is set; logs why it can't."""
+        """Makes missing partitions and starts the relay, where a sink is set, in the background; logs why it can't."""
+        await self.create_partitions()
         try:
             relay = await self.open_relay()
         except Exception:
@@ -241,6 +243,13 @@ class Resources:
             return
         if relay is not None:
             relay.start()
+
+    async def create_partitions(self) -> None:
+        """Makes the change log's partitions of the coming months that are missing; logs why it can't."""
+        try:
+            await create_partitions(self.pool.fetch)
+        except Exception as error:
+            log.warning("partitions could not be made", extra={"reason": type(error).__name__})
 
     def wake_relay(self) -> None:
         """Tells the relay, if there is one, that a change was committed."""

@@ -1,10 +1,13 @@
-"""`user-service migrate`: brings the database to a revision."""
+"""`user-service migrate`: brings the database to a revision, and makes the coming months' partitions."""
 
+import asyncio
 from collections.abc import Mapping
 
-from user_service.cli.database import open_database
+from user_service.cli.database import open_database, open_pool
 from user_service.errors import ConfigurationError
 from user_service.postgres import migrations
+from user_service.postgres.partitions import create_partitions
+from user_service.settings import Settings
 
 
 def run(environ: Mapping[str, str], *, to: str, down: bool) -> int:
@@ -13,6 +16,15 @@ def run(environ: Mapping[str, str], *, to: str, down: bool) -> int:
         raise ConfigurationError("migrate --down needs --to REVISION; `--to base` removes every table.")
     with open_database(environ) as settings:
         assert settings.database_url is not None
-        (migrations.downgrade if down else migrations.upgrade)(settings.database_url, to)
+        if down:
+            migrations.downgrade(settings.database_url, to)
+        else:
+            migrations.upgrade(settings.database_url, to)
+            asyncio.run(make_partitions(settings))
         print(f"The database is at revision {migrations.current(settings.database_url) or 'base'}.")
     return 0
+
+
+async def make_partitions(settings: Settings) -> None:
+    async with open_pool(settings, hint="Run `user-service doctor` for the reason.") as pool:
+        await create_partitions(pool.fetch)

@@ -23,6 +23,7 @@ def run(environ: Mapping[str, str], *, watch: bool) -> int:
 
 async def relay_events(resources: Resources, *, watch: bool) -> int:
     try:
+        await resources.create_partitions()
         return await (relay_until_stopped if watch else relay_once)(resources)
     except DatabaseUnavailable as error:
         sys.stderr.write(f"{error.detail} Run `user-service doctor` for the reason.\n")

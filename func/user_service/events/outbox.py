@@ -46,9 +46,9 @@ SELECT o.seq, o.seq = (SELECT min(f.seq) FROM outbox f WHERE f.partition = $1), 
   o.user_id, o.version, c.event_id, c.type, c.status, c.changed, c.actor, c.traceparent,
   coalesce(c.changed_at, to_timestamp(0))
 FROM (
-  SELECT o.seq, o.user_id, o.version, o.refusals FROM outbox o WHERE o.partition = $1 AND {NOT_WAITING}
+  SELECT o.seq, o.user_id, o.version, o.changed_at, o.refusals FROM outbox o WHERE o.partition = $1 AND {NOT_WAITING}
   ORDER BY o.seq LIMIT {BATCH_CHANGES}
-) o LEFT JOIN user_changes c ON c.user_id = o.user_id AND c.version = o.version
+) o LEFT JOIN user_changes c ON c.user_id = o.user_id AND c.version = o.version AND c.changed_at = o.changed_at
 ORDER BY o.seq
 """  # noqa: S608
 SETTLE: Final = """

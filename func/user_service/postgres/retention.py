@@ -3,9 +3,12 @@
 This module does not import SQLAlchemy, so that the relay and the command line start without it.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
+
+from user_service.errors import CommandFailed
+from user_service.postgres.partitions import Fetch, create_partitions, drop_partitions
 
 # Responses to idempotent requests, replies to events, events that no sink accepts, imports without progress.
 RESPONSES: Final = timedelta(hours=24)
@@ -15,8 +18,6 @@ IMPORTS: Final = timedelta(days=30)
 
 BATCH: Final = 1000
 PARTITIONS: Final = "SELECT partition, now() FROM outbox_partitions ORDER BY partition"
-
-Fetch = Callable[..., Awaitable[Sequence[Any]]]
 
 
 def interval(span: timedelta) -> str:
@@ -35,7 +36,6 @@ def delete_batch(table: str, key: Collection[str], old: str, *, limit: int) -> s
 
 OLD_RESPONSES: Final = "expires_at <= now(){} ORDER BY expires_at"
 OLD_REPLIES: Final = f"processed_at < now() - {interval(REPLIES)} ORDER BY processed_at"
-OLD_CHANGES: Final = "changed_at < $1::timestamptz - $2::integer * interval '1 day' ORDER BY changed_at"
 OLD_IMPORTS: Final = f"updated_at < now() - {interval(IMPORTS)}"
 COUNT: Final = " SELECT count(*) FROM gone"
 
@@ -46,8 +46,6 @@ DELETE_EVENTS: Final = (
     " gone AS (DELETE FROM outbox o USING first WHERE o.partition = $1 AND o.seq = first.seq"
     f" AND first.changed_at < $2::timestamptz - {interval(EVENTS)} RETURNING 1) SELECT count(*) FROM gone"
 )
-# The setting is not below EVENTS, and the events are removed first, so that none loses its change.
-DELETE_CHANGES: Final = delete_batch("user_changes", ("user_id", "version"), OLD_CHANGES, limit=BATCH) + COUNT
 # In this order: the failures of an import are removed before the import.
 DELETES: Final[Mapping[str, str]] = {
     "replies": delete_batch("inbox", ("source", "id"), OLD_REPLIES, limit=BATCH) + COUNT,
@@ -70,11 +68,21 @@ DELETES: Final[Mapping[str, str]] = {
 
 
 async def prune(fetch: Fetch, *, audit_days: int) -> dict[str, int]:
-    """Removes rows past their retention; returns the number by kind. `fetch` runs each statement in a transaction."""
+    """Removes rows past their retention; returns the number by kind. `fetch` runs each statement in a transaction.
+
+    The change log loses whole months. Raises CommandFailed when one is locked; the rest is removed.
+    """
     removed = {name: await delete_all(fetch, statement) for name, statement in DELETES.items()}
     partitions = await fetch(PARTITIONS)
     removed["events"] = sum([await delete_all(fetch, DELETE_EVENTS, number, now) for number, now in partitions])
-    removed["changes"] = await delete_all(fetch, DELETE_CHANGES, partitions[0][1], audit_days)
+    await create_partitions(fetch)
+    # The setting is not below EVENTS, and the events are removed first, so that none loses its change.
+    removed["months of changes"], locked = await drop_partitions(fetch, days=audit_days)
+    if locked:
+        raise CommandFailed(
+            f"The change log of {', '.join(locked)} could not be removed: a session, such as a backup, kept the table "
+            "locked. Everything else was removed. Run `user-service prune` again when that session has ended."
+        )
     return removed
 
 

@@ -22,6 +22,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 
+from user_service.postgres.partitions import CREATE_MISSING, PARTITIONED
+
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -79,7 +81,8 @@ event.listen(
     DDL("ALTER TABLE user_terms ALTER COLUMN term SET STATISTICS 1000"),  # type: ignore[no-untyped-call]
 )
 
-# The audit trail. A row is updated only when its user, or the person who made the change, is erased.
+# The audit trail, by month (see partitions.py). A row is updated only when its user, or the person who made the change,
+# is erased. A user's versions are unique because each is written while the user's row is locked.
 user_changes = Table(
     "user_changes",
     metadata,
@@ -91,12 +94,12 @@ user_changes = Table(
     Column("actor", Text, nullable=False),
     Column("request_id", Text, nullable=False),
     Column("traceparent", Text, nullable=False),
-    Column("changed_at", Time, nullable=False),
+    Column("changed_at", Time),
     # UUIDv7; the id of the event too.
     Column("event_id", Uuid, nullable=False),
-    PrimaryKeyConstraint("user_id", "version"),
+    PrimaryKeyConstraint("user_id", "version", "changed_at"),
+    postgresql_partition_by="RANGE (changed_at)",
 )
-Index("ix_user_changes_changed_at", user_changes.c.changed_at)
 Index("ix_user_changes_actor", user_changes.c.actor, postgresql_where=text("actor LIKE 'jwt:%'"))
 
 # The changes whose events are pending. A row is written with its change, and deleted when its event was delivered or
@@ -208,4 +211,16 @@ import_failures = Table(
 # Values that must not change while a service runs, such as the fingerprint of the blind index key.
 service_meta = Table(
     "service_meta", metadata, Column("name", Text, primary_key=True), Column("value", Text, nullable=False)
+)
+
+for name in PARTITIONED:
+    event.listen(
+        metadata.tables[name],
+        "after_create",
+        DDL(f"CREATE TABLE {name}_default PARTITION OF {name} DEFAULT"),  # type: ignore[no-untyped-call]
+    )
+event.listen(
+    metadata,
+    "after_create",
+    DDL(CREATE_MISSING.replace("%", "%%")),  # type: ignore[no-untyped-call]
 )

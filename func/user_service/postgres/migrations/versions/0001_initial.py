@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from user_service.postgres.partitions import CREATE_MISSING
+
 revision = "0001"
 down_revision = None
 
@@ -52,9 +54,9 @@ CREATE TABLE user_changes (
     traceparent text NOT NULL,
     changed_at timestamptz NOT NULL,
     event_id uuid NOT NULL,
-    CONSTRAINT pk_user_changes PRIMARY KEY (user_id, version)
-);
-CREATE INDEX ix_user_changes_changed_at ON user_changes (changed_at);
+    CONSTRAINT pk_user_changes PRIMARY KEY (user_id, version, changed_at)
+) PARTITION BY RANGE (changed_at);
+CREATE TABLE user_changes_default PARTITION OF user_changes DEFAULT;
 CREATE INDEX ix_user_changes_actor ON user_changes (actor) WHERE actor LIKE 'jwt:%';
 CREATE TABLE outbox (
     partition smallint NOT NULL,
@@ -136,6 +138,7 @@ def upgrade() -> None:
         op.execute(f"CREATE INDEX ix_{table}_traceparent ON {table} (traceparent)")
         op.execute(f"CREATE INDEX ix_{table}_mentions ON {table} USING gin (mentions) WHERE mentions IS NOT NULL")
     op.execute(f"INSERT INTO outbox_partitions (partition) SELECT generate_series(0, {PARTITIONS - 1})")
+    op.execute(CREATE_MISSING)
 
 
 def downgrade() -> None:
