@@ -53,7 +53,7 @@ async def dump(url: str) -> bytes:
     try:
         for row in await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'"):
             await connection.copy_from_query(f"SELECT * FROM {row['tablename']}", output=keep)
-            await connection.copy_from_table(row["tablename"], output=keep, format="binary")
+            await connection.copy_from_query(f"SELECT * FROM {row['tablename']}", output=keep, format="binary")
     finally:
         await connection.close()
     return b"".join(parts)
