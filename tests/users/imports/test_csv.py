@@ -1,6 +1,8 @@
 """CSV as spreadsheets write it, and as people mistype it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from support.record_files import read, read_numbered
 from user_service.users.imports.csv_columns import COLUMNS
@@ -36,6 +38,11 @@ def test_separators_and_line_ends_of_spreadsheets(separator: str, end: str, size
         b"email,given_name,\na@b.org,Ada,\nb@b.org,Bo,,,\n",
         b"\n , \nemail,given_name,phone\n\na@b.org,Ada\n,,\n  \nb@b.org,Bo,\n,",
         b'email,given_name\na@b.org, "Ada"\n"b@b.org","Bo"',
+        b'"email" , "given_name"  \r\n "a@b.org" ,"Ada" \r\n"b@b.org"  ,  "Bo"\t',
+        b'email;given_name\n"a@b.org"\t ;Ada\nb@b.org ; "Bo" ;\n',
+        b"sep=;;;\nemail;given_name;\na@b.org;Ada;\nb@b.org;Bo;\n",
+        b'"sep=,",,\nemail,given_name,\na@b.org,Ada,\nb@b.org,Bo,\n',
+        b"SEP=\t\r\nemail\tgiven_name\r\na@b.org\tAda\r\nb@b.org\tBo\r\n",
     ],
 )
 @pytest.mark.parametrize("size", SIZES)
@@ -46,8 +53,38 @@ def test_what_spreadsheets_leave_around_cells_is_harmless(content: bytes, size: 
 def test_booleans_of_spreadsheets() -> None:
     cells = ["TRUE", "false", "1", "0", "Yes", "NO", "maybe"]
     content = "email_verified\n" + "\n".join(cells)
-    values = [record["email_verified"] for record in read("csv", content.encode()) if isinstance(record, dict)]
-    assert values == [True, False, True, False, True, False, "maybe"]
+    *records, last = read("csv", content.encode())
+    assert [record["email_verified"] for record in records if isinstance(record, dict)] == [
+        *(True, False, True, False, True, False)
+    ]
+    assert last == BadRecord(
+        "validation_failed", "must be one of true, false, 1, 0, yes, no (bool_type)", "email_verified"
+    )
+
+
+CELLS = st.text(st.sampled_from('ab" ,;\r\n'), max_size=8)
+BLANKS = st.sampled_from(["", " ", "  ", "\t"])
+
+
+@given(st.lists(st.tuples(CELLS, BLANKS, BLANKS), min_size=2, max_size=4), st.sampled_from([1, 5, 100]))
+def test_spaces_around_quotes_change_no_cell(cells: list[tuple[str, str, str]], size: int) -> None:
+    """Of each cell: its text, the spaces before its quotes, which can't be tabs, and those after them."""
+    names = [f"metadata.{number}" for number in range(len(cells))]
+    row = ",".join(before.strip("\t") + '"' + text.replace('"', '""') + '"' + after for text, before, after in cells)
+    expected = {str(number): text.strip() for number, (text, _, _) in enumerate(cells) if text.strip()}
+
+    records = read("csv", f"{','.join(names)}\n{row}\n".encode(), size)
+
+    assert records == ([{"metadata": expected}] if expected else [])
+
+
+@pytest.mark.parametrize("row", [b'"Ada" x,b', b'"Ada"x,"b"', b'"Ada" "b",c', b'a,"Ada" "', b'"a"" ,b" c,"d"'])
+def test_text_after_a_closing_quote_fails_its_row(row: bytes) -> None:
+    (first, last) = read("csv", b"given_name,family_name\n" + row + b"\nBo,Bo\n")
+
+    assert isinstance(first, BadRecord)
+    assert first.code == "malformed_csv"
+    assert last == {"given_name": "Bo", "family_name": "Bo"}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -125,7 +162,20 @@ def test_a_byte_that_is_not_utf8_fails_its_record_and_says_where() -> None:
         (b"PK\x03\x04\x14\0\x06\0", "Excel workbook (.xlsx)", "save it as CSV UTF-8"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old Excel workbook", "save it as CSV UTF-8"),
         ("email\na@b.org\n".encode("utf-16"), "UTF-16", "save it as CSV UTF-8"),
+        ("email\na@b.org\n".encode("utf-16-le"), "UTF-16", "save it as CSV UTF-8"),
+        ("email\na@b.org\n".encode("utf-16-be"), "UTF-16", "save it as CSV UTF-8"),
+        ("email\na@b.org\n".encode("utf-32-be"), "UTF-16", "save it as CSV UTF-8"),
+        (b"PK\x05\x06" + bytes(18), "empty ZIP archive", "save it as CSV UTF-8"),
+        (b"<!DOCTYPE html><html>", "HTML", "save it as CSV UTF-8"),
         (b"\x1f\x8b\x08\0\0\0\0\0", "gzip", "send it unpacked"),
+        (b"BZh91AY&SY", "bzip2", "send it unpacked"),
+        (b"\xfd7zXZ\0", "xz", "send it unpacked"),
+        (b"\x28\xb5\x2f\xfd\x04", "Zstandard", "send it unpacked"),
+        (b'[{"email": "a@b.org"}]\n', "JSON array", "one object a line"),
+        (b"sep=\xa7\nemail\n", "and names '\\udca7'", "a comma, a semicolon or a tab"),
+        (b"sep=\nemail\n", "and names ''", "a comma, a semicolon or a tab"),
+        (b"sep=;x\nemail\n", "and names ';x'", "a comma, a semicolon or a tab"),
+        (b"email|given_name\na@b.org|Ada\n", "column 1", "a comma, a semicolon or a tab"),
         (b'{"email": "a@b.org"}\n', "NDJSON", "application/x-ndjson"),
         ("email,prénom\n".encode("cp1252"), "header is not UTF-8", "save it as CSV UTF-8"),
         (b"sep=|\nemail|given_name\n", "sep=", "a comma, a semicolon or a tab"),
@@ -133,9 +183,30 @@ def test_a_byte_that_is_not_utf8_fails_its_record_and_says_where() -> None:
     ],
 )
 def test_a_file_of_another_kind_is_refused_by_name(content: bytes, seen: str, remedy: str) -> None:
-    detail = refusal(content).detail
-    assert seen in detail
-    assert remedy in detail
+    refused = refusal(content)
+    said = " ".join([refused.detail, *(fault.detail for fault in refused.errors)])
+    assert seen in said
+    assert remedy in said
+
+
+@pytest.mark.parametrize(
+    ("content", "seen", "remedy"),
+    [
+        (b"email,given_name\na@b.org,Ada\n", "CSV", "text/csv"),
+        (b'given_name;"EMail";phone\n', "CSV", "text/csv"),
+        (b"id\n1\n", "CSV", "text/csv"),
+        (b'{\n  "email": "a@b.org"\n}\n', "several lines", "jq -c ."),
+        ('{"email": "a@b.org"}\n'.encode("utf-16-le"), "UTF-16", "UTF-8"),
+        (b"BZh91AY&SY", "bzip2", "send it unpacked"),
+    ],
+)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_file_that_is_no_ndjson_is_refused_by_name(content: bytes, seen: str, remedy: str, size: int) -> None:
+    with pytest.raises(UnreadableFile) as refused:
+        read("ndjson", content, size)
+
+    assert seen in refused.value.detail
+    assert remedy in refused.value.detail
 
 
 def test_an_unknown_column_is_named_with_the_known_ones() -> None:

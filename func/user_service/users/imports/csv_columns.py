@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 from user_service.errors import FieldError
 from user_service.users.imports.csv_rows import Row
-from user_service.users.imports.lines import UnreadableFile
+from user_service.users.imports.lines import JSON_ARRAY, UnreadableFile
 from user_service.users.imports.records import BadRecord, Record, parse_object
 from user_service.users.schemas import ImportedUser, UserRead
 
@@ -53,8 +53,12 @@ class Header:
                 record[name] = {**record.get(name, {}), **parsed}
             elif name.startswith(METADATA_PREFIX):
                 record.setdefault("metadata", {})[name.removeprefix(METADATA_PREFIX)] = cell
+            elif name not in BOOLEAN_COLUMNS:
+                record[name] = cell
+            elif cell.lower() in BOOLEANS:
+                record[name] = BOOLEANS[cell.lower()]
             else:
-                record[name] = BOOLEANS.get(cell.lower(), cell) if name in BOOLEAN_COLUMNS else cell
+                return BadRecord("validation_failed", f"must be one of {', '.join(BOOLEANS)} (bool_type)", name)
         return record
 
     def describe_encoding(self, cells: Sequence[str]) -> BadRecord:
@@ -109,12 +113,16 @@ def shown(name: str, quotes: bool) -> str:
 
 
 def refuse_header(row: Row, faults: Sequence[FieldError]) -> UnreadableFile:
-    if row.cells[0].lstrip().startswith("{"):
+    start = row.cells[0].lstrip()
+    if start.startswith("{"):
         return UnreadableFile(row.line, "the file is NDJSON, not CSV: send it as application/x-ndjson.")
+    if start.startswith("["):
+        return UnreadableFile(row.line, JSON_ARRAY, code="json_array")
+    separators = " Columns are separated by a comma, a semicolon or a tab." if len(row.cells) == 1 else ""
     error = UnreadableFile(
         row.line,
         f"the header must name the field of each column, and does not. The fields are {', '.join(COLUMNS)} and"
-        " metadata.<key>; unknown_columns=ignore passes over other columns.",
+        f" metadata.<key>; unknown_columns=ignore passes over other columns.{separators}",
     )
     error.errors = tuple(faults[:MAX_HEADER_ERRORS])
     return error

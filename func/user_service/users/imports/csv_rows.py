@@ -5,10 +5,12 @@
 2. The next line is then given with a quote before it, since it begins inside quotes.
 3. The row is over at the first line that does not end inside quotes.
 
-So the cost is linear, and no more than one row is held. A quote opens at the start of a cell only; spaces may precede.
+So the cost is linear, and no more than one row is held. A quote opens at the start of a cell only; spaces may precede
+it, and follow the one that closes.
 """
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +19,9 @@ from user_service.users.imports.lines import MAX_LINE_BYTES, UnreadableFile
 
 MAX_ROW_CHARACTERS: Final = MAX_LINE_BYTES
 SEPARATORS: Final = (",", ";", "\t")
+# The line of Excel that names the separator. A spreadsheet that reads it as a row fills the row up with empty cells.
+SEPARATOR_LINE: Final = re.compile(r'"?sep=(.?)(.*)\s*', re.IGNORECASE)
+MAX_SEPARATOR_SHOWN: Final = 10
 # `csv` refuses longer cells in the middle of a line, and would not know whether the next one begins inside quotes.
 csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES + 1))
 
@@ -62,6 +67,7 @@ class RowReader:
         self.separator = separator
         self.source = OneLine()
         self.rows = csv.reader(self.source, delimiter=separator, strict=True, skipinitialspace=True)
+        self.spaces_after_quotes = find_spaces_after_quotes(separator)
         # The row that is not over: its cells, and the parts of the cell whose quote is open, None outside of quotes.
         self.cells: list[str] = []
         self.open_cell: list[str] | None = None
@@ -75,9 +81,8 @@ class RowReader:
         if not continued:
             self.line, self.size = number, 0
         self.size += len(line)
-        self.source.line = '"' + line if continued else line
         try:
-            cells = next(self.rows)
+            cells = self.read('"' + line if continued else line)
         except EndsInsideQuotes:
             self.keep(self.unfinished_cells('"' + line if continued else line), number)
             return None
@@ -106,6 +111,15 @@ class RowReader:
             f"the quote that opens in line {self.quote_line}, cell {len(self.cells) + 1}, is never closed:"
             f" lines {self.line} to {number} were read as this one record and are not imported",
         )
+
+    def read(self, line: str) -> list[str]:
+        """The cells of a line. Raises csv.Error, EndsInsideQuotes."""
+        self.source.line = line
+        try:
+            return next(self.rows)
+        except csv.Error:
+            self.source.line = self.spaces_after_quotes.sub(lambda found: found[1] or found[0], line)
+            return next(self.rows)
 
     def unfinished_cells(self, line: str) -> list[str]:
         """The cells of a line that ends inside quotes; the last one is open."""
@@ -143,9 +157,21 @@ def find_separator(header: str) -> str:
 
 def declared_separator(line: str, number: int) -> str | None:
     """The separator of a `sep=` line, as Excel writes it. Raises UnreadableFile for one that is not supported."""
-    name, equals, separator = line.rstrip("\r\n").strip('" ').partition("=")
-    if name.lower() != "sep" or not equals:
+    found = SEPARATOR_LINE.fullmatch(line)
+    if found is None:
         return None
-    if separator not in SEPARATORS:
-        raise UnreadableFile(number, "sep= must name a comma, a semicolon or a tab.", code="separator")
-    return separator
+    separator, rest = found.groups()
+    if separator not in SEPARATORS or rest.strip(' ",;\t\r\n'):
+        seen = f"{separator}{rest}".rstrip()[:MAX_SEPARATOR_SHOWN]
+        detail = f"sep= must name a comma, a semicolon or a tab, and names {seen!r}: save the file with one of them."
+        raise UnreadableFile(number, detail, code="separator")
+    return str(separator)
+
+
+def find_spaces_after_quotes(separator: str) -> re.Pattern[str]:
+    """Matches cell by cell. Group 1 is a quoted cell that spaces follow, without these spaces."""
+    mark = re.escape(separator)
+    quoted = r' *"(?:[^"]|"")*+"'
+    return re.compile(
+        rf"((?:\A|{mark}){quoted})[^\S\r\n{mark}]+(?={mark}|[\r\n]*\Z)|(?:\A|{mark})(?:{quoted}|[^{mark}]*)"
+    )

@@ -8,14 +8,24 @@ MAX_LINE_BYTES: Final = 256 * 1024
 BOM: Final = b"\xef\xbb\xbf"
 SIGNATURE_BYTES: Final = 4
 SAVE_AS_CSV: Final = "save it as CSV UTF-8"
+SAVE_AS_UTF8: Final = f"{SAVE_AS_CSV}, or as NDJSON in UTF-8"
+SEND_UNPACKED: Final = "send it unpacked"
+JSON_ARRAY: Final = (
+    "the file is a JSON array, which is not taken: send one object a line (NDJSON), as `jq -c '.[]' users.json` writes."
+)
 # The first bytes of files that people send by mistake: what they are, and the remedy.
 SIGNATURES: Final = {
-    b"PK\x03\x04": ("an Excel workbook (.xlsx) or another ZIP archive", SAVE_AS_CSV),
+    b"PK\x03\x04": ("an Excel workbook (.xlsx), an .ods file or another ZIP archive", SAVE_AS_CSV),
+    b"PK\x05\x06": ("an empty ZIP archive", SAVE_AS_CSV),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook (.xls)", SAVE_AS_CSV),
-    b"\xff\xfe": ("text in UTF-16", SAVE_AS_CSV),
-    b"\xfe\xff": ("text in UTF-16", SAVE_AS_CSV),
-    b"\x1f\x8b": ("compressed by gzip", "send it unpacked"),
+    b"\xff\xfe": ("text in UTF-16", SAVE_AS_UTF8),
+    b"\xfe\xff": ("text in UTF-16", SAVE_AS_UTF8),
+    b"\x1f\x8b": ("compressed by gzip", SEND_UNPACKED),
+    b"BZh": ("compressed by bzip2", SEND_UNPACKED),
+    b"\xfd7zX": ("compressed by xz", SEND_UNPACKED),
+    b"\x28\xb5\x2f\xfd": ("compressed by Zstandard", SEND_UNPACKED),
     b"%PDF": ("a PDF document", SAVE_AS_CSV),
+    b"<": ("HTML or XML", SAVE_AS_CSV),
 }
 
 
@@ -45,6 +55,8 @@ class FileStart:
         for signature, (kind, remedy) in SIGNATURES.items():
             if self.held.startswith(signature):
                 raise UnreadableFile(1, f"the file is {kind}: {remedy}.", code="wrong_format")
+        if b"\0" in self.held[:SIGNATURE_BYTES]:
+            raise UnreadableFile(1, f"the file is no text, or text in UTF-16: {SAVE_AS_UTF8}.", code="wrong_format")
         start, self.held = self.held.removeprefix(BOM), b""
         return start
 

@@ -1,17 +1,26 @@
 """Parsers of NDJSON and CSV files of users: a stream of records with their lines, of any length in bounded memory."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from user_service.users.imports.csv_columns import Header, UnknownColumns, parse_header
 from user_service.users.imports.csv_rows import BadRow, Row, RowReader, declared_separator, find_separator
-from user_service.users.imports.lines import MAX_LINE_BYTES, SAVE_AS_CSV, FileStart, LineSplitter, UnreadableFile
+from user_service.users.imports.lines import (
+    JSON_ARRAY,
+    MAX_LINE_BYTES,
+    SAVE_AS_CSV,
+    FileStart,
+    LineSplitter,
+    UnreadableFile,
+)
 from user_service.users.imports.records import RECORD_TOO_LONG, BadRecord, NumberedRecord, parse_object
 
-JSON_ARRAY: Final = (
-    "the file is a JSON array, which is not taken: send one object a line (NDJSON), as `jq -c '.[]' users.json` writes."
+JSON_OVER_LINES: Final = (
+    "the file is JSON with an object over several lines: send one object a line, as `jq -c . users.json` writes."
 )
+CSV_HEADER: Final = re.compile(rb'(?:^|[,;\t"])(?:email|external_id|id)(?:$|[,;\t"])', re.IGNORECASE)
 
 
 class RecordParser(ABC):
@@ -48,12 +57,20 @@ class NdjsonParser(RecordParser):
             text = line.strip()
             if text and not self.has_begun:
                 self.has_begun = True
-                if text.startswith(b"["):
-                    raise UnreadableFile(self.line, JSON_ARRAY, code="json_array")
+                self.check_first(text)
             if len(line) > MAX_LINE_BYTES:
                 yield self.line, RECORD_TOO_LONG
             elif text:
                 yield self.line, parse_object(text, "line")
+
+    def check_first(self, text: bytes) -> None:
+        """Raises UnreadableFile for the first line of a file of another kind."""
+        if text.startswith(b"["):
+            raise UnreadableFile(self.line, JSON_ARRAY, code="json_array")
+        if text == b"{":
+            raise UnreadableFile(self.line, JSON_OVER_LINES, code="wrong_format")
+        if not text.startswith(b"{") and CSV_HEADER.search(text):
+            raise UnreadableFile(self.line, "the file is CSV: send it as text/csv.", code="wrong_format")
 
 
 class CsvParser(RecordParser):
