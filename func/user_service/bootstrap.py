@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from user_service.cache.base import MAX_STALENESS_SECONDS, Cache, NoCache
 from user_service.cache.memory import MemoryCache
 from user_service.encryption.cipher import FindKeys, find_none
-from user_service.encryption.key_registry import check_keys
+from user_service.encryption.key_registry import KeysRetired, check_keys
 from user_service.encryption.keyring import Keyring, load_api_keys, load_keys
 from user_service.errors import ConfigurationError, DatabaseUnavailable, ServiceError
 from user_service.events.outbox import Backlog, Outbox
@@ -154,7 +154,12 @@ class Resources:
         if not self.verified:
             await self.pool.open()
             await self.check_pooler()
-        await check_keys(self.pool, self.keys)
+        try:
+            await check_keys(self.pool, self.keys)
+        except KeysRetired:
+            # No key is left that this replica may seal with: it must not write, while other replicas may.
+            self.verified = False
+            raise
         self.load_api_keys()
         self.verified = True
 

@@ -110,8 +110,6 @@ class SecretRotation:
         try:
             await self.resources.verify()
         except KeysRetired as error:
-            # No key is left that this replica may seal with: it must not write, while other replicas may.
-            self.resources.verified = False
             self.report("outdated", "the service can't use this database", str(error))
         except ConfigurationError as error:
             self.report("outdated", "the database is written with other keys than this replica has", str(error))

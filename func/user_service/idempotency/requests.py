@@ -23,16 +23,16 @@ from user_service.postgres.retention import RESPONSES as RETENTION
 ID_BYTES: Final = 16
 
 TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:number)")
-FIND_REQUEST: Final = text("SELECT fingerprint, answer FROM idempotency_keys WHERE id = :id AND expires_at > now()")
+FIND_REQUEST: Final = text("SELECT fingerprint, response FROM idempotency_keys WHERE id = :id AND expires_at > now()")
 # Each new key removes a few expired ones, so that the table holds about one day's requests.
 REMOVE_OLD_REQUESTS: Final = delete_batch("idempotency_keys", ("id",), OLD_RESPONSES.format(" AND id <> :id"), limit=10)
 STORE_REQUEST: Final = text(
     f"{REMOVE_OLD_REQUESTS} INSERT INTO idempotency_keys"  # noqa: S608
-    " (id, fingerprint, answer, created_at, expires_at, traceparent, mentions)"
-    f" VALUES (:id, :fingerprint, :answer, now(), now() + {interval(RETENTION)}, :traceparent,"
+    " (id, fingerprint, response, created_at, expires_at, traceparent, mentions)"
+    f" VALUES (:id, :fingerprint, :response, now(), now() + {interval(RETENTION)}, :traceparent,"
     " CAST(:mentions AS uuid[]))"
-    " ON CONFLICT (id) DO UPDATE SET (fingerprint, answer, created_at, expires_at, traceparent, mentions)"
-    " = ROW(excluded.fingerprint, excluded.answer, excluded.created_at, excluded.expires_at, excluded.traceparent,"
+    " ON CONFLICT (id) DO UPDATE SET (fingerprint, response, created_at, expires_at, traceparent, mentions)"
+    " = ROW(excluded.fingerprint, excluded.response, excluded.created_at, excluded.expires_at, excluded.traceparent,"
     " excluded.mentions)"
 )
 
@@ -91,7 +91,7 @@ class IdempotentRequest:
             return None
         if not is_same(row.fingerprint, self.fingerprint, self.index):
             raise IdempotencyKeyReused("Send a new Idempotency-Key with every new request.")
-        response = self.open(row.answer)
+        response = self.open(row.response)
         if response.status == GONE:
             raise ResponseErased(
                 "The request took effect; its user was erased or purged since, and the stored response with it."
@@ -99,7 +99,7 @@ class IdempotentRequest:
         return response
 
     async def after(self, session: AsyncSession, response: StoredResponse, links: Links) -> None:
-        values = {"id": self.id, "fingerprint": self.fingerprint, "answer": self.seal(response)}
+        values = {"id": self.id, "fingerprint": self.fingerprint, "response": self.seal(response)}
         await session.execute(STORE_REQUEST, values | links.columns)
 
     def seal(self, response: StoredResponse) -> bytes:

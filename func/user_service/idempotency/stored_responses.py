@@ -76,9 +76,9 @@ def event_hash(source: str, event_id: str) -> bytes:
 
 IDEMPOTENCY_KEYS: Final = ResponseTable(
     table="idempotency_keys",
-    column="answer",
+    column="response",
     key={"id": "bytea"},
-    purpose=b"idempotency_keys.answer",
+    purpose=b"idempotency_keys.response",
     binding=lambda key: bytes(key[0]),
     digest_column="fingerprint",
 )

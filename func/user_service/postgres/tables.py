@@ -153,7 +153,7 @@ idempotency_keys = Table(
     metadata,
     Column("id", LargeBinary, primary_key=True),
     Column("fingerprint", LargeBinary, nullable=False),
-    Column("answer", LargeBinary, nullable=False),
+    Column("response", LargeBinary, nullable=False),
     Column("created_at", Time, nullable=False),
     Column("expires_at", Time, nullable=False),
     # The users in the response: those changed under this trace, and these (see idempotency/stored_responses.py).

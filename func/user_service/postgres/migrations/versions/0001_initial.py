@@ -90,7 +90,7 @@ CREATE INDEX ix_inbox_processed_at ON inbox (processed_at);
 CREATE TABLE idempotency_keys (
     id bytea NOT NULL CONSTRAINT pk_idempotency_keys PRIMARY KEY,
     fingerprint bytea NOT NULL,
-    answer bytea NOT NULL,
+    response bytea NOT NULL,
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
     traceparent text,
