@@ -1,26 +1,21 @@
 """Secrets that change while the service runs: taken over where they are good, refused where they are not."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from sqlalchemy import text
 
 from support.api import USERS
-from support.application import Client, running, started
+from support.application import Client, running
 from support.process import command
+from support.rotation import check, replica
 from support.secret_files import SecretFolder
 from support.servers import PostgresServer
 from support.settings import API_KEY, ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY, make_settings
 from support.tokens_kept import key_ids, meta
 from support.waiting import eventually
-from user_service.app import Application
-from user_service.bootstrap import Resources
 from user_service.secret_rotation import SecretFiles
-from user_service.settings import Settings
 
 K1, K2 = ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY
 WRONG_K1 = K2.replace("k2:", "k1:")
@@ -33,25 +28,6 @@ FRESH = {"Cache-Control": "no-cache"}
 @pytest.fixture
 def secrets(tmp_path: Path) -> SecretFolder:
     return SecretFolder(tmp_path / "secrets", ENCRYPTION_KEY=K1, INTERNAL_API_KEY=API_KEY)
-
-
-@asynccontextmanager
-async def replica(
-    database_url: str, secrets: SecretFolder, *, seconds_between_searches: float = 1.0, **environ: str
-) -> AsyncIterator[Client]:
-    """A service over files of secrets that checks them when a test calls `check`."""
-    given = {"DATABASE_URL": database_url, "SECRETS_RELOAD_SECONDS": "300", **secrets.environ, **environ}
-    given.setdefault("DATA_DIR", str(secrets.folder.parent / "data"))
-    files = SecretFiles(given, seconds_between_searches=seconds_between_searches)
-    application = Application(Resources(Settings.load(given), find_keys=files.find_keys), files)
-    async with started(application) as client:
-        yield client
-
-
-async def check(client: Client) -> dict[str, float]:
-    """Has the service check its files; the number of times for each outcome so far."""
-    await client.application.rotation.check()
-    return {outcome: number for (outcome,), number in client.resources.metrics.secrets_reload.values.items()}
 
 
 async def is_ready(client: Client) -> bool:
@@ -271,113 +247,3 @@ async def test_api_keys_change_at_once_and_without_a_gap(database_url: str, secr
             seen.append([answer.status_code for answer in answers])
 
     assert seen == [[200, 401], [200, 200], [401, 200]]
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("/kept", "/others"), ("@/", "@127.0.0.1/"), ("port=", "sslmode=disable&port=")],
-    ids=["database", "host", "parameter"],
-)
-async def test_another_database_needs_a_rollout_and_the_former_one_stays(
-    own_postgres: PostgresServer, tmp_path: Path, old: str, new: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    urls = [own_postgres.create_database(name) for name in ("kept", "others")]
-    for url in urls:
-        await asyncio.to_thread(command, tmp_path, "migrate", DATABASE_URL=url)
-    given = {"DATABASE_URL": urls[0], "DATABASE_READ_URL": urls[0]}
-    secrets = SecretFolder(tmp_path / "secrets", ENCRYPTION_KEY=K1, INTERNAL_API_KEY=API_KEY, **given)
-    seen = []
-    async with replica("", secrets) as client:
-        for name, url in given.items():
-            secrets.swap(**{name: url.replace(old, new)})
-            seen.append(await check(client))
-            await asyncio.gather(*(client.make() for _ in range(10)))
-            secrets.swap(**{name: url})
-            await check(client)
-        used = [len(await key_ids(url)) for url in urls]
-
-    assert seen == [{"refused": 1}, {"refused": 2}]
-    assert used == [1, 0]
-    assert capfd.readouterr().err.count("needs a rollout") == 2
-
-
-async def test_another_database_of_the_separate_settings_needs_a_rollout(
-    database_url: str, postgres: PostgresServer, tmp_path: Path
-) -> None:
-    place = {
-        "POSTGRES_HOST": str(postgres.sockets),
-        "POSTGRES_USER": "postgres",
-        "POSTGRES_DB": database_name(database_url),
-    }
-    secrets = SecretFolder(tmp_path / "secrets", ENCRYPTION_KEY=K1, INTERNAL_API_KEY=API_KEY, **place)
-    async with replica("", secrets) as client:
-        await check(client)
-        secrets.swap(POSTGRES_DB="postgres")
-        outcomes = await check(client)
-        await client.make()
-
-    assert outcomes == {"refused": 1}
-    assert await key_ids(database_url) == {"k1": 1}
-
-
-async def test_another_user_is_used_by_every_connection_from_then_on(
-    database_url: str, postgres: PostgresServer, tmp_path: Path
-) -> None:
-    role = f"other_{database_name(database_url)}"
-    postgres.execute(f"CREATE ROLE {role} LOGIN SUPERUSER")
-    secrets = SecretFolder(tmp_path / "secrets", ENCRYPTION_KEY=K1, INTERNAL_API_KEY=API_KEY, DATABASE_URL=database_url)
-    async with replica("", secrets) as client:
-        await client.make()
-        secrets.swap(DATABASE_URL=database_url.replace("postgres@", f"{role}@", 1))
-        outcomes = await check(client)
-        ((reader,),) = await client.resources.pool.fetch("SELECT current_user")
-        services = client.resources.services
-        assert services is not None
-        async with services.database.transaction() as session:
-            writer = await session.scalar(text("SELECT current_user"))
-    postgres.execute(f"DROP ROLE {role}")
-
-    assert outcomes == {"applied": 1}
-    assert (reader, writer) == (role, role)
-
-
-def database_name(url: str) -> str:
-    return url.partition("?")[0].rpartition("/")[2]
-
-
-async def test_a_database_password_is_used_for_new_connections_once_it_works(
-    own_postgres: PostgresServer, tmp_path: Path
-) -> None:
-    own_postgres.execute("CREATE ROLE keeper LOGIN SUPERUSER PASSWORD 'first-of-its-passwords'")
-    url = own_postgres.create_database("kept")
-    await asyncio.to_thread(command, tmp_path, "migrate", DATABASE_URL=url)
-    rules = own_postgres.cluster.folder / "pg_hba.conf"
-    rules.write_text(f"local all keeper scram-sha-256\n{rules.read_text()}")
-    own_postgres.execute("SELECT pg_reload_conf()")
-    secrets = SecretFolder(
-        tmp_path / "secrets",
-        ENCRYPTION_KEY=K1,
-        INTERNAL_API_KEY=API_KEY,
-        POSTGRES_USER_PASSWORD="first-of-its-passwords",
-    )
-    place = {"POSTGRES_HOST": str(own_postgres.sockets), "POSTGRES_DB": "kept", "POSTGRES_USER": "keeper"}
-    async with replica("", secrets, **place) as client:
-        path = await client.make()
-        secrets.swap(POSTGRES_USER_PASSWORD="second-of-its-passwords")
-        early = await check(client)
-        still = await client.get(path, headers=FRESH)
-        own_postgres.execute("ALTER ROLE keeper PASSWORD 'second-of-its-passwords'")
-        late = await check(client)
-        own_postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'keeper'")
-        read = await client.get(path, headers=FRESH)
-
-        async def can_write() -> bool:
-            """A write does not try again by itself where its connection turns out to be dead."""
-            return (await client.patch(path, json={"given_name": "Ada"})).status_code == 200
-
-        await eventually(can_write)
-
-    assert early == {"deferred": 1}
-    assert still.status_code == 200
-    assert late == {"deferred": 1, "applied": 1}
-    assert read.status_code == 200

@@ -191,8 +191,11 @@ class Resources:
 
     def apply_settings(self, settings: Settings) -> None:
         """Continues with settings in which passwords or API keys have changed."""
+        has_new_replica_user = settings.database_read_url != self.settings.database_read_url
         self.settings = settings
         self.pool.apply_settings(settings)
+        if has_new_replica_user and self.services is not None:
+            self.services.database.read_connector.expire()
         self.load_api_keys()
 
     def require_database(self) -> None:

@@ -41,6 +41,8 @@ class SecretFiles:
         self.environ = dict(environ)
         source = SettingsSource(self.environ)
         self.paths = [source.file_path(name) for name in WATCHED]
+        # An embedded database has a URL that no setting names.
+        self.names_database = (source.text("DATABASE_URL") or source.text("POSTGRES_HOST")) is not None
         self.seconds_between_searches = seconds_between_searches
         self.next_search_at = 0.0
 
@@ -124,7 +126,7 @@ class SecretRotation:
         if states == self.applied_states:
             return
         try:
-            settings = self.merge(await asyncio.to_thread(files.load))
+            settings = self.merge(await asyncio.to_thread(files.load), names_database=files.names_database)
             if settings != self.resources.settings:
                 await self.apply(settings)
                 self.outcomes.add("applied")
@@ -137,15 +139,17 @@ class SecretRotation:
             self.applied_states = states
             self.logged_reasons.clear()
 
-    def merge(self, settings: Settings) -> Settings:
+    def merge(self, settings: Settings, *, names_database: bool) -> Settings:
         """The settings in use, with the secrets of others. An embedded database's URL, which no setting has, stays.
 
-        Raises ConfigurationError when ENCRYPTION_KEY was removed, and when a URL names another database: connections
-        that are open would go on with the former one.
+        Raises ConfigurationError when ENCRYPTION_KEY or DATABASE_URL was removed, and when a URL names another
+        database: connections that are open would go on with the former one.
         """
         current = self.resources.settings
         if settings.encryption_key is None and current.encryption_key is not None:
             raise ConfigurationError("ENCRYPTION_KEY was removed; put it back, or stop the service")
+        if settings.database_url is None and names_database:
+            raise ConfigurationError("DATABASE_URL (or POSTGRES_HOST) was removed; put it back, or stop the service")
         changed = {name: getattr(settings, name) for name in RELOADED}
         changed["database_url"] = settings.database_url or current.database_url
         for name in ("database_url", "database_read_url"):

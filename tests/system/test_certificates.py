@@ -1,67 +1,18 @@
 """TLS to PostgreSQL: a certificate that does not verify is named, and is mended without a restart."""
 
 import asyncio
-import ssl
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from support.api import USERS
 from support.application import running
+from support.authority import Authority
 from support.forwarder import forwarding
 from support.process import command
 from support.servers import PostgresServer
 from support.settings import make_settings
 from support.waiting import eventually
-
-
-class Authority:
-    """A certificate authority in a folder, and the certificates that it issues for 127.0.0.1."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority of a test")])
-        builder = self.builder(self.name, self.key.public_key(), days=1)
-        certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        self.path = folder / "ca.pem"
-        self.path.write_bytes(certificate.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-
-    def builder(self, name: x509.Name, key: ec.EllipticCurvePublicKey, *, days: int) -> x509.CertificateBuilder:
-        now = datetime.now(UTC)
-        return (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(self.name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=2))
-            .not_valid_after(now + timedelta(days=days))
-        )
-
-    def server_context(self, *, host: str = "localhost", days: int = 1) -> ssl.SSLContext:
-        """TLS of a server whose certificate is for this host, and ends in so many days."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-        builder = self.builder(name, key.public_key(), days=days)
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        certificate = builder.sign(self.key, hashes.SHA256())
-        chain = self.folder / f"{host}-{days}.pem"
-        chain.write_bytes(
-            certificate.public_bytes(serialization.Encoding.PEM)
-            + key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(chain)
-        return context
 
 
 def over_tls(url: str, port: int, authority: Authority) -> str:
@@ -119,13 +70,84 @@ async def test_at_the_start_the_certificate_is_named_and_awaited(
     assert "The certificate of PostgreSQL is not valid" in said
 
 
-async def test_doctor_names_the_certificate(database_url: str, postgres: PostgresServer, tmp_path: Path) -> None:
+async def test_an_authority_that_is_replaced_is_used_by_new_connections(
+    database_url: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    authority, later = Authority(tmp_path / "authority"), Authority(tmp_path / "later")
+    async with forwarding(postgres.sockets, authority.server_context()) as forwarder:
+        url = over_tls(database_url, forwarder.port, authority)
+        async with running(make_settings(url, tmp_path, cache="none")) as client:
+            path = await client.make()
+            forwarder.context = later.server_context()
+            authority.path.write_bytes(later.path.read_bytes())
+            client.resources.pool.connector.expire()
+            answers = [await client.get(path), await client.patch(path, json={"given_name": "Ada"})]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+
+
+async def test_a_file_that_is_lost_is_a_503_that_names_it_until_it_is_back(
+    database_url: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    async with forwarding(postgres.sockets, authority.server_context()) as forwarder:
+        url = over_tls(database_url, forwarder.port, authority)
+        async with running(make_settings(url, tmp_path, cache="none", database_timeout=1)) as client:
+            path = await client.make()
+            hidden = authority.path.rename(tmp_path / "hidden")
+            client.resources.pool.connector.expire()
+            answers = [await client.get(path), await client.patch(path, json={"given_name": "Ada"})]
+            hidden.rename(authority.path)
+
+            async def is_well() -> bool:
+                return (await client.patch(path, json={"given_name": "Grace"})).status_code == 200
+
+            await eventually(is_well)
+
+    expected = f"DATABASE_URL: sslrootcert names the file {authority.path}, which can't be read (FileNotFoundError)."
+    assert {answer.status_code for answer in answers} == {503}
+    assert [answer.json()["detail"] for answer in answers if not answer.json()["detail"].startswith(expected)] == []
+
+
+async def test_a_replica_that_can_not_be_reached_over_tls_leaves_lists_to_the_primary_and_is_named(
+    database_url: str, postgres: PostgresServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="user_service")
+    authority = Authority(tmp_path / "authority")
+    reasons = []
+    async with forwarding(postgres.sockets, authority.server_context(days=-1)) as forwarder:
+        ended = over_tls(database_url, forwarder.port, authority)
+        for url in (ended, ended.replace("ca.pem", "lost.pem"), ended.replace("verify-full", "nonsense")):
+            settings = make_settings(database_url, tmp_path, database_read_url=url, database_timeout=1)
+            async with running(settings) as client:
+                await client.make()
+                answer = await client.get(USERS)
+                assert (answer.status_code, len(answer.json()["items"])) == (200, len(reasons) + 1)
+            reasons.append([record for record in caplog.records if "read replica" in record.message][-1].reason)  # type: ignore[attr-defined]
+
+    assert "certificate has expired" in reasons[0]
+    assert "sslrootcert in DATABASE_READ_URL" in reasons[0]
+    assert reasons[1].startswith("DATABASE_READ_URL: sslrootcert names the file")
+    assert reasons[2].startswith("DATABASE_READ_URL is not a URL")
+
+
+async def test_doctor_and_migrate_name_the_certificate(
+    database_url: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
     authority, stranger = Authority(tmp_path / "authority"), Authority(tmp_path / "stranger")
     async with forwarding(postgres.sockets, stranger.server_context()) as forwarder:
         url = over_tls(database_url, forwarder.port, authority)
         report = await asyncio.to_thread(command, tmp_path, "doctor", DATABASE_URL=url)
-        lost = await asyncio.to_thread(command, tmp_path, "doctor", DATABASE_URL=url.replace("ca.pem", "lost.pem"))
+        lost_url = url.replace("ca.pem", "lost.pem")
+        lost = await asyncio.to_thread(command, tmp_path, "doctor", DATABASE_URL=lost_url)
+        migrated = [
+            await asyncio.to_thread(command, tmp_path, "migrate", DATABASE_URL=name) for name in (url, lost_url)
+        ]
 
+    invalid, missing = "The certificate of PostgreSQL is not valid", "DATABASE_URL: sslrootcert names the file"
     assert report.returncode == lost.returncode == 1
-    assert "The certificate of PostgreSQL is not valid" in report.stdout
-    assert "not a URL" not in report.stdout + lost.stdout
+    assert invalid in report.stdout
+    assert missing in lost.stdout
+    assert [done.returncode for done in migrated] == [1, 1]
+    assert invalid in migrated[0].stderr
+    assert missing in migrated[1].stderr

@@ -13,7 +13,8 @@ from support.waiting import eventually, wait_until
 from user_service.postgres.migrations import upgrade
 
 FRESH = {"Cache-Control": "no-cache"}
-READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only = on; SELECT pg_reload_conf()"
+# The servers of the tests commit asynchronously: the checkpoint writes what they have acknowledged.
+READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only = on;\nSELECT pg_reload_conf();\nCHECKPOINT"
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def position(server: PostgresServer, function: str) -> int:
 
 def switch_over(primary: PostgresServer, standby: PostgresServer) -> None:
     """The primary stays up and takes no writes any more; the standby has all of them and takes its place."""
-    primary.execute(READ_ONLY.replace("; ", ";\n"))
+    primary.execute(READ_ONLY)
     last = position(primary, "pg_current_wal_flush_lsn")
     wait_until(lambda: position(standby, "pg_last_wal_replay_lsn") >= last, "the standby to catch up")
     standby.execute("SELECT pg_promote()")

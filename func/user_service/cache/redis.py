@@ -26,6 +26,7 @@ from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Traced, untraced
 from user_service.postgres.clock import DatabaseClock
 from user_service.resilience.circuit_breaker import CircuitBreaker
+from user_service.resilience.tls_files import find_unreadable_file
 
 PURPOSE: Final = b"cache"
 # Maximum duration of an operation that a request waits for.
@@ -111,7 +112,10 @@ class RedisCache:
         self.invalidate_script = self.redis.register_script(INVALIDATE_SCRIPT)
         self.clear_script = self.redis.register_script(CLEAR_SCRIPT)
         self.breaker = CircuitBreaker(
-            "the cache", probe=self.redis.ping, count_failure=lambda: metrics.cache_errors.add("recover")
+            "the cache",
+            probe=self.redis.ping,
+            count_failure=lambda: metrics.cache_errors.add("recover"),
+            explain=lambda: find_unreadable_file(url, "REDIS_URL"),
         )
         # A Redis that was unavailable, restarts or fails over may have none of the fences.
         self.fences = VersionFences(seconds=self.fence_seconds)

@@ -98,7 +98,7 @@ class TieredCache:
             try:
                 await self.receive_messages()
             except Exception as error:
-                reason = describe_error(error)
+                reason = self.shared.breaker.explain() or describe_error(error)
                 # Also where there was never a subscription, as without permission for the channel.
                 if self.is_subscribed or reason != self.reason:
                     log.warning("going on without the local cache", extra={"reason": reason})

@@ -1,6 +1,7 @@
 """`user-service doctor`: checks the settings and the servers that the service needs, and prints remedies."""
 
 import asyncio
+import ssl
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from user_service.cli.certificates import examine_certificates
 from user_service.encryption.key_registry import compare_keys
 from user_service.encryption.keyring import load_keys, secret_path
 from user_service.errors import ConfigurationError, DatabaseUnavailable
@@ -17,9 +19,11 @@ from user_service.postgres.embedded.wheel import EmbeddedPostgresError, find_pro
 from user_service.postgres.pool import ReadPool, check_session, connect_options
 from user_service.postgres.pooler import role_settings
 from user_service.resilience.circuit_breaker import describe_error
+from user_service.resilience.tls_files import find_unreadable_file
 from user_service.settings import Settings
 
 MIN_POSTGRES_VERSION: Final = 150_000
+REDIS_CERTIFICATE_REMEDY: Final = "Check the server's certificate, and ssl_ca_certs in REDIS_URL."
 
 # A replica that has replayed all that it received is not behind, however long ago the last change was.
 REPLICA: Final = """
@@ -36,9 +40,9 @@ def run(environ: Mapping[str, str]) -> int:
     try:
         settings = Settings.load(environ)
     except ConfigurationError as error:
-        report("settings", (False, str(error)))
+        report("settings", "FAIL", str(error))
         return 1
-    report("settings", (True, f"APP_ENV={settings.app_env}, port {settings.port}"))
+    report("settings", "ok", f"APP_ENV={settings.app_env}, port {settings.port}")
     return 0 if asyncio.run(examine_parts(settings)) else 1
 
 
@@ -62,15 +66,18 @@ async def examine_parts(settings: Settings) -> bool:
             finding = False, str(error)
         except asyncpg.PostgresError as error:
             finding = False, f"PostgreSQL refused ({type(error).__name__}): check what the role of DATABASE_URL may do"
-        report(name, finding)
+        report(name, "ok" if finding[0] else "FAIL", finding[1])
         findings.append(finding[0])
     await pool.close()
+    async for mark, text in examine_certificates(settings):
+        report("certificate", mark, text)
+        findings.append(mark != "FAIL")
     return all(findings)
 
 
-def report(name: str, finding: Finding) -> None:
-    is_ok, text = finding
-    sys.stdout.write(f"{'ok  ' if is_ok else 'FAIL'}  {name:11} {text}\n")
+def report(name: str, mark: str, text: str) -> None:
+    """Prints a line. `mark` is `ok`, `warn` or `FAIL`; a warning does not change the exit status."""
+    sys.stdout.write(f"{mark:4}  {name:11} {text}\n")
 
 
 async def check_embedded(settings: Settings) -> Finding:
@@ -161,6 +168,10 @@ async def check_redis(settings: Settings) -> Finding:
     try:
         fault = await find_redis_fault(settings)
     except (RedisError, OSError) as error:
+        if (lost := find_unreadable_file(settings.redis_url, "REDIS_URL")) is not None:
+            return False, lost
+        if isinstance(cause := error.__context__, ssl.SSLCertVerificationError):
+            return False, f"The certificate of Redis is not valid: {cause.verify_message}. {REDIS_CERTIFICATE_REMEDY}"
         return (
             False,
             f"Redis does not respond ({describe_error(error)}): check REDIS_URL; without it the service is slower",

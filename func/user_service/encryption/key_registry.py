@@ -5,10 +5,9 @@ A process compares its keys with them before it writes, and repeatedly afterward
 
 from collections.abc import Mapping, Sequence
 
-import asyncpg
-
 from user_service.encryption.keyring import Keyring, fingerprint
 from user_service.errors import ConfigurationError, DatabaseUnavailable
+from user_service.postgres.failures import NOT_MIGRATED
 from user_service.postgres.migrations import head
 from user_service.postgres.pool import ReadPool
 
@@ -16,7 +15,6 @@ SELECT_REGISTERED = "SELECT name, value FROM service_meta"
 SELECT_REVISION = "SELECT version_num FROM alembic_version"
 REGISTER = "INSERT INTO service_meta (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING"
 UNREGISTER = "DELETE FROM service_meta WHERE name = $1"
-NOT_MIGRATED = "The database is not migrated yet; run `user-service migrate`."
 # Names in service_meta; the last two end with a key id. The value of a retired key is the time of its retirement, in
 # seconds since 1970.
 BLIND_INDEX = "blind-index-key"
@@ -135,13 +133,10 @@ def active_key_id(registered: Mapping[str, str], keys: Keyring) -> str:
 
 async def read_registered(pool: ReadPool) -> dict[str, str]:
     """The rows of service_meta. Raises DatabaseUnavailable, also if the database is not migrated."""
-    try:
-        revisions = await pool.fetch(SELECT_REVISION)
-        if not revisions or revisions[0][0] < head():
-            raise DatabaseUnavailable(NOT_MIGRATED)
-        return dict(await pool.fetch(SELECT_REGISTERED))
-    except asyncpg.UndefinedTableError:
-        raise DatabaseUnavailable(NOT_MIGRATED) from None
+    revisions = await pool.fetch(SELECT_REVISION)
+    if not revisions or revisions[0][0] < head():
+        raise DatabaseUnavailable(NOT_MIGRATED)
+    return dict(await pool.fetch(SELECT_REGISTERED))
 
 
 def reject_wrong_keys(registered: Mapping[str, str], keys: Keyring) -> None:

@@ -5,13 +5,11 @@ visible once it is committed, and a user's changes are committed in the order of
 transactions.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 from uuid import UUID, uuid4
-
-import asyncpg
 
 from user_service.errors import DatabaseUnavailable
 from user_service.events.types import PendingChange
@@ -100,21 +98,15 @@ class Outbox:
         self.lease_seconds = lease_seconds
         self.owner: UUID = uuid4()
 
-    async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
-        try:
-            return await self.pool.fetch(statement, *arguments)
-        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
-            raise DatabaseUnavailable("The database is not migrated yet; run `user-service migrate`.") from None
-
     async def lease(self, limit: int, *, skipped: Collection[int]) -> list[Lease]:
         """Up to `limit` partitions with changes that are due."""
         deadline = monotonic() + self.lease_seconds
-        rows = await self.fetch(LEASE, self.owner, self.lease_seconds, limit, list(skipped))
+        rows = await self.pool.fetch(LEASE, self.owner, self.lease_seconds, limit, list(skipped))
         return [Lease(partition, failures, deadline) for partition, failures in rows]
 
     async def read(self, lease: Lease) -> list[PendingChange]:
         """The next changes of the partition, up to BATCH_CHANGES, each user's in order."""
-        return [PendingChange(*row) for row in await self.fetch(READ, lease.partition)]
+        return [PendingChange(*row) for row in await self.pool.fetch(READ, lease.partition)]
 
     async def settle(
         self, lease: Lease, *, done: Collection[int], refused: Mapping[int, float], retry_seconds: float | None = None
@@ -127,24 +119,24 @@ class Outbox:
         deadline = monotonic() + self.lease_seconds
         waits = list(refused), list(refused.values())
         arguments = lease.partition, self.owner, list(done), *waits, self.lease_seconds, retry_seconds
-        rows = await self.fetch(SETTLE, *arguments)
+        rows = await self.pool.fetch(SETTLE, *arguments)
         lease.deadline, lease.failures = deadline, 0
         return bool(rows)
 
     async def release(self, lease: Lease) -> None:
-        await self.fetch(RELEASE, self.owner, lease.partition)
+        await self.pool.fetch(RELEASE, self.owner, lease.partition)
 
     async def release_all(self) -> None:
         """Releases every partition that this relay has leased."""
-        await self.fetch(RELEASE_ALL, self.owner)
+        await self.pool.fetch(RELEASE_ALL, self.owner)
 
     async def retry_now(self) -> None:
         """Makes all changes due that wait for a retry."""
-        await self.fetch(RETRY_NOW)
+        await self.pool.fetch(RETRY_NOW)
 
     async def backlog(self) -> tuple[int, float]:
         """The number of pending changes, counted up to 1,000 per partition, and the age of the oldest in seconds."""
-        ((pending, oldest),) = await self.fetch(BACKLOG)
+        ((pending, oldest),) = await self.pool.fetch(BACKLOG)
         return pending, max(0.0, oldest)
 
 

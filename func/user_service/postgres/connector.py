@@ -14,10 +14,11 @@ import asyncpg
 
 from user_service.errors import ConfigurationError
 from user_service.observability.metrics import Metrics
-from user_service.postgres.failures import TRANSIENT, describe_failure, is_transient
+from user_service.postgres.failures import TRANSIENT, URL_SETTING, ExplainedFailure, describe_failure, is_transient
 from user_service.postgres.hosts import Host, split_hosts
 from user_service.postgres.pooler import LOST, explain_refusal
 from user_service.resilience.circuit_breaker import CircuitBreaker
+from user_service.resilience.tls_files import find_unreadable_file
 
 # Time to connect to a host, until its first answer to a query.
 HOST_SECONDS: Final = 3.0
@@ -32,6 +33,7 @@ EXPIRE_PAUSE_SECONDS: Final = 1.0
 # managed server whose disk is full. Never a standby, whose data may be old.
 TAKES_WRITES: Final = ("read-write", "primary")
 CHECK: Final = "SHOW transaction_read_only"
+FILE_ERRORS: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
 class NotConnected(ConnectionError):
@@ -79,14 +81,12 @@ class Connector:
             raise NotConnected("PostgreSQL could not be reached a moment ago.") from self.last_error
         try:
             connection = await self.connect_to_any_host()
-        except TRANSIENT as error:
-            if not is_transient(error) or explain_refusal(error) is not None:
+        except (*TRANSIENT, ValueError, OverflowError) as error:
+            if not is_transient(error) or isinstance(error, LOST) or explain_refusal(error) is not None:
                 raise self.refuse_url(error) from None
             self.last_error = error
             self.breaker.record_failure(error)
             raise
-        except (ValueError, OverflowError, *LOST) as error:
-            raise self.refuse_url(error) from None
         self.breaker.record_success()
         self.has_connected = True
         return connection
@@ -113,7 +113,13 @@ class Connector:
     async def connect_to(self, host: Host | None, options: Mapping[str, Any]) -> Connection:
         generation = self.generation
         address = {"host": host[0], "port": host[1], "timeout": HOST_SECONDS_OF_SEVERAL} if host else {}
-        connection: Connection = await asyncpg.connect(connection_class=Connection, **{**options, **address})
+        try:
+            connection: Connection = await asyncpg.connect(connection_class=Connection, **{**options, **address})
+        except OSError as error:
+            # The error of a file for TLS names no file, and looks like the one of a socket that is not there.
+            if isinstance(error, FILE_ERRORS) and (fault := find_unreadable_file(options["dsn"], URL_SETTING)):
+                raise ExplainedFailure(fault) from None
+            raise
         connection.generation = generation
         self.good_host = host
         return connection
@@ -135,9 +141,12 @@ class Connector:
             yield from ({"target_session_attrs": kind} for kind in TAKES_WRITES)
 
     def refuse_url(self, error: BaseException) -> Exception:
-        """What to raise for an unusable URI or file of certificates: fatal at first, transient once it has worked."""
+        """What to raise for an unusable URI or file of certificates.
+
+        It is fatal at first, and transient once the URI has worked. Without the replica the service can do its work.
+        """
         text = describe_failure(error)
-        return NotConnected(text) if self.has_connected else ConfigurationError(text)
+        return ExplainedFailure(text) if self.has_connected or not self.writes else ConfigurationError(text)
 
     async def probe(self) -> None:
         try:
@@ -167,20 +176,24 @@ class Connector:
             connection.terminate()
             return False
         if is_read_only:
-            self.expire()
+            self.expire_read_only()
         connection.checked_at = monotonic()
         return self.is_current(connection)
 
     def expire(self) -> None:
-        """Makes every pool replace its connections before their next use, at most once a second."""
+        """Makes every pool replace its connections before their next use."""
+        self.expired_at = monotonic()
+        self.generation += 1
+
+    def expire_read_only(self) -> None:
+        """Expires the connections to a server that takes no writes, at most once a second."""
         if monotonic() - self.expired_at >= EXPIRE_PAUSE_SECONDS:
-            self.expired_at = monotonic()
-            self.generation += 1
+            self.expire()
 
     def note_failure(self, error: BaseException | None) -> None:
         """Expires every connection if a statement failed because the server is read-only (SQLSTATE 25006)."""
         if self.writes and isinstance(error, asyncpg.ReadOnlySQLTransactionError):
-            self.expire()
+            self.expire_read_only()
 
     async def close(self) -> None:
         await self.breaker.close()

@@ -5,7 +5,6 @@ from time import monotonic
 from typing import Any, Final
 
 from sqlalchemy import event
-from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 from sqlalchemy.util import await_only
@@ -17,6 +16,10 @@ from user_service.postgres.pool import PoolStats
 
 # How long a caller waits at least while every connection of the pool is in use.
 MIN_POOL_TIMEOUT_SECONDS: Final = 3.0
+
+
+class NotFit(ConnectionError):
+    """A pooled connection was expired, is dead, or its server has become read-only; it is closed."""
 
 
 class EnginePool(AsyncAdaptedQueuePool):
@@ -34,6 +37,11 @@ class EnginePool(AsyncAdaptedQueuePool):
             while True:
                 try:
                     return super().connect()
+                except NotFit:
+                    # Another one is used or opened at once. SQLAlchemy's own repetition gives up after two.
+                    if monotonic() > deadline:
+                        raise
+                    continue
                 except (*TRANSIENT, self.dialect_error) as error:
                     if monotonic() > deadline or not self.may_try_again(error):
                         raise
@@ -81,7 +89,7 @@ def open_engine(connector: Connector, *, size: int, seconds: float) -> AsyncEngi
         if not connector.is_current(connection) or (
             connector.is_due(connection) and not adapted.run_async(connector.check)
         ):
-            raise DisconnectionError("the connection is not fit for use any more")
+            raise NotFit
 
     event.listen(engine.sync_engine, "checkout", check_connection)
     return engine

@@ -20,7 +20,8 @@ class CircuitBreaker:
     """Opens after three failures in a row. A background task then probes the server; a success closes the breaker.
 
     `user` names the caller and `server` the server in the log. `probe` raises while the server is unavailable, or takes
-    longer than `probe_seconds`; `count_failure` is called each time that it does.
+    longer than `probe_seconds`; `count_failure` is called each time that it does. `explain` gives the reason for the
+    log where the error does not.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class CircuitBreaker:
         count_failure: Callable[[], None],
         server: str = "Redis",
         probe_seconds: float = PROBE_TIMEOUT_SECONDS,
+        explain: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.user = user
         self.server = server
         self.probe = probe
         self.probe_seconds = probe_seconds
         self.count_failure = count_failure
+        self.explain = explain
         self.failures = 0
         self.recovery: Task[None] | None = None
         self.closing = False
@@ -56,7 +59,8 @@ class CircuitBreaker:
     def record_failure(self, error: Exception) -> None:
         self.failures += 1
         if self.failures >= FAILURES_TO_OPEN and self.recovery is None:
-            log.warning(f"going on without {self.server}", extra={"for": self.user, "reason": describe_error(error)})
+            reason = self.explain() or describe_error(error)
+            log.warning(f"going on without {self.server}", extra={"for": self.user, "reason": reason})
             self.recovery = create_task(self.recover())
 
     async def recover(self) -> None:

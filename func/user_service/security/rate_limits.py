@@ -16,6 +16,7 @@ from user_service.cache.dataloader import DataLoader
 from user_service.errors import RateLimited
 from user_service.observability.metrics import Metrics
 from user_service.resilience.circuit_breaker import CircuitBreaker
+from user_service.resilience.tls_files import find_unreadable_file
 from user_service.security.authentication import Principal
 from user_service.settings import Settings
 from user_service.values.deferred import Deferred
@@ -147,7 +148,12 @@ class RedisWindows:
         self.local = local
         self.count_failure = metrics.rate_limit_errors.add
         self.budget_seconds = budget_seconds
-        self.breaker = CircuitBreaker("rate limits", probe=self.redis.ping, count_failure=self.count_failure)
+        self.breaker = CircuitBreaker(
+            "rate limits",
+            probe=self.redis.ping,
+            count_failure=self.count_failure,
+            explain=lambda: find_unreadable_file(url, "REDIS_URL"),
+        )
         self.hits: DataLoader[Hit, Usage] = DataLoader(self.take_all)
 
     async def take(self, name: str, *, cost: int, limit: int) -> Usage:

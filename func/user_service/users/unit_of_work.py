@@ -18,7 +18,7 @@ from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Tracing
 from user_service.postgres.connector import Connector
 from user_service.postgres.engine import EnginePool, fill_pool, open_engine
-from user_service.postgres.failures import TRANSIENT, is_transient, translate_failure
+from user_service.postgres.failures import TRANSIENT, URL_SETTING, is_transient, translate_failure
 from user_service.postgres.pool import PoolStats, connect_options, replica_share
 from user_service.settings import Settings
 from user_service.users.change_log import Origin
@@ -75,7 +75,7 @@ class UserDatabase:
         self.read_sessions = async_sessionmaker(self.read_engine, expire_on_commit=False)
         self.lagging_reads = ReplicaReads(
             primary=lambda: self.reading(self.sessions),
-            replica=(lambda: self.reading(self.read_sessions)) if replica_size else None,
+            replica=(lambda: self.reading(self.read_sessions, setting="DATABASE_READ_URL")) if replica_size else None,
             metrics=metrics,
         )
 
@@ -114,9 +114,11 @@ class UserDatabase:
             yield session
 
     @asynccontextmanager
-    async def reading(self, sessions: async_sessionmaker[AsyncSession]) -> AsyncIterator[UserSearch]:
-        """A search of users. Raises DatabaseUnavailable, Contended."""
-        async with self.translate_sql_errors(), sessions() as session:
+    async def reading(
+        self, sessions: async_sessionmaker[AsyncSession], *, setting: str = URL_SETTING
+    ) -> AsyncIterator[UserSearch]:
+        """A search of users on the server of a setting. Raises DatabaseUnavailable, Contended."""
+        async with self.translate_sql_errors(setting=setting), sessions() as session:
             yield UserSearch(session, self.cipher, self.index)
 
     async def page(self, query: SearchQuery) -> SearchPage:
@@ -172,7 +174,7 @@ class UserDatabase:
             await fill_pool(self.engine)
 
     @asynccontextmanager
-    async def translate_sql_errors(self) -> AsyncIterator[None]:
+    async def translate_sql_errors(self, *, setting: str = URL_SETTING) -> AsyncIterator[None]:
         """Turns a transient failure into DatabaseUnavailable or Contended (503) and counts it.
 
         A server that has become read-only expires the connections of every pool.
@@ -187,14 +189,14 @@ class UserDatabase:
             if not (error.connection_invalidated or is_transient(cause)):
                 raise
             self.connector.note_failure(cause)
-            raise self.count_error(cause or error) from error
+            raise self.count_error(cause or error, setting) from error
         except TRANSIENT as error:
             if not is_transient(error):
                 raise
             self.connector.note_failure(error)
-            raise self.count_error(error) from error
+            raise self.count_error(error, setting) from error
 
-    def count_error(self, error: BaseException) -> ServiceError:
+    def count_error(self, error: BaseException, setting: str) -> ServiceError:
         """Counts a transient failure. Returns the error to raise for it."""
-        unavailable = translate_failure(error, self.metrics)
+        unavailable = translate_failure(error, self.metrics, setting=setting)
         return Contended() if isinstance(error, ROLLED_BACK) else unavailable

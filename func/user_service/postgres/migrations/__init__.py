@@ -1,6 +1,7 @@
 """Runs Alembic migrations, up and down. Concurrent runs wait for each other."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,10 +89,14 @@ def failure_reason(error: BaseException) -> str | None:
     from alembic.util import CommandError
     from sqlalchemy.exc import DBAPIError
 
+    from user_service.postgres.failures import ExplainedFailure, describe_failure
+
     if isinstance(error, CommandError):
         return f"{error}. The revisions of this release go up to {head()}."
     if isinstance(error, DBAPIError) and error.orig is not None and error.orig.__cause__ is not None:
         return failure_reason(error.orig.__cause__)
+    if isinstance(error, ssl.SSLError | ExplainedFailure):
+        return describe_failure(error)
     if isinstance(error, asyncpg.PostgresError):
         message = f"{error.args[0]} ({type(error).__name__})"
         return f"PostgreSQL refused: {message}. Check DATABASE_URL and the permissions of its role."

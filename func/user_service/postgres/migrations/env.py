@@ -14,6 +14,9 @@ MIGRATION_LOCK = 7_265_001
 
 
 def migrate(connection: Connection) -> None:
+    # A migration takes as long as it needs, whatever timeouts the role has for the service behind a pooler.
+    for timeout in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+        connection.execute(text(f"SET LOCAL {timeout} = 0"))
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     # After the advisory lock: another migration may take longer than a table may be waited for.
     connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))

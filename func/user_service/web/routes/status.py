@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from platform import node, python_version
 from typing import Annotated, Any, Final
 
-import asyncpg
 from fastapi import Depends, Request, Response
 from pydantic import BaseModel, Field
 
@@ -155,7 +154,7 @@ async def read_status_page() -> Response:
 async def read_versions(resources: Resources) -> VersionsRead:
     try:
         ((postgresql, revision),) = await resources.pool.fetch(VERSIONS)
-    except (DatabaseUnavailable, asyncpg.UndefinedTableError):
+    except DatabaseUnavailable:
         postgresql = revision = None
     return VersionsRead(service=__version__, python=python_version(), postgresql=postgresql, revision=revision)
 
