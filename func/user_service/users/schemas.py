@@ -13,6 +13,7 @@ from pydantic import (
     WithJsonSchema,
     WrapValidator,
 )
+from pydantic.json_schema import SkipJsonSchema
 
 from user_service.encryption.blind_index import Scalar
 from user_service.users.validation import (
@@ -214,7 +215,10 @@ class UserRead(BaseModel):
 
 
 class UserPage(BaseModel):
-    """A page of users; `next_cursor` is null on the last page."""
+    """A page of users, which have the requested fields; `next_cursor` is null on the last page."""
 
     items: list[UserRead]
     next_cursor: str | None
+    total: int | SkipJsonSchema[None] = Field(
+        default=None, ge=0, description="The number of users on all pages, with `count=true`"
+    )

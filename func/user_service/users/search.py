@@ -4,12 +4,12 @@ Every query uses an index: the primary key, `(updated_at, id)`, `(status, id)`, 
 """
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Text, and_, cast, false, select, text, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, false, func, select, text, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
@@ -45,6 +45,7 @@ class SearchQuery:
     sort: str = "created_at"
     limit: int = 50
     cursor: Cursor | None = None
+    count: bool = False
 
     @property
     def by_update(self) -> bool:
@@ -66,10 +67,14 @@ class SearchQuery:
 
 @dataclass(frozen=True, slots=True)
 class SearchPage:
-    """Users in the requested order, and the cursor of the next page; None on the last page."""
+    """Users in the requested order, and the cursor of the next page; None on the last page.
+
+    `total` is the number of users on all pages, None where the query does not count them.
+    """
 
     users: list[User]
     next: Cursor | None
+    total: int | None = None
 
 
 class UserSearch:
@@ -84,7 +89,14 @@ class UserSearch:
         rows = (await self.session.execute(self.statement(query))).all()
         found = [decode_row(row, self.cipher) for row in rows[: query.limit]]
         more = len(rows) > query.limit
-        return SearchPage(found, Cursor(found[-1].updated_at, found[-1].id) if more else None)
+        total = await self.count(query) if query.count else None
+        return SearchPage(found, Cursor(found[-1].updated_at, found[-1].id) if more else None, total)
+
+    async def count(self, query: SearchQuery) -> int:
+        """The number of users that match the filters."""
+        matching = self.filtered(replace(query, cursor=None))
+        counting = matching.with_only_columns(func.count(), maintain_column_froms=True)
+        return int((await self.session.execute(counting)).scalar_one())
 
     async def all_users(self, query: SearchQuery) -> AsyncGenerator[list[User]]:
         """All users that match the filters, in the order of ids, a thousand at a time, by a server-side cursor."""

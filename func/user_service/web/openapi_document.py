@@ -80,6 +80,8 @@ def make_document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     if "UserRead" in schemas:
         # FastAPI leaves out what is null in an example.
         schemas["UserRead"]["examples"] = [EXAMPLE]
+        schemas["SelectedUser"] = select_user(schemas["UserRead"])
+        schemas["UserPage"]["properties"]["items"]["items"] = {"anyOf": [refer("UserRead"), refer("SelectedUser")]}
     for schema in schemas.values():
         refer_to_items(schema, schemas)
     components["securitySchemes"] = SECURITY_SCHEMES
@@ -91,6 +93,17 @@ def make_document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
             used |= set(operation["tags"])
     document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items() if name in used]
     return document
+
+
+def refer(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def select_user(user: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a user with the fields of the parameter `fields`, of which `id` is always one."""
+    description = "The requested fields of a user"
+    changed = {"title": "SelectedUser", "description": description, "required": ["id"], "additionalProperties": False}
+    return {**{name: value for name, value in user.items() if name != "examples"}, **changed}
 
 
 def complete_operation(operation: dict[str, Any]) -> None:
@@ -113,7 +126,7 @@ def refer_to_items(schema: dict[str, Any], schemas: dict[str, Any]) -> None:
     items = schema.get("properties", {}).get("items", {})
     name = items.get("items", {}).get("title")
     if name in schemas:
-        items["items"] = {"$ref": f"#/components/schemas/{name}"}
+        items["items"] = refer(name)
 
 
 def response_headers(status: str, response: dict[str, Any], *, has_key: bool, is_limited: bool) -> list[str]:

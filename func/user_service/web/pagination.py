@@ -11,11 +11,12 @@ from pydantic import Field
 
 from user_service.errors import FieldError, ValidationFailed
 from user_service.users.cursors import CursorCodec
+from user_service.users.exports import select_fields
 from user_service.users.schemas import Email, ExternalId, UserRead
 from user_service.users.search import SearchPage, SearchQuery
 from user_service.web.dependencies import get_resources
 from user_service.web.problems import request_context
-from user_service.web.query_types import Timestamp, strict_integer
+from user_service.web.query_types import Flag, Timestamp, strict_integer
 
 METADATA_PARAMETER_PREFIX: Final = "metadata."
 # In the style `form`, exploded, an object's keys are the names of the parameters.
@@ -35,7 +36,8 @@ METADATA_PARAMETER: Final[dict[str, Any]] = {
 }
 PageSize = Annotated[int, Field(ge=1, le=200), strict_integer]
 ANY_FIELD: Final = "|".join(UserRead.model_fields)
-PAGE_PARAMETERS: Final = frozenset({"cursor", "limit"})
+# They select no users.
+PAGE_PARAMETERS: Final = frozenset({"cursor", "limit", "fields", "count"})
 
 
 async def parse_filters(
@@ -72,12 +74,14 @@ async def parse_user_query(
     sort: Annotated[Literal["created_at", "-created_at", "updated_at", "-updated_at"], Query()] = "created_at",
     limit: Annotated[PageSize, Query()] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
+    count: Annotated[Flag, Query(description="Add `total`, the number of users on all pages")] = False,
 ) -> SearchQuery:
     """The query of a list request. Raises ValidationFailed, InvalidCursor."""
     return replace(
         filters,
         sort=sort,
         limit=limit,
+        count=count,
         cursor=cursor_codec(request).decode(cursor, query=list_parameters(request)) if cursor is not None else None,
     )
 
@@ -131,13 +135,18 @@ def list_parameters(request: Request) -> dict[str, str]:
     return {name: value for name, value in request.query_params.items() if name not in PAGE_PARAMETERS}
 
 
-def page_response(request: Request, page: SearchPage) -> Response:
+def page_response(request: Request, page: SearchPage, fields: Sequence[str] | None = None) -> Response:
+    """A page of users with these fields, None for all."""
     request_context(request).rows = len(page.users)
     next_cursor = (
         cursor_codec(request).encode(page.next, query=list_parameters(request)) if page.next is not None else None
     )
-    items = b",".join(user.to_json() for user in page.users)
-    body = b'{"items":[' + items + b'],"next_cursor":' + orjson.dumps(next_cursor) + b"}"
+    if fields is None:
+        items = b",".join(user.to_json() for user in page.users)
+    else:
+        items = b",".join(orjson.dumps(select_fields(user, fields)) for user in page.users)
+    total = b"" if page.total is None else b',"total":%d' % page.total
+    body = b'{"items":[' + items + b'],"next_cursor":' + orjson.dumps(next_cursor) + total + b"}"
     return Response(body, 200, page_headers(request, next_cursor), "application/json")
 
 

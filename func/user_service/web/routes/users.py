@@ -20,7 +20,7 @@ from user_service.web.dependencies import (
     requires,
 )
 from user_service.web.openapi import COMMON_PROBLEMS, problems
-from user_service.web.pagination import METADATA_PARAMETER, METADATA_PARAMETER_PREFIX, UserQuery, page_response
+from user_service.web.pagination import METADATA_PARAMETER, METADATA_PARAMETER_PREFIX, Fields, UserQuery, page_response
 from user_service.web.preconditions import is_unchanged
 from user_service.web.problems import request_context, to_response
 from user_service.web.routing import MERGE_PATCH, OPEN_QUERY, make_router
@@ -61,9 +61,9 @@ async def create_user(body: UserCreate, users: Users) -> Response:
     dependencies=reading,
     openapi_extra={OPEN_QUERY: METADATA_PARAMETER_PREFIX, "parameters": [METADATA_PARAMETER]},
 )
-async def list_users(request: Request, query: UserQuery, lists: Lists) -> Response:
+async def list_users(request: Request, query: UserQuery, fields: Fields, lists: Lists) -> Response:
     """List and find users, page by page. Further parameters: `metadata.<key>=<value>`."""
-    return page_response(request, await lists.page(query))
+    return page_response(request, await lists.page(query), fields)
 
 
 @router.get("/me", response_model=UserRead, responses=WRITE_PROBLEMS)
