@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import uuid4
 
+import openapi_checks  # noqa: F401  schemathesis loads one module of hooks
 import schemathesis
 from hypothesis import strategies as st
 
