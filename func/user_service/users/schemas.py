@@ -219,6 +219,6 @@ class UserPage(BaseModel):
 
     items: list[UserRead]
     next_cursor: str | None
-    total: int | SkipJsonSchema[None] = Field(
-        default=None, ge=0, description="The number of users on all pages, with `count=true`"
+    total: Annotated[int, Field(ge=0)] | SkipJsonSchema[None] = Field(
+        default=None, description="The number of users on all pages, with `count=true`"
     )
