@@ -17,6 +17,8 @@ from user_service.encryption.cipher import FindKeys, find_none
 from user_service.encryption.key_registry import KeysRetired, check_keys
 from user_service.encryption.keyring import Keyring, load_api_keys, load_keys
 from user_service.errors import ConfigurationError, DatabaseUnavailable, ServiceError
+from user_service.events.feed import Feed
+from user_service.events.feed_watch import FeedWatch
 from user_service.events.outbox import Backlog, Outbox
 from user_service.observability.access_log import AccessLog
 from user_service.observability.jobs import JobLog
@@ -26,7 +28,6 @@ from user_service.observability.metrics import Metrics
 from user_service.observability.request_stats import RequestStats
 from user_service.observability.tracing import Traced, open_tracing, untraced
 from user_service.postgres.clock import DatabaseClock
-from user_service.postgres.partitions import create_partitions
 from user_service.postgres.pool import ReadPool, check_session, fast_path_share, read_seconds
 from user_service.security.authentication import NETWORK, Authenticator
 from user_service.security.issuers import broker_issuers, user_issuers
@@ -119,6 +120,9 @@ class Resources:
         self.services: Services | None = None
         self.outbox = Outbox(self.pool)
         self.backlog = Backlog(self.outbox)
+        self.feed = Feed(self.pool)
+        self.feed_watch = FeedWatch(self.feed)
+        self.exit_stack.push_async_callback(self.feed_watch.stop)
         self.relay: Relay | None = None
         self.relay_factory = Deferred(import_relay)
         # Whether the keys were compared with the database, and fit.
@@ -242,8 +246,8 @@ class Resources:
         return self.relay
 
     async def start_relay(self) -> None:
-        """Makes missing partitions and starts the relay, where a sink is set, in the background; logs why it can't."""
-        await self.create_partitions()
+        """Starts the feed's task, and the relay where a sink is set, in the background; logs why it can't."""
+        self.feed_watch.start()
         try:
             relay = await self.open_relay()
         except Exception:
@@ -252,16 +256,10 @@ class Resources:
         if relay is not None:
             relay.start()
 
-    async def create_partitions(self) -> None:
-        """Makes the change log's partitions of the coming months that are missing; logs why it can't."""
-        try:
-            await create_partitions(self.pool.fetch)
-        except Exception as error:
-            log.warning("partitions could not be made", extra={"reason": type(error).__name__})
-
     def wake_relay(self) -> None:
-        """Tells the relay, if there is one, that a change was committed."""
+        """Tells the feed's task, and the relay if there is one, that a change was committed."""
         self.committed = True
+        self.feed_watch.wake()
         if self.relay is not None:
             self.relay.wake()
 

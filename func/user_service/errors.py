@@ -8,7 +8,7 @@ ServiceError
 ├── NotFound 404              UserNotFound
 ├── Conflict 409              EmailTaken, ExternalIdTaken, IdTaken, InvalidTransition, DuplicateInBatch,
 │                             IdempotencyInProgress, EventInProgress
-├── ResponseErased 410
+├── ResponseErased 410, CursorGone 410
 ├── VersionMismatch 412
 ├── PayloadTooLarge 413
 ├── UnsupportedMediaType 415
@@ -144,6 +144,10 @@ class EventInProgress(Conflict):
 
 class ResponseErased(ServiceError):
     status, code, title = 410, "answer_erased", "The first response was erased with its user"
+
+
+class CursorGone(ServiceError):
+    status, code, title = 410, "cursor_gone", "What follows the cursor is not known any more; read the list anew"
 
 
 class VersionMismatch(ServiceError):

@@ -43,8 +43,11 @@ async def drop_all_months(database: Any) -> None:
 
 async def started_up(client: Client) -> None:
     """Waits until the start has made the partitions that were missing."""
-    assert client.application.starting_relay is not None
-    await client.application.starting_relay
+
+    async def done() -> bool:
+        return client.resources.feed_watch.partitions_due > 0
+
+    await eventually(done)
 
 
 async def test_this_month_and_the_next_ones_have_partitions(database: Any) -> None:

@@ -111,6 +111,8 @@ def test_a_block_has_a_language_and_its_syntax(block: Block) -> None:
         yaml.safe_load(block.text)
     if block.language == "ini":
         ConfigParser().read_string(block.text)
+    if block.language == "python":
+        compile(block.text, block.document, "exec")
     if block.language == "sh":
         subprocess.run(["bash", "-n", "-c", block.text], check=True)
 

@@ -9,6 +9,7 @@ from user_service.bootstrap import Resources
 from user_service.cli.database import open_database
 from user_service.errors import ConfigurationError, DatabaseUnavailable
 from user_service.observability.logging import set_up_logs
+from user_service.postgres.partitions import create_partitions
 from user_service.secret_rotation import SecretRotation
 
 
@@ -23,7 +24,6 @@ def run(environ: Mapping[str, str], *, watch: bool) -> int:
 
 async def relay_events(resources: Resources, *, watch: bool) -> int:
     try:
-        await resources.create_partitions()
         return await (relay_until_stopped if watch else relay_once)(resources)
     except DatabaseUnavailable as error:
         sys.stderr.write(f"{error.detail} Run `user-service doctor` for the reason.\n")
@@ -35,6 +35,7 @@ async def relay_events(resources: Resources, *, watch: bool) -> int:
 async def relay_once(resources: Resources) -> int:
     """Posts from every partition, also from those whose next attempt is due later."""
     await resources.verify()
+    await create_partitions(resources.pool.fetch)
     relay = await resources.open_relay()
     assert relay is not None
     succeeded = await relay.drain(include_postponed=True)
@@ -53,6 +54,7 @@ async def relay_until_stopped(resources: Resources) -> int:
     assert relay is not None
     rotation = SecretRotation(resources, None)
     rotation.start()
+    resources.feed_watch.start()
     relay.start()
     await stopped.wait()
     rotation.stop()

@@ -1,4 +1,4 @@
-"""Monthly partitions of the change log: they are made ahead, and dropped whole when they are past their retention.
+"""Monthly partitions of the change log and of the feed, which are made ahead, and dropped when they have expired.
 
 Months are those of UTC. A change of a month that has no partition goes to the default partition, so no write fails; the
 next run makes the partition of that month and moves its rows there. A partition is attached and dropped under a lock
@@ -13,7 +13,7 @@ from user_service.errors import DatabaseUnavailable
 from user_service.observability.logging import log
 
 # All are partitioned by `changed_at`.
-PARTITIONED: Final = ("user_changes",)
+PARTITIONED: Final = ("user_changes", "feed")
 MONTHS_AHEAD: Final = 3
 LOCK_SECONDS: Final = 1
 LOCK_ATTEMPTS: Final = 5
@@ -76,16 +76,27 @@ ORDER BY month
 
 
 def drop_month(month: str) -> str:
-    """The statement that drops the partitions of a month, such as `2026_01`."""
+    """The statement that drops the partitions of a month, such as `2026_01`.
+
+    It notes the last position that the feed loses. The tables are locked before the row, as by the feed's sequencer.
+    """
     names = ", ".join(f"{table}_{month}" for table in PARTITIONED)
     return f"""
 DO $$
 BEGIN
   PERFORM set_config('lock_timeout', '{LOCK_SECONDS}s', true);
   PERFORM pg_advisory_xact_lock({PARTITIONS_LOCK});
+  LOCK TABLE ONLY user_changes, ONLY feed IN ACCESS EXCLUSIVE MODE;
+  IF to_regclass('feed_{month}') IS NOT NULL THEN
+    UPDATE feed_state SET floor = last.position, floor_id = last.change_id FROM (
+      SELECT f.position, coalesce(c.event_id, '00000000-0000-0000-0000-000000000000') AS change_id
+      FROM feed_{month} f LEFT JOIN user_changes c USING (user_id, version, changed_at)
+      ORDER BY f.position DESC LIMIT 1
+    ) last WHERE floor < last.position;
+  END IF;
   DROP TABLE IF EXISTS {names};
 END $$
-"""
+"""  # noqa: S608
 
 
 async def create_partitions(fetch: Fetch, *, attempts: int = LOCK_ATTEMPTS) -> None:

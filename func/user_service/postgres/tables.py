@@ -102,6 +102,36 @@ user_changes = Table(
 )
 Index("ix_user_changes_actor", user_changes.c.actor, postgresql_where=text("actor LIKE 'jwt:%'"))
 
+# The change feed: the committed changes in the order of their positions, which have no gaps. See events/feed.py.
+feed = Table(
+    "feed",
+    metadata,
+    Column("position", BigInteger, autoincrement=False),
+    Column("user_id", Uuid, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("changed_at", Time),
+    PrimaryKeyConstraint("position", "changed_at"),
+    postgresql_partition_by="RANGE (changed_at)",
+)
+# Changes that have no position yet: a row is written with the changes of one statement. It has no index, because it is
+# read whole. `seq` is assigned while the users' rows are locked, so a user's changes are in its order.
+feed_queue = Table(
+    "feed_queue",
+    metadata,
+    Column("seq", BigInteger, Identity(always=True)),
+    Column("changed_at", Time, nullable=False),
+    Column("user_ids", ARRAY(Uuid), nullable=False),
+    Column("versions", ARRAY(Integer), nullable=False),
+)
+# One row: the last position, and the last one that is no longer kept, with the id of its change.
+feed_state = Table(
+    "feed_state",
+    metadata,
+    Column("position", BigInteger, nullable=False),
+    Column("floor", BigInteger, nullable=False),
+    Column("floor_id", Uuid, nullable=False),
+)
+
 # The changes whose events are pending. A row is written with its change, and deleted when its event was delivered or
 # given up. `seq` is assigned while the user's row is locked, so a user's events are in its order.
 outbox = Table(

@@ -51,6 +51,7 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter) or self.health.broken
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.health.resources.feed_watch.end_waits()
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         for _ in range(round(DRAIN_SECONDS / DRAIN_STEP_SECONDS)):
             if not self.server_state.connections:

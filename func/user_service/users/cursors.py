@@ -1,6 +1,6 @@
-"""Keyset cursors of the list and of audit trails: the end of a page, opaque and signed (HMAC-SHA-256, 16 bytes).
+"""Cursors of the list, of audit trails and of the feed: the end of a page, opaque and signed (HMAC-SHA-256, 16 bytes).
 
-A cursor is valid only for the query that returned it, with the same filters and order.
+One of the list or of a trail is valid only for the query that returned it, with the same filters and order.
 """
 
 import base64
@@ -20,6 +20,7 @@ MICROSECOND: Final = timedelta(microseconds=1)
 SIGNATURE_BYTES: Final = 16
 CURSOR_BYTES: Final = 8 + 16
 VERSION_BYTES: Final = 4
+FEED: Final = {"feed": "changes"}
 
 
 class Cursor(NamedTuple):
@@ -27,6 +28,13 @@ class Cursor(NamedTuple):
 
     updated_at: datetime
     id: UUID
+
+
+class FeedCursor(NamedTuple):
+    """A position in the feed, with the id of the change there: another change has it once the database was restored."""
+
+    position: int
+    change_id: UUID
 
 
 class CursorCodec:
@@ -53,6 +61,15 @@ class CursorCodec:
     def decode_version(self, text: str, *, query: Mapping[str, object]) -> int:
         """Raises InvalidCursor for anything that `encode_version` did not return for this query."""
         return int.from_bytes(self.verify(text, query, size=VERSION_BYTES), "big")
+
+    def encode_position(self, cursor: FeedCursor) -> str:
+        position = cursor.position.to_bytes(8, "big") + cursor.change_id.bytes
+        return encode_base64(position + self.sign(position, FEED))
+
+    def decode_position(self, text: str) -> FeedCursor:
+        """Raises InvalidCursor for anything that `encode_position` did not return."""
+        position = self.verify(text, FEED, size=CURSOR_BYTES)
+        return FeedCursor(int.from_bytes(position[:8], "big"), UUID(bytes=position[8:]))
 
     def verify(self, text: str, query: Mapping[str, object], *, size: int) -> bytes:
         try:

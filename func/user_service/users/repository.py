@@ -68,17 +68,24 @@ DELETE_TERMS: Final = text(
     "DELETE FROM user_terms USING unnest(CAST(:terms AS bigint[]), CAST(:places AS integer[])) AS v(term, place)"
     " WHERE user_terms.term = v.term AND user_terms.user_id = (CAST(:ids AS uuid[]))[v.place]"
 )
-# A user's changes are in the order of the outbox's numbers, because each is written while the user's row is locked.
+# A user's changes are in the order of the numbers of the outbox and of the feed's queue, because each is written while
+# the user's row is locked.
 INSERT_CHANGES: Final = text(
     "WITH logged AS (INSERT INTO user_changes"
     " (user_id, version, event_id, type, status, changed, changed_at, actor, request_id, traceparent)"
     " SELECT v.user_id, v.version, v.event_id, (CAST(:types AS text[]))[v.kind], (CAST(:statuses AS text[]))[v.kind],"
     " string_to_array((CAST(:changed AS text[]))[v.kind], ','), :at, :actor, :request_id, :traceparent"
     " FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS integer[]), CAST(:event_ids AS uuid[]),"
-    " CAST(:kinds AS integer[])) AS v(user_id, version, event_id, kind) RETURNING user_id, version, changed_at)"
+    " CAST(:kinds AS integer[])) AS v(user_id, version, event_id, kind) RETURNING user_id, version, changed_at),"
+    " queued AS (INSERT INTO feed_queue (changed_at, user_ids, versions)"
+    " VALUES (:at, CAST(:ids AS uuid[]), CAST(:versions AS integer[])))"
     " INSERT INTO outbox (partition, user_id, version, changed_at)"
     " SELECT get_byte(uuid_send(user_id), 15) % CAST(:partitions AS integer), user_id, version, changed_at FROM logged"
     " ORDER BY version"
+)
+QUEUE_CHANGES: Final = text(
+    "INSERT INTO feed_queue (changed_at, user_ids, versions)"
+    " VALUES (:at, CAST(:ids AS uuid[]), CAST(:versions AS integer[]))"
 )
 
 
@@ -248,14 +255,16 @@ class UserRepository:
         return len((await self.session.execute(LOCK_AGAINST_ERASURE, {"ids": ids})).all()) == len(set(ids))
 
     async def append_changes(self, changes: Sequence[Change], origin: Origin, at: datetime) -> None:
-        """Writes changes of new or locked users, one of each, to the change log and to the outbox."""
+        """Writes changes of new or locked users, one of each, to the change log, the outbox and the feed's queue."""
         if not changes:
             return
+        ids, versions = [change.user.id for change in changes], [change.user.version for change in changes]
         if len(changes) >= COPY_THRESHOLD:
             connection = await driver_connection(self.session)
             await copy(connection, "user_changes", COPIED_CHANGE_COLUMNS, encode_changes(changes, origin, at))
             pending = encode_outbox(changes, at, partitions=OUTBOX_PARTITIONS)
             await copy(connection, "outbox", COPIED_OUTBOX_COLUMNS, pending)
+            await self.session.execute(QUEUE_CHANGES, {"at": at, "ids": ids, "versions": versions})
             return
         # What changes of many users have in common is sent once.
         kinds: dict[tuple[str, str, tuple[str, ...]], int] = {}
@@ -266,8 +275,8 @@ class UserRepository:
         await self.session.execute(
             INSERT_CHANGES,
             {
-                "ids": [change.user.id for change in changes],
-                "versions": [change.user.version for change in changes],
+                "ids": ids,
+                "versions": versions,
                 "event_ids": [new_id() for _ in changes],
                 "kinds": places,
                 "types": types,

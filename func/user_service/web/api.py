@@ -13,10 +13,11 @@ from user_service.web.fast_path import FastPath
 from user_service.web.health import Health
 from user_service.web.openapi_document import add_openapi
 from user_service.web.problems import add_problem_handlers
-from user_service.web.routes import batches, cache, docs, events, imports, privacy, probes, status, users
+from user_service.web.routes import batches, cache, changes, docs, events, imports, privacy, probes, status, users
 
 API_ROUTERS: Final = (
     users.router,
+    changes.router,
     batches.router,
     batches.find_router,
     imports.router,

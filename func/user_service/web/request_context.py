@@ -90,6 +90,10 @@ class RequestContext:
         if self.allowance is not None:
             await self.allowance.charge_items(items)
 
+    def leave_out(self, seconds: float) -> None:
+        """Takes a time in which the request only waited for something to happen out of its duration."""
+        self.started += seconds
+
     def lift_deadline(self) -> None:
         """Lifts the request's time limit, for streams: the server bounds the pace of their sender instead."""
         if self.deadline is not None:

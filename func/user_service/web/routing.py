@@ -40,7 +40,7 @@ class TextConvertor(Convertor[str]):
 class UserConvertor(TextConvertor):
     """A path segment that may be a user's id; the endpoint rejects an invalid one with an explanation."""
 
-    regex = r"(?!(?:batch|by-external-id|export|imports|me)(?:/|$))[^/]+"
+    regex = r"(?!(?:batch|by-external-id|changes|export|imports|me)(?:/|$))[^/]+"
 
 
 register_url_convertor("text", TextConvertor())

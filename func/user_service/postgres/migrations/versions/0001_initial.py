@@ -58,6 +58,22 @@ CREATE TABLE user_changes (
 ) PARTITION BY RANGE (changed_at);
 CREATE TABLE user_changes_default PARTITION OF user_changes DEFAULT;
 CREATE INDEX ix_user_changes_actor ON user_changes (actor) WHERE actor LIKE 'jwt:%';
+CREATE TABLE feed (
+    position bigint NOT NULL,
+    user_id uuid NOT NULL,
+    version integer NOT NULL,
+    changed_at timestamptz NOT NULL,
+    CONSTRAINT pk_feed PRIMARY KEY (position, changed_at)
+) PARTITION BY RANGE (changed_at);
+CREATE TABLE feed_default PARTITION OF feed DEFAULT;
+CREATE TABLE feed_queue (
+    seq bigint GENERATED ALWAYS AS IDENTITY,
+    changed_at timestamptz NOT NULL,
+    user_ids uuid[] NOT NULL,
+    versions integer[] NOT NULL
+);
+CREATE TABLE feed_state (position bigint NOT NULL, floor bigint NOT NULL, floor_id uuid NOT NULL);
+INSERT INTO feed_state (position, floor, floor_id) VALUES (0, 0, '00000000-0000-0000-0000-000000000000');
 CREATE TABLE outbox (
     partition smallint NOT NULL,
     seq bigint GENERATED ALWAYS AS IDENTITY,
@@ -143,6 +159,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute(
-        "DROP TABLE users, user_terms, user_changes, outbox, outbox_partitions, inbox, idempotency_keys,"
-        " import_failures, imports, service_meta"
+        "DROP TABLE users, user_terms, user_changes, feed, feed_queue, feed_state, outbox, outbox_partitions, inbox,"
+        " idempotency_keys, import_failures, imports, service_meta"
     )
