@@ -383,3 +383,18 @@ def test_the_server_is_well_after_all_that(hasty: LiveServer) -> None:
     with hasty.client() as client:
         assert client.get("/api/health/ready").status_code == 200
         assert client.get(USERS.decode()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        (b"http://x/api/health/live", 200),
+        (b"HTTP://y:80/api/health/live?", 200),
+        (b"http://x", 405),
+        (b"http://x?", 405),
+    ],
+)
+def test_a_target_in_absolute_form_is_its_path(hasty: LiveServer, target: bytes, status: int) -> None:
+    with hasty.connect() as connection:
+        connection.sendall(b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n" % target)
+        assert int(next_answer(connection).split()[1]) == status

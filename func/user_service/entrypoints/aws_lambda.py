@@ -83,6 +83,8 @@ def is_ping(event: Any) -> bool:
     """Whether an invocation is no request: empty, from a schedule, or to keep the environment warm."""
     if not event:
         return True
+    if isinstance(event, str):
+        return WARM_UP.search(event) is not None
     if not isinstance(event, dict) or "requestContext" in event:
         return False
     source = event.get("source")

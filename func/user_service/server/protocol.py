@@ -199,11 +199,13 @@ class BoundedProtocol(HttpToolsProtocol):
         """As uvicorn's `on_headers_complete`, without upgrades and without uvicorn's own bound on concurrency."""
         parser, scope, url = self.parser, self.scope, parse_url(self.url)
         version = parser.get_http_version()
-        path = url.path.decode("ascii")
+        # In absolute form, the path may be empty (RFC 9112, 3.2.2; RFC 9110, 4.2.3).
+        raw_path = url.path or b"/"
+        path = raw_path.decode("ascii")
         scope["method"] = parser.get_method().decode("ascii")
         scope["http_version"] = version
         scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path
+        scope["raw_path"] = raw_path
         scope["query_string"] = url.query or b""
         previous: RequestResponseCycle | None = self.cycle
         self.cycle = OneWriteCycle(

@@ -96,6 +96,8 @@ PINGS = [
     {"source": "serverless-plugin-warmup"},
     {"ping": "pong"},
     {"keep-alive": 1},
+    "warm-up",
+    [],
 ]
 
 
