@@ -25,6 +25,15 @@ PROTOCOL = (SOURCE / "server/protocol.py").read_text(encoding="utf-8")
 CONNECTION_CODES = {code: int(status) for status, code in re.findall(r'\b([45]\d\d): "(\w+)"', PROTOCOL)}
 OTHER_CODES = CONNECTION_CODES | {"batch_refused": 409}
 HTTP_CODES = {code: status for status, (code, _) in problems.TITLES.items()}
+# How a fault of a field, an event or a record is written; its code is the group.
+FAULTS = (
+    r'PydanticCustomError\(\s*"(\w+)"',
+    r'FieldError\([^,()]+(?:\([^()]*\))?[^,()]*, "(\w+)"',
+    r'BadRecord\(\s*"(\w+)"',
+    r'UnreadableFile\([^\n]*code="(\w+)"',
+    r'self\.fail\(\s*"(\w+_\w+)"',
+    r'invalid\([^,]*, "(\w+)"',
+)
 # Read beside the parsers, for the parts of a URL and the folder of secrets.
 OTHER_SETTINGS = {
     "SECRETS_DIR",
@@ -66,6 +75,15 @@ def test_every_error_code_in_the_source_is_explained() -> None:
 
 def test_no_error_code_is_explained_that_does_not_exist() -> None:
     assert set(error_rows()) == {*CODES, *HTTP_CODES, *OTHER_CODES, "http_error"}
+
+
+def test_every_code_of_a_fault_is_explained() -> None:
+    written = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    codes = {code for pattern in FAULTS for code in re.findall(pattern, written)}
+    explained = re.findall(r"`(\w+)`", " ".join(first_cells("errors.md")))
+
+    assert {"unclosed_quote", "repeated_attribute", "creation_time"} <= codes
+    assert codes - set(explained) == set()
 
 
 def test_the_codes_of_the_connection_are_found() -> None:
