@@ -129,6 +129,23 @@ async def test_an_unknown_type_in_a_batch_is_named_and_nothing_is_applied(shared
     assert (await shared_client.get(USERS, params={"email": email})).json()["items"] == []
 
 
+@pytest.mark.parametrize("kind", ["create", "find"])
+async def test_a_batch_of_too_many_items_refuses_the_events_before_it_too(
+    shared_client: httpx.AsyncClient, kind: str
+) -> None:
+    email = unique_email()
+    data = {"items": [{}] * 1001} if kind == "create" else {"ids": ["x"] * 600, "emails": ["x"] * 401}
+    large = make_event(f"org.userservice.batch.{kind}.v1", data=data)
+    events = [make_event(CREATE, data=create_data(email)), large]
+
+    response = await shared_client.post("/events", content=orjson.dumps(events), headers=BATCHED)
+
+    (fault,) = expect_problem(response, 413, "payload_too_large")["errors"]
+    assert (fault["pointer"], fault["code"]) == ("/1/data", "too_large")
+    assert "1,000" in response.json()["detail"]
+    assert (await shared_client.get(USERS, params={"email": email})).json()["items"] == []
+
+
 async def test_a_used_id_in_a_batch_is_named(shared_client: httpx.AsyncClient) -> None:
     used = make_event(CREATE, data=create_data(unique_email()))
     first = await shared_client.post("/events", content=orjson.dumps(used), headers=STRUCTURED)

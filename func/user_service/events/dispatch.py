@@ -8,13 +8,13 @@ import orjson
 from cloudevents.core.v1.event import CloudEvent
 
 from user_service.encryption.cipher import Cipher
-from user_service.errors import FieldError, InvalidEvent, ServiceError, ValidationFailed
+from user_service.errors import FieldError, InvalidEvent, PayloadTooLarge, ServiceError, ValidationFailed
 from user_service.events.codec import Incoming
 from user_service.events.inbox import InboxEntry
 from user_service.events.types import BATCH_OPERATIONS, PING
 from user_service.idempotency.stored_responses import Links
 from user_service.observability.metrics import Metrics
-from user_service.users.batch.bodies import Batch, FindBatch
+from user_service.users.batch.bodies import MAX_ITEMS, Batch, FindBatch
 from user_service.users.batch.operations import parse_batch
 from user_service.users.batch.results import BatchResponse
 from user_service.users.batch.runner import BatchRunner
@@ -55,7 +55,10 @@ class EventDispatcher:
         }
 
     def parse_all(self, events: Sequence[Incoming], *, is_batch: bool) -> list[ParsedEvent]:
-        """The events with their bodies. Raises InvalidEvent for an unknown type, and for data that is not a batch."""
+        """The events with their bodies.
+
+        Raises InvalidEvent for an unknown type and for data that is not a batch, PayloadTooLarge for too many items.
+        """
         return [self.parse(event, f"/{index}" if is_batch else "") for index, event in enumerate(events)]
 
     def parse(self, event: Incoming, pointer: str) -> ParsedEvent:
@@ -68,7 +71,7 @@ class EventDispatcher:
             return ParsedEvent(event, None)
         try:
             return ParsedEvent(event, parse_body(event, pointer))
-        except InvalidEvent:
+        except (InvalidEvent, PayloadTooLarge):
             self.received.add(event.type, "refused")
             raise
 
@@ -119,12 +122,16 @@ class EventDispatcher:
 
 
 def parse_body(event: Incoming, pointer: str) -> Body:
-    """The batch that an event carries. Raises InvalidEvent."""
+    """The batch that an event carries. Raises InvalidEvent, PayloadTooLarge."""
     try:
-        return parse_batch(BATCH_OPERATIONS[event.type], event.data)
+        body = parse_batch(BATCH_OPERATIONS[event.type], event.data)
     except ValidationFailed as error:
         faults = [fault._replace(pointer=f"{pointer}/data{fault.pointer}") for fault in error.errors]
         raise InvalidEvent("The event's data is not the body of a batch.", errors=faults) from None
+    if event.size > MAX_ITEMS:
+        detail = f"A batch has {MAX_ITEMS:,} items or keys at most; this one has {event.size:,}. Send several batches."
+        raise PayloadTooLarge(detail, errors=[FieldError(f"{pointer}/data", "too_large", "has too many items")])
+    return body
 
 
 def reply_documents(replies: Sequence[CloudEvent]) -> list[dict[str, Any]]:

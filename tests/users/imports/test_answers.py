@@ -55,6 +55,28 @@ async def test_a_refused_import_continues_with_its_key_when_the_file_is_mended(c
     assert "idempotency-replayed" not in answer.headers
 
 
+@pytest.mark.parametrize("count", [0, 1000, 2499])
+@pytest.mark.parametrize("state", ["complete", "refused"])
+async def test_a_shorter_file_under_a_key_is_refused_and_ends_nothing(
+    client: httpx.AsyncClient, count: int, state: str
+) -> None:
+    """An empty upload, say of a pipe that broke, must not count as the rest of the file."""
+    headers = {**CSV, "Idempotency-Key": "shorter"}
+    whole = rows(2500)
+    begun = await client.post(IMPORTS, content=whole + (b"x" * 300_000 if state == "refused" else b""), headers=headers)
+    position = (await client.get(address(begun))).json()["position"]
+
+    answer = await client.post(IMPORTS, content=rows(count), headers=headers)
+
+    if count < position:
+        assert (answer.status_code, answer.json()["code"]) == (422, "import_differs")
+        assert f"The file has {count:,} records, and {position:,} of this import are done" in answer.json()["detail"]
+        again = await client.post(IMPORTS, content=whole, headers=headers)
+        assert (again.status_code, again.json()["created"], again.json()["failed"]) == (202, 2500, 0)
+    else:
+        assert (answer.status_code, answer.json()["position"]) == (202, count)
+
+
 async def test_another_file_under_a_key_names_the_import(client: httpx.AsyncClient) -> None:
     headers = {**CSV, "Idempotency-Key": "other"}
     first = await client.post(IMPORTS, content=rows(3), headers=headers)

@@ -170,6 +170,11 @@ class ImportRunner:
                 del held[:CHUNK_RECORDS]
         if held and (chunk := self.chunk(started, start, held)) is not None:
             yield chunk
+        if (count := start + len(held)) < started["position"]:
+            raise ImportDiffers(
+                f"The file has {count:,} records, and {started['position']:,} of this import are done."
+                " Send the file that it started with, or another file with another key."
+            )
 
     def chunk(self, started: Import, start: int, records: Sequence[NumberedRecord]) -> Chunk | None:
         """The records of a chunk that are not done, or None when all are. Raises ImportDiffers."""
