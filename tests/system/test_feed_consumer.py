@@ -1,4 +1,4 @@
-"""The program of docs/changes.md keeps a copy of the directory, also when it is killed, and starts anew after a restore."""
+"""The program of docs/changes.md keeps a copy of the directory through kills, and starts anew after a restore."""
 
 import asyncio
 import json

@@ -38,7 +38,7 @@ ACTIVITY = (
 )
 BLOCKED = f"{ACTIVITY} AND wait_event_type = 'Lock'"
 BLOCKED_PID = BLOCKED.replace("count(*)", "max(pid)")
-ALL_WRITTEN = f"{ACTIVITY} AND state = 'idle in transaction' AND query LIKE 'COPY%outbox%'"
+ALL_WRITTEN = f"{ACTIVITY} AND state = 'idle in transaction' AND query LIKE 'INSERT INTO feed_queue%'"
 
 
 def people(begin: int, count: int) -> list[dict[str, Any]]:

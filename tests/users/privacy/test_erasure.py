@@ -143,7 +143,7 @@ async def test_a_stored_response_under_an_unknown_encryption_key_stops_the_erasu
     connection = await asyncpg.connect(database_url)
     (key,) = await connection.fetchrow("SELECT id FROM idempotency_keys")
     token = IDEMPOTENCY_KEYS.seal(Cipher({"other": bytes(range(32))}), (key,), b"[200, []]", b"{}")
-    await connection.execute("UPDATE idempotency_keys SET answer = $1", token)
+    await connection.execute("UPDATE idempotency_keys SET response = $1", token)
     await connection.close()
 
     expect_problem(await erase(client, user), 503, "key_not_loaded")
