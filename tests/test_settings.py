@@ -59,6 +59,8 @@ def refusal_of(environ: dict[str, str]) -> str:
             ("https://app.example.org", "http://localhost:5173"),
         ),
         ("CORS_ORIGINS", "http://[::1]:8080", ("http://[::1]:8080",)),
+        ("CORS_ORIGINS", "https://a.org:443,http://a.org:80", ("https://a.org", "http://a.org")),
+        ("CORS_ORIGINS", "https://a.org:80,http://a.org:443", ("https://a.org:80", "http://a.org:443")),
         ("WEBHOOK_ORIGINS", "EventGrid.azure.net,*", ("eventgrid.azure.net", "*")),
         ("ACCESS_LOG", "1", True),
         ("LOG_LEVEL", "debug", "debug"),

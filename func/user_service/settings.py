@@ -26,6 +26,7 @@ RESERVED_EXTENSIONS: Final = frozenset(
 HOST: Final = r"(?:\[[0-9A-Fa-f:.%]+\]|[^:\[\]@,]*)(?::[0-9]{1,5})?"
 DNS_NAME: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?")
+DEFAULT_PORT: Final = re.compile(r"^(http(?=.*:80$)|https(?=.*:443$))(://.*):[0-9]+$")
 AUTHORITY: Final = re.compile(rf"(?:.*@)?{HOST}(?:,{HOST})*")
 
 KERNEL: Final = "the operating system's settings apply, as net.ipv4.tcp_keepalive_time"
@@ -111,8 +112,8 @@ def comma_separated(text: str) -> tuple[str, ...]:
 
 
 def origins(text: str) -> tuple[str, ...]:
-    """Origins as browsers send them: scheme, host and port, in lower case."""
-    parts = tuple(part.lower() for part in comma_separated(text))
+    """Origins as browsers send them: scheme, host and port, in lower case, without the port of the scheme."""
+    parts = tuple(DEFAULT_PORT.sub(r"\1\2", part.lower()) for part in comma_separated(text))
     if not all(map(ORIGIN.fullmatch, parts)):
         raise ValueError("expected origins such as https://app.example.org, without a path; * is not accepted")
     return parts
