@@ -174,6 +174,8 @@ class Settings:
     database_timeout: int = setting(5, whole_number(1, 300))
     # At least as long as events may wait in the outbox.
     audit_retention_days: int = setting(365, whole_number(7, 36_500))
+    # 0 keeps deleted users.
+    deleted_retention_days: int = setting(0, whole_number(0, 36_500))
     redis_url: str | None = setting(None, url("redis", "rediss", "unix"))
     redis_key_prefix: str = setting("user-service:", str)
     cache: str = setting("auto", choice("auto", "none"))

@@ -1,5 +1,7 @@
 """`user-service prune` removes what is past its time, and nothing else"""
 
+import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,3 +151,73 @@ def test_a_database_that_is_not_migrated_or_away_is_said_to_be(empty_database_ur
     assert (bare.returncode, away.returncode) == (1, 1)
     assert "user-service migrate" in bare.stderr
     assert "user-service doctor" in away.stderr
+
+
+async def test_users_deleted_long_ago_are_purged_each_with_a_change_and_an_event(
+    database_url: str, tmp_path: Path
+) -> None:
+    connection = await asyncpg.connect(database_url)
+    async with running(make_settings(database_url, tmp_path)) as client:
+        paths = [await client.make(given_name="Ada", family_name="Lovelace") for _ in range(6)]
+        living, recent, old, erased, restored, late = paths
+        for path in (recent, old, restored, late):
+            assert (await client.delete(path, headers={"Idempotency-Key": path})).status_code == 204
+        assert (await client.post(f"{erased}/erase")).status_code == 204
+        await connection.execute(
+            "UPDATE users SET deleted_at = now() - interval '31 days' WHERE id = ANY ($1) AND deleted_at IS NOT NULL",
+            [path[-36:] for path in (old, erased, restored)],
+        )
+        await connection.execute("UPDATE users SET deleted_at = now() - interval '29 days' WHERE id = $1", late[-36:])
+        assert (await client.post(f"{restored}/restore")).status_code == 200
+
+        kept = command(tmp_path, "prune", DATABASE_URL=database_url)
+        done = command(tmp_path, "prune", DATABASE_URL=database_url, DELETED_RETENTION_DAYS="30")
+        again = command(tmp_path, "prune", DATABASE_URL=database_url, DELETED_RETENTION_DAYS="30")
+
+        assert "users" not in kept.stdout
+        assert done.stdout.startswith("removed 2 deleted users, "), done.stderr
+        assert again.stdout.startswith("removed 0 deleted users, ")
+        assert {str(row[0]) for row in await connection.fetch("SELECT id FROM users")} == {
+            path[-36:] for path in (living, recent, restored, late)
+        }
+        for path in (old, erased):
+            last = (await client.get(f"{path}/audit")).json()["items"][-1]
+            assert (last["type"], last["version"], last["actor"]) == ("purged", 3, "retention")
+            assert (
+                await connection.fetchval("SELECT count(*) FROM outbox WHERE user_id = $1 AND version = 3", path[-36:])
+                == 1
+            )
+        feed = (await client.get(f"{USERS}/changes", params={"type": "purged"})).json()["items"]
+        assert {item["user_id"] for item in feed} == {old[-36:], erased[-36:]}
+        assert await connection.fetchval("SELECT count(*) FROM user_terms WHERE user_id = $1", old[-36:]) == 0
+    await connection.close()
+
+
+async def test_more_deleted_users_than_one_batch_are_purged_once_by_several(database_url: str, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(database_url)
+    async with running(make_settings(database_url, tmp_path)) as client:
+        items = [{"data": {"email": f"u{number}@example.org"}} for number in range(250)]
+        made = (await client.post(f"{USERS}/batch/create", json={"items": items})).json()["items"]
+        await client.post(f"{USERS}/batch/delete", json={"items": [{"id": item["id"]} for item in made]})
+    await connection.execute("UPDATE users SET deleted_at = deleted_at - interval '10 days'")
+
+    def prune(_: int) -> int:
+        done = command(tmp_path, "prune", DATABASE_URL=database_url, DELETED_RETENTION_DAYS="7")
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout.split()[1])
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(await asyncio.to_thread(list, pool.map(prune, range(2)))) == 250
+    assert await connection.fetchval("SELECT count(*) FROM users") == 0
+    assert await connection.fetchval("SELECT count(*) FROM user_changes WHERE type = 'purged'") == 250
+    await connection.close()
+
+
+def test_a_purge_with_other_keys_is_refused(database_url: str, tmp_path: Path) -> None:
+    with_key = {"DATABASE_URL": database_url, "DELETED_RETENTION_DAYS": "7"}
+    assert command(tmp_path, "prune", **with_key).returncode == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    refused = command(other, "prune", **with_key, ENCRYPTION_KEY=f"other:{b64encode(bytes(range(32))).decode()}")
+    assert refused.returncode == 2
+    assert "BLIND_INDEX_KEY" in refused.stderr

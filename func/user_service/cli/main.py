@@ -45,7 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
     migrate.add_argument("--down", action="store_true", help="go back to REVISION instead of forward")
     relay = add(commands, "relay", "relay", "post the pending events of the outbox to the sink")
     relay.add_argument("--watch", action="store_true", help="run until stopped instead of once")
-    add(commands, "prune", "prune", "remove rows past their retention: old changes, replies, responses and imports")
+    add(
+        commands,
+        "prune",
+        "prune",
+        "remove what is past its retention: deleted users, changes, replies, responses, imports",
+    )
     add(commands, "doctor", "doctor", "check settings, keys, database, migrations and Redis, and print remedies")
     keys = add(commands, "keys", "keys", "make an encryption key, or show the key of the blind index")
     keys.add_argument("action", choices=["new", "blind-index"])

@@ -3,19 +3,44 @@
 import asyncio
 from collections.abc import Mapping
 
+import asyncpg
+
+from user_service.bootstrap import Resources
 from user_service.cli.database import open_database, open_pool
+from user_service.errors import CommandFailed, Unavailable
 from user_service.postgres import retention
 from user_service.settings import Settings
+
+HINT = "Run `user-service doctor` for the reason."
 
 
 def run(environ: Mapping[str, str]) -> int:
     """Prints how many rows were removed. Raises ConfigurationError, CommandFailed."""
-    with open_database(environ) as settings:
-        removed = asyncio.run(remove_rows(settings))
+    try:
+        with open_database(environ) as settings:
+            removed = asyncio.run(remove_rows(settings))
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+        raise CommandFailed("The database is not migrated yet; run `user-service migrate`.") from None
     print("removed " + ", ".join(f"{count} {name}" for name, count in removed.items()))
     return 0
 
 
 async def remove_rows(settings: Settings) -> dict[str, int]:
-    async with open_pool(settings, hint="Run `user-service doctor` for the reason.") as pool:
-        return await retention.prune(pool.fetch, audit_days=settings.audit_retention_days)
+    removed = {"deleted users": await purge_users(settings)} if settings.deleted_retention_days else {}
+    async with open_pool(settings, hint=HINT) as pool:
+        return removed | await retention.prune(pool.fetch, audit_days=settings.audit_retention_days)
+
+
+async def purge_users(settings: Settings) -> int:
+    """Purges users that were deleted long ago; returns their number. Raises ConfigurationError, CommandFailed."""
+    from user_service.users.deleted_retention import purge_deleted
+
+    resources = Resources(settings)
+    try:
+        await resources.verify()
+        resources.cache.open()
+        return await purge_deleted(resources.open_services().database, days=settings.deleted_retention_days)
+    except Unavailable as error:
+        raise CommandFailed(f"{error.detail.removesuffix('.')}. {HINT}") from None
+    finally:
+        await resources.close()

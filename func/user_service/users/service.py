@@ -281,6 +281,18 @@ class UserService:
         await self.log([Change(user, "purged", ())])
         await self.erasure.redact_responses(user)
 
+    async def purge_deleted(self, user_ids: Sequence[UUID], *, before: datetime) -> int:
+        """Removes the rows of those that are still deleted since before a time; returns their number."""
+        locked = (await self.repository.lock(user_ids)).values()
+        purged = [user for user in locked if user.deleted_at is not None and user.deleted_at < before]
+        await self.repository.purge(purged)
+        for user in purged:
+            user.version += 1
+        await self.log([Change(user, "purged", ()) for user in purged])
+        for user in purged:
+            await self.erasure.redact_responses(user)
+        return len(purged)
+
     async def lock_one(self, user_id: UUID, condition: Condition | None) -> User:
         """The user, deleted or not. Raises UserNotFound, VersionMismatch."""
         user = (await self.repository.lock([user_id])).get(user_id)
