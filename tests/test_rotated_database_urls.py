@@ -110,7 +110,7 @@ async def test_another_user_is_used_by_every_connection_from_then_on(
         services = client.resources.services
         assert services is not None
         async with services.database.transaction() as session:
-            writer = await session.scalar(text("SELECT current_user"))
+            writer = (await session.execute(text("SELECT current_user"))).scalar_one()
     postgres.execute(f"DROP ROLE {role}")
 
     assert outcomes == {"applied": 1}
@@ -140,8 +140,10 @@ async def read_replica_users(client: Client) -> set[str]:
     """The users of two connections to the replica."""
     services = client.resources.services
     assert services is not None
-    async with services.database.read_sessions() as one, services.database.read_sessions() as other:
-        return {await session.scalar(text("SELECT current_user")) for session in (one, other)}
+    database = services.database.replica
+    assert database is not None
+    async with database.session() as one, database.session() as other:
+        return {(await session.execute(text("SELECT current_user"))).scalar_one() for session in (one, other)}
 
 
 async def test_a_database_password_is_used_for_new_connections_once_it_works(

@@ -198,8 +198,8 @@ class Resources:
         has_new_replica_user = settings.database_read_url != self.settings.database_read_url
         self.settings = settings
         self.pool.apply_settings(settings)
-        if has_new_replica_user and self.services is not None:
-            self.services.database.read_connector.expire()
+        if has_new_replica_user and self.services is not None and self.services.database.replica is not None:
+            self.services.database.replica.connector.expire()
         self.load_api_keys()
 
     def require_database(self) -> None:
@@ -224,7 +224,7 @@ class Resources:
             connector=self.pool.connector,
             size=self.settings.postgres_max_connections - self.pool.size,
             after_change=self.wake_relay,
-            tracing=self.tracing,
+            traced=self.tracing.sql if self.tracing is not None else untraced,
         )
         self.exit_stack.push_async_callback(database.close)
         batches = BatchRunner(database, self.reader, self.jobs)

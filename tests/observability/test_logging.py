@@ -142,7 +142,7 @@ def test_a_database_error_leaves_no_value_in_the_log(
 
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal_error"
-    assert [line["error"] for line in errors] == ["IntegrityError"]
+    assert [line["error"] for line in errors] == ["CheckViolationError"]
     assert errors[0]["request_id"] == answer.headers["x-request-id"]
     expect_no_marks(service.read_log())
     expect_no_marks(answer.text)

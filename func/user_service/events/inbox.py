@@ -8,7 +8,6 @@ from uuid import UUID, uuid5
 import orjson
 from cloudevents.core.v1.event import CloudEvent
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
@@ -18,6 +17,7 @@ from user_service.events.types import BATCH_OPERATIONS, BATCH_RESULT
 from user_service.idempotency.requests import find_first, is_same
 from user_service.idempotency.stored_responses import INBOX, Links, StoredResponse, event_hash
 from user_service.postgres.retention import OLD_REPLIES, delete_batch
+from user_service.postgres.session import Session
 from user_service.users.batch.results import BatchResponse
 
 REPLY_IDS: Final = UUID("6f0d5d0c-3a51-5f0e-9d1c-5b8f0a9a7c11")
@@ -53,22 +53,22 @@ class InboxEntry:
             raise InvalidEvent("The event's data is nested deeper than 254 levels.") from None
         self.digest = hashlib.sha256(event.type.encode() + b"\0" + content).digest()
 
-    async def before(self, session: AsyncSession) -> StoredResponse | None:
+    async def before(self, session: Session) -> StoredResponse | None:
         """Raises EventInProgress at once while another transaction has the event, and EventIdReused."""
         key = {"source": self.event.source, "id": self.event.id}
         row = await find_first(session, self.name, FIND_EVENT, key, busy=EventInProgress())
         if row is None:
             return None
-        if not is_same(row.digest, self.digest, self.index):
+        if not is_same(row["digest"], self.digest, self.index):
             detail = "Give every event an id of its own; only the same event may come again under its id."
             fault = FieldError(f"{self.event.prefix}id", "event_id_reused", "has another event of this source")
             raise EventIdReused(detail, errors=[fault])
-        head, body = INBOX.open(self.cipher, (self.event.source, self.event.id), row.reply)
+        head, body = INBOX.open(self.cipher, (self.event.source, self.event.id), row["reply"])
         status, media_type, time = orjson.loads(head)
         self.time = datetime.fromisoformat(time)
         return StoredResponse(status, [("content-type", media_type)], body)
 
-    async def after(self, session: AsyncSession, response: StoredResponse, links: Links) -> None:
+    async def after(self, session: Session, response: StoredResponse, links: Links) -> None:
         head = orjson.dumps([response.status, dict(response.headers)["content-type"], self.time])
         key = (self.event.source, self.event.id)
         reply = INBOX.seal(self.cipher, key, head, response.body)

@@ -6,11 +6,10 @@ A row identifies its request by keyed hashes only, and holds the response encryp
 import hmac
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import orjson
-from sqlalchemy import Row, TextClause, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import TextClause, text
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
@@ -19,6 +18,7 @@ from user_service.errors import IdempotencyInProgress, IdempotencyKeyReused, Res
 from user_service.idempotency.stored_responses import GONE, IDEMPOTENCY_KEYS, Links, StoredResponse
 from user_service.postgres.retention import OLD_RESPONSES, delete_batch, interval
 from user_service.postgres.retention import RESPONSES as RETENTION
+from user_service.postgres.session import Row, Session
 
 ID_BYTES: Final = 16
 
@@ -44,16 +44,16 @@ class TransactionHook(Protocol):
     def stores_all(self) -> bool:
         """Whether responses without an effect are stored too: of dry runs, and of batches with invalid items."""
 
-    async def before(self, session: AsyncSession) -> StoredResponse | None:
+    async def before(self, session: Session) -> StoredResponse | None:
         """The response of the first time; None the first time. Raises what refuses the request."""
 
-    async def after(self, session: AsyncSession, response: StoredResponse, links: Links) -> None:
+    async def after(self, session: Session, response: StoredResponse, links: Links) -> None:
         """Stores the response of the first time, with links to its users."""
 
 
 async def find_first(
-    session: AsyncSession, name: bytes, find: TextClause, key: Mapping[str, object], *, busy: ServiceError
-) -> Row[Any] | None:
+    session: Session, name: bytes, find: TextClause, key: Mapping[str, object], *, busy: ServiceError
+) -> Row | None:
     """The row that the first time has stored; None the first time, which then holds a lock on `name` until it ends.
 
     Raises `busy` at once while another transaction holds the lock.
@@ -81,7 +81,7 @@ class IdempotentRequest:
         content = orjson.dumps([principal, *request, sha256(body).hexdigest()])
         self.fingerprint = hmac.digest(secret, content, "sha256")
 
-    async def before(self, session: AsyncSession) -> StoredResponse | None:
+    async def before(self, session: Session) -> StoredResponse | None:
         """Raises IdempotencyInProgress at once while another transaction has the key, IdempotencyKeyReused, and
         ResponseErased.
         """
@@ -89,16 +89,16 @@ class IdempotentRequest:
         row = await find_first(session, self.id, FIND_REQUEST, {"id": self.id}, busy=busy)
         if row is None:
             return None
-        if not is_same(row.fingerprint, self.fingerprint, self.index):
+        if not is_same(row["fingerprint"], self.fingerprint, self.index):
             raise IdempotencyKeyReused("Send a new Idempotency-Key with every new request.")
-        response = self.open(row.response)
+        response = self.open(row["response"])
         if response.status == GONE:
             raise ResponseErased(
                 "The request took effect; its user was erased or purged since, and the stored response with it."
             )
         return response
 
-    async def after(self, session: AsyncSession, response: StoredResponse, links: Links) -> None:
+    async def after(self, session: Session, response: StoredResponse, links: Links) -> None:
         values = {"id": self.id, "fingerprint": self.fingerprint, "response": self.seal(response)}
         await session.execute(STORE_REQUEST, values | links.columns)
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from opentelemetry import context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -27,9 +27,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from user_service import __version__
 from user_service.errors import SERVER_ERROR
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncEngine
 
 CLOSE_SECONDS: Final = 2.0
 SERVICE_NAME: Final = "service.name"
@@ -105,30 +102,6 @@ class OtelTracing:
             record_exception=False,
         ) as span:
             yield OtelPublicationSpan(span)
-
-    def watch_engine(self, engine: "AsyncEngine") -> None:
-        from sqlalchemy import event
-
-        def begin(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-            if get_current_span().is_recording():
-                span = self.tracer.start_span(
-                    first_word(statement), kind=SpanKind.CLIENT, attributes=sql_attributes(statement)
-                )
-                connection.info["span"] = span
-
-        def end(connection: Any, *_: Any) -> None:
-            if span := connection.info.pop("span", None):
-                span.end()
-
-        def end_failed(failure: Any) -> None:
-            connection = failure.connection
-            if connection is not None and (span := connection.info.pop("span", None)):
-                fail(span, failure.original_exception)
-                span.end()
-
-        event.listen(engine.sync_engine, "before_cursor_execute", begin)
-        event.listen(engine.sync_engine, "after_cursor_execute", end)
-        event.listen(engine.sync_engine, "handle_error", end_failed)
 
     async def close(self) -> None:
         # A daemon thread: an unreachable collector must not keep the process from ending.

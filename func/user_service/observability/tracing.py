@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Protocol
 
 from user_service.errors import ConfigurationError
 from user_service.settings import Settings
@@ -46,9 +46,6 @@ class Tracing(Protocol):
 
     def publish(self, event_type: str, traceparent: str) -> AbstractContextManager[PublicationSpan]:
         """A span of an event's delivery, in the trace of the change that the event reports."""
-
-    def watch_engine(self, engine: Any) -> None:
-        """Makes spans of an SQLAlchemy engine's statements."""
 
     async def close(self) -> None:
         """Exports the remaining spans, for two seconds at most."""

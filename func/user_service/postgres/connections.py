@@ -7,9 +7,10 @@ request gives back, or a new one.
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 
 from user_service.postgres.connector import Connection, Connector
 from user_service.postgres.failures import is_transient
@@ -20,6 +21,19 @@ MAX_AGE_SECONDS: Final = 1800.0
 # Open before the service is ready, and not closed when they are idle: a request that meets a server or a resolver that
 # takes no new connection uses these.
 HELD_OPEN: Final = 2
+
+
+class PoolStats(NamedTuple):
+    """Connections of a pool: the maximum, the open ones, those in use, and the callers that wait for one."""
+
+    limit: int
+    opened: int
+    active: int
+    waiting: int
+
+
+def sum_pools(pools: Iterable[PoolStats]) -> PoolStats:
+    return PoolStats(*map(sum, zip(*pools, strict=True)))
 
 
 class Connections:
@@ -45,6 +59,11 @@ class Connections:
     @property
     def active(self) -> int:
         return self.opened - len(self.idle)
+
+    @property
+    def stats(self) -> PoolStats:
+        """How much of the pool is in use now."""
+        return PoolStats(self.size, self.opened, self.active, len(self.waiters))
 
     async def acquire(self, *, seconds: float) -> Connection:
         """A connection, to be given back with `release`. Waits for `seconds` at most.
@@ -147,9 +166,8 @@ class Connections:
 
     def finish_opening(self, task: asyncio.Task[None]) -> None:
         self.opening.discard(task)
-        if self.opened:
-            # The requests behind the first one have waited for it.
-            self.open_more()
+        # The requests behind the first one have waited for it; and a connection may have expired while it was opened.
+        self.open_more()
 
     async def open_one(self) -> None:
         """Opens a connection, and tries again while a request waits.

@@ -1,14 +1,14 @@
 """The pool of connections for reads. Every connection to PostgreSQL is opened with `connect_options`."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final
 
 import asyncpg
 
 from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Traced, untraced
-from user_service.postgres.connections import HELD_OPEN, Connections
+from user_service.postgres.connections import HELD_OPEN, Connections, PoolStats
 from user_service.postgres.connector import HOST_SECONDS, Connector, connect_once
 from user_service.postgres.failures import DEAD, translate_errors
 from user_service.postgres.pooler import BACKEND, check_pooler, find_lost_settings, is_behind_pooler
@@ -32,19 +32,6 @@ PLANNER: Final = {
 def read_seconds(settings: Settings) -> int:
     """Maximum duration of a read, from the request for a connection to the last row."""
     return settings.database_timeout + 1
-
-
-class PoolStats(NamedTuple):
-    """Connections of a pool: the maximum, the open ones, those in use, and the callers that wait for one."""
-
-    limit: int
-    opened: int
-    active: int
-    waiting: int
-
-
-def sum_pools(pools: Iterable[PoolStats]) -> PoolStats:
-    return PoolStats(*map(sum, zip(*pools, strict=True)))
 
 
 def fast_path_share(settings: Settings) -> int:
@@ -162,8 +149,7 @@ class ReadPool:
     @property
     def stats(self) -> PoolStats:
         """The current use of the pool."""
-        connections = self.connections
-        return PoolStats(self.size, connections.opened, connections.active, len(connections.waiters))
+        return self.connections.stats
 
     async def close(self) -> None:
         """Waits for running statements, but not for a server that does not respond."""

@@ -5,9 +5,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.errors import UserNotFound
+from user_service.postgres.session import Session
 
 TRAIL_COLUMNS: Final = "event_id AS id, version, type, status, changed, actor, request_id, traceparent, changed_at"
 TRAIL_ROWS: Final = 1000
@@ -28,13 +28,13 @@ ChangeDocument = dict[str, Any]
 class AuditTrail:
     """The changes of users, deleted, erased and purged ones too, for as long as the change log is kept."""
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
 
     async def page(self, user_id: UUID, *, after: int = 0, limit: int) -> tuple[list[ChangeDocument], int | None]:
         """Changes after a version, and the version after which the next page starts. Raises UserNotFound."""
         values = {"user_id": user_id, "after": after, "limit": limit + 1}
-        rows = (await self.session.execute(PAGE, values)).mappings().all()
+        rows = await self.session.execute(PAGE, values)
         if not rows:
             await self.require_known(user_id)
         found = [change_document(row) for row in rows[:limit]]
@@ -42,8 +42,7 @@ class AuditTrail:
 
     async def whole(self, user_id: UUID) -> AsyncIterator[list[ChangeDocument]]:
         """All changes, a thousand at a time, by a server-side cursor."""
-        rows = await self.session.stream(ALL, {"user_id": user_id}, execution_options={"yield_per": TRAIL_ROWS})
-        async for some in rows.mappings().partitions():
+        async for some in self.session.stream(ALL, {"user_id": user_id}, size=TRAIL_ROWS):
             yield [change_document(row) for row in some]
 
     async def require_known(self, user_id: UUID) -> None:

@@ -12,12 +12,14 @@ from typing import Final, TypeVar
 from user_service.errors import Unavailable
 from user_service.observability.logging import log
 from user_service.observability.metrics import Metrics
+from user_service.postgres.database import BEGIN
 from user_service.users.search import UserSearch
 
 PAUSE_SECONDS: Final = 5.0
 
 T = TypeVar("T")
-OpenSearch = Callable[[], AbstractAsyncContextManager[UserSearch]]
+# Given how to begin a transaction, or None for a statement of its own.
+OpenSearch = Callable[[str | None], AbstractAsyncContextManager[UserSearch]]
 
 
 class ReplicaReads:
@@ -41,14 +43,14 @@ class ReplicaReads:
         """What `read` returns. Raises Unavailable when the primary is unavailable too."""
         if self.replica is not None and self.is_due():
             try:
-                async with self.replica() as search:
+                async with self.replica(None) as search:
                     result = await read(search)
             except Unavailable as error:
                 self.note_failure(error)
             else:
                 self.note_success()
                 return result
-        async with self.primary() as search:
+        async with self.primary(None) as search:
             return await read(search)
 
     async def stream(self, read: Callable[[UserSearch], AsyncGenerator[T]]) -> AsyncGenerator[T]:
@@ -56,7 +58,7 @@ class ReplicaReads:
         has_begun = False
         if self.replica is not None and self.is_due():
             try:
-                async with self.replica() as search, aclosing(read(search)) as items:
+                async with self.replica(BEGIN) as search, aclosing(read(search)) as items:
                     async for item in items:
                         has_begun = True
                         yield item
@@ -67,7 +69,7 @@ class ReplicaReads:
             else:
                 self.note_success()
                 return
-        async with self.primary() as search, aclosing(read(search)) as items:
+        async with self.primary(BEGIN) as search, aclosing(read(search)) as items:
             async for item in items:
                 yield item
 

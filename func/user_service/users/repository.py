@@ -6,14 +6,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from asyncpg import UniqueViolationError
-from sqlalchemy import TextClause, delete, text
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import TextClause, text
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.errors import EmailTaken, ExternalIdTaken, ServiceError
-from user_service.postgres.tables import OUTBOX_PARTITIONS, users
+from user_service.postgres.session import Session
+from user_service.postgres.tables import OUTBOX_PARTITIONS
 from user_service.users.binary_copy import (
     COPIED_CHANGE_COLUMNS,
     COPIED_OUTBOX_COLUMNS,
@@ -29,7 +28,6 @@ from user_service.users.encrypted_columns import SELECT_LIST, decode_row, seal_p
 from user_service.users.model import User
 from user_service.values.ids import new_id
 
-UNIQUE_VIOLATION: Final = "23505"
 UPDATE_ATTEMPTS: Final = 3
 
 
@@ -99,6 +97,7 @@ ERASE: Final = text(
     " locale = NULL, timezone = NULL, status = :status, prior_status = NULL, metadata = '{}', version = :version,"
     " updated_at = :updated_at, last_login_at = NULL, deleted_at = :deleted_at, erased_at = :updated_at WHERE id = :id"
 )
+DELETE: Final = text("DELETE FROM users WHERE id = ANY(CAST(:ids AS uuid[]))")
 LOCK_AGAINST_ERASURE: Final = text(
     "SELECT id FROM users WHERE id = ANY(CAST(:ids AS uuid[])) AND erased_at IS NULL ORDER BY id FOR KEY SHARE"
 )
@@ -126,7 +125,7 @@ USED_IDS: Final = text(
 class UserRepository:
     """Users in PostgreSQL, in the transaction of `session`."""
 
-    def __init__(self, session: AsyncSession, cipher: Cipher, index: BlindIndex) -> None:
+    def __init__(self, session: Session, cipher: Cipher, index: BlindIndex) -> None:
         self.session = session
         self.cipher = cipher
         self.index = index
@@ -180,10 +179,9 @@ class UserRepository:
         """Inserts users and their terms by COPY: all, or none when a key is taken. Returns whether it did."""
         users, terms = rows.copy_data()
         try:
-            async with self.session.begin_nested():
-                connection = await driver_connection(self.session)
-                await copy(connection, "users", COPIED_USER_COLUMNS, users)
-                await copy(connection, "user_terms", COPIED_TERM_COLUMNS, terms)
+            async with await self.session.savepoint():
+                await copy(self.session, "users", COPIED_USER_COLUMNS, users)
+                await copy(self.session, "user_terms", COPIED_TERM_COLUMNS, terms)
         except UniqueViolationError:
             return False
         return True
@@ -207,11 +205,9 @@ class UserRepository:
     async def update_unless_taken(self, rows: Sequence[User]) -> bool:
         """Writes the rows: all, or none when a key is taken. Returns whether it did."""
         try:
-            async with self.session.begin_nested():
+            async with await self.session.savepoint():
                 await self.session.execute(UPDATE, column_arrays(rows, tuple(COLUMN_TYPES), self.cipher, self.index))
-        except IntegrityError as error:
-            if getattr(error.orig, "sqlstate", None) != UNIQUE_VIOLATION:
-                raise
+        except UniqueViolationError:
             return False
         return True
 
@@ -240,7 +236,7 @@ class UserRepository:
         """Removes rows and their terms. The change log stays."""
         if not purged:
             return
-        await self.session.execute(delete(users).where(users.c.id.in_([user.id for user in purged])))
+        await self.session.execute(DELETE, {"ids": [user.id for user in purged]})
         await self.change_terms(DELETE_TERMS, [(self.search_terms(user), user.id) for user in purged])
 
     async def erase(self, before: User, after: User) -> None:
@@ -252,7 +248,7 @@ class UserRepository:
 
     async def lock_against_erasure(self, ids: Sequence[UUID]) -> bool:
         """Whether all of these exist and are not erased; none is erased or purged until the transaction ends."""
-        return len((await self.session.execute(LOCK_AGAINST_ERASURE, {"ids": ids})).all()) == len(set(ids))
+        return len(await self.session.execute(LOCK_AGAINST_ERASURE, {"ids": ids})) == len(set(ids))
 
     async def append_changes(self, changes: Sequence[Change], origin: Origin, at: datetime) -> None:
         """Writes changes of new or locked users, one of each, to the change log, the outbox and the feed's queue."""
@@ -260,10 +256,9 @@ class UserRepository:
             return
         ids, versions = [change.user.id for change in changes], [change.user.version for change in changes]
         if len(changes) >= COPY_THRESHOLD:
-            connection = await driver_connection(self.session)
-            await copy(connection, "user_changes", COPIED_CHANGE_COLUMNS, encode_changes(changes, origin, at))
+            await copy(self.session, "user_changes", COPIED_CHANGE_COLUMNS, encode_changes(changes, origin, at))
             pending = encode_outbox(changes, at, partitions=OUTBOX_PARTITIONS)
-            await copy(connection, "outbox", COPIED_OUTBOX_COLUMNS, pending)
+            await copy(self.session, "outbox", COPIED_OUTBOX_COLUMNS, pending)
             await self.session.execute(QUEUE_CHANGES, {"at": at, "ids": ids, "versions": versions})
             return
         # What changes of many users have in common is sent once.
@@ -315,19 +310,13 @@ class UserRepository:
             await self.session.execute(statement, {"terms": terms, "places": places, "ids": ids})
 
 
-async def driver_connection(session: AsyncSession) -> Any:
-    """The asyncpg connection of the session's transaction."""
-    connection = await session.connection()
-    return (await connection.get_raw_connection()).driver_connection
-
-
-async def copy(connection: Any, table: str, columns: Sequence[str], data: bytes) -> None:
+async def copy(session: Session, table: str, columns: Sequence[str], data: bytes) -> None:
     """Writes rows in the binary format. Raises UniqueViolationError and other errors of asyncpg."""
 
     async def source() -> AsyncIterator[bytes]:
         yield data
 
-    await connection.copy_to_table(table, columns=columns, source=source(), format="binary")
+    await session.connection.copy_to_table(table, columns=columns, source=source(), format="binary")
 
 
 def claims_key(before: User, after: User) -> bool:

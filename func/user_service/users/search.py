@@ -10,10 +10,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, Text, and_, cast, false, func, select, text, tuple_, union_all
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
+from user_service.postgres.session import Session
 from user_service.postgres.tables import user_terms, users
 from user_service.users.cursors import Cursor
 from user_service.users.encrypted_columns import USER_COLUMNS, decode_row
@@ -80,13 +80,13 @@ class SearchPage:
 class UserSearch:
     """Pages of users. In id order, a user that exists from the first page to the last is on exactly one."""
 
-    def __init__(self, session: AsyncSession, cipher: Cipher, index: BlindIndex) -> None:
+    def __init__(self, session: Session, cipher: Cipher, index: BlindIndex) -> None:
         self.session = session
         self.cipher = cipher
         self.index = index
 
     async def page(self, query: SearchQuery) -> SearchPage:
-        rows = (await self.session.execute(self.statement(query))).all()
+        rows = await self.session.execute(self.statement(query))
         found = [decode_row(row, self.cipher) for row in rows[: query.limit]]
         more = len(rows) > query.limit
         total = await self.count(query) if query.count else None
@@ -102,14 +102,13 @@ class UserSearch:
         """All users that match the filters, in the order of ids, a thousand at a time, by a server-side cursor."""
         await wait_for_reader(self.session)
         statement = self.filtered(query).order_by(users.c.id)
-        rows = await self.session.stream(statement, execution_options={"yield_per": EXPORT_ROWS})
-        async for some in rows.partitions():
+        async for some in self.session.stream(statement, size=EXPORT_ROWS):
             yield [decode_row(row, self.cipher) for row in some]
 
     async def last_changed(self, limit: int) -> list[UUID]:
         """The ids of the last changed living users, the newest change first."""
         newest = select(users.c.id).where(users.c.deleted_at.is_(None)).order_by(users.c.updated_at.desc()).limit(limit)
-        return list((await self.session.execute(newest)).scalars())
+        return (await self.session.execute(newest)).scalars()
 
     def statement(self, query: SearchQuery) -> Select[Any]:
         """Selects one more row than the page holds, which tells whether there is a next page."""
@@ -167,7 +166,7 @@ class UserSearch:
         return conditions
 
 
-async def wait_for_reader(session: AsyncSession) -> None:
+async def wait_for_reader(session: Session) -> None:
     """Lets the transaction idle for longer than the server of this process waits for a reader that takes no data."""
     await session.execute(IDLE_FOR_READER)
 

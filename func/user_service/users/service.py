@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 from user_service.errors import (
@@ -23,6 +22,7 @@ from user_service.errors import (
     UserNotFound,
     ValidationFailed,
 )
+from user_service.postgres.session import Savepoint
 from user_service.users import rules
 from user_service.users.bulk_insert import PreparedUsers
 from user_service.users.change_log import Change, Origin
@@ -73,7 +73,7 @@ class UserService:
         self.now = (clock or utc_now)()
         self.changed_versions: dict[UUID, int] = {}
         self.logged: set[UUID] = set()
-        self.nested: Any = None
+        self.started: Savepoint | None = None
 
     @property
     def erasure(self) -> Erasure:
@@ -81,11 +81,12 @@ class UserService:
 
     async def savepoint(self) -> None:
         """Begins changes that `rollback_to_savepoint` undoes."""
-        self.nested = await self.repository.session.begin_nested()
+        self.started = await self.repository.session.savepoint()
 
     async def rollback_to_savepoint(self) -> None:
         """Undoes all changes since `savepoint`."""
-        await self.nested.rollback()
+        assert self.started is not None
+        await self.started.rollback()
         self.changed_versions.clear()
         self.logged.clear()
 

@@ -1,25 +1,21 @@
-"""Units of work: PostgreSQL transactions through SQLAlchemy, and the cache invalidation that follows a commit."""
+"""Units of work: PostgreSQL transactions, and the cache invalidation that follows a commit."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import partial
 from typing import Final
 from uuid import UUID
-
-import asyncpg
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from user_service.cache.base import Cache
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.keyring import Keyring
-from user_service.errors import Contended, DatabaseUnavailable, ServiceError
 from user_service.observability.metrics import Metrics
-from user_service.observability.tracing import Tracing
+from user_service.observability.tracing import Traced, untraced
+from user_service.postgres.connections import PoolStats
 from user_service.postgres.connector import Connector
-from user_service.postgres.engine import EnginePool, fill_pool, open_engine
-from user_service.postgres.failures import TRANSIENT, URL_SETTING, is_transient, translate_failure
-from user_service.postgres.pool import PoolStats, connect_options, replica_share
+from user_service.postgres.database import BEGIN, BEGIN_SNAPSHOT, Database
+from user_service.postgres.pool import connect_options, replica_share
+from user_service.postgres.session import Session
 from user_service.settings import Settings
 from user_service.users.change_log import Origin
 from user_service.users.exports import ExportFormat
@@ -30,8 +26,8 @@ from user_service.users.repository import UserRepository
 from user_service.users.search import SearchPage, SearchQuery, UserSearch, wait_for_reader
 from user_service.users.service import UserService
 
-# Deadlocks and serialization failures: class 40 of the SQL standard.
-ROLLED_BACK: Final = (asyncpg.TransactionRollbackError,)
+# How long a caller waits at least while every connection of the pool is in use.
+MIN_WAIT_SECONDS: Final = 3.0
 
 
 class UserDatabase:
@@ -47,7 +43,7 @@ class UserDatabase:
         connector: Connector,
         size: int,
         after_change: Callable[[], None] | None = None,
-        tracing: Tracing | None = None,
+        traced: Traced = untraced,
     ) -> None:
         """`settings` gives those in force, whose password may have changed. `connector` opens the connections to the
         database that takes writes. `size` is the maximum number of connections, those to the replica among them.
@@ -59,23 +55,24 @@ class UserDatabase:
         self.metrics = metrics
         self.after_change = after_change
         replica_size = replica_share(settings())
-        self.connector = connector
-        seconds = settings().database_timeout
-        self.engine = open_engine(connector, size=size - replica_size, seconds=seconds)
-        self.read_engine, self.read_connector = self.engine, connector
-        if settings().database_read_url:
-            self.read_connector = Connector(
+        seconds = max(settings().database_timeout, MIN_WAIT_SECONDS)
+        self.primary = Database(connector, metrics, size=size - replica_size, seconds=seconds, traced=traced)
+        self.replica: Database | None = None
+        if replica_size:
+            read_connector = Connector(
                 lambda: connect_options(settings(), url=settings().database_read_url), metrics, writes=False
             )
-            self.read_engine = open_engine(self.read_connector, size=replica_size, seconds=seconds)
-        if tracing is not None:
-            for engine in {self.engine, self.read_engine}:
-                tracing.watch_engine(engine)
-        self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
-        self.read_sessions = async_sessionmaker(self.read_engine, expire_on_commit=False)
+            self.replica = Database(
+                read_connector,
+                metrics,
+                size=replica_size,
+                seconds=seconds,
+                traced=traced,
+                setting="DATABASE_READ_URL",
+            )
         self.lagging_reads = ReplicaReads(
-            primary=lambda: self.reading(self.sessions),
-            replica=(lambda: self.reading(self.read_sessions, setting="DATABASE_READ_URL")) if replica_size else None,
+            primary=partial(self.reading, self.primary),
+            replica=partial(self.reading, self.replica) if self.replica is not None else None,
             metrics=metrics,
         )
 
@@ -96,7 +93,7 @@ class UserDatabase:
         service: UserService | None = None
         done = False
         try:
-            async with self.translate_sql_errors(), self.sessions() as session, session.begin():
+            async with self.primary.session(BEGIN) as session:
                 service = UserService(UserRepository(session, self.cipher, self.index), origin)
                 yield service
                 done = True
@@ -107,18 +104,14 @@ class UserDatabase:
                 if service.changed_versions and self.after_change is not None:
                     self.after_change()
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncSession]:
+    def transaction(self, begin: str = BEGIN) -> AbstractAsyncContextManager[Session]:
         """A transaction that changes no user. Raises DatabaseUnavailable, Contended."""
-        async with self.translate_sql_errors(), self.sessions() as session, session.begin():
-            yield session
+        return self.primary.session(begin)
 
     @asynccontextmanager
-    async def reading(
-        self, sessions: async_sessionmaker[AsyncSession], *, setting: str = URL_SETTING
-    ) -> AsyncIterator[UserSearch]:
-        """A search of users on the server of a setting. Raises DatabaseUnavailable, Contended."""
-        async with self.translate_sql_errors(setting=setting), sessions() as session:
+    async def reading(self, database: Database, begin: str | None = None) -> AsyncIterator[UserSearch]:
+        """A search of users, in a transaction where `begin` starts one. Raises DatabaseUnavailable, Contended."""
+        async with database.session(begin) as session:
             yield UserSearch(session, self.cipher, self.index)
 
     async def page(self, query: SearchQuery) -> SearchPage:
@@ -127,7 +120,7 @@ class UserDatabase:
         Raises DatabaseUnavailable, Contended.
         """
         if query.names_key:
-            async with self.reading(self.sessions) as search:
+            async with self.reading(self.primary) as search:
                 return await search.page(query)
         return await self.lagging_reads.run(lambda search: search.page(query))
 
@@ -149,8 +142,7 @@ class UserDatabase:
         self, user_id: UUID, *, actor_names: Callable[[User], Collection[str]]
     ) -> AsyncGenerator[bytes]:
         """All that is stored about one user as JSON, a piece at a time, in one snapshot. Raises UserNotFound."""
-        async with self.transaction() as session:
-            await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        async with self.transaction(BEGIN_SNAPSHOT) as session:
             await wait_for_reader(session)
             export = PersonalExport(UserRepository(session, self.cipher, self.index))
             async with aclosing(export.pieces(user_id, actor_names=actor_names)) as pieces:
@@ -160,43 +152,14 @@ class UserDatabase:
     @property
     def pool_stats(self) -> list[PoolStats]:
         """How much of each pool is in use now."""
-        pools = {id(engine): engine.pool for engine in (self.engine, self.read_engine)}
-        return [pool.stats for pool in pools.values() if isinstance(pool, EnginePool)]
+        return [database.stats for database in (self.primary, self.replica) if database is not None]
 
     async def close(self) -> None:
-        await self.engine.dispose()
-        await self.read_engine.dispose()
-        await self.read_connector.close()
+        await self.primary.close()
+        if self.replica is not None:
+            await self.replica.close()
+            await self.replica.connector.close()
 
     async def fill_pool(self) -> None:
         """Opens a few connections for changes ahead of the first one. Raises DatabaseUnavailable."""
-        async with self.translate_sql_errors():
-            await fill_pool(self.engine)
-
-    @asynccontextmanager
-    async def translate_sql_errors(self, *, setting: str = URL_SETTING) -> AsyncIterator[None]:
-        """Turns a transient failure into DatabaseUnavailable or Contended (503) and counts it.
-
-        A server that has become read-only expires the connections of every pool.
-        """
-        try:
-            yield
-        except PoolTimeout as error:
-            self.metrics.database_errors.add("pool_timeout")
-            raise DatabaseUnavailable("All database connections are in use.") from error
-        except DBAPIError as error:
-            cause = getattr(error.orig, "__cause__", None)
-            if not (error.connection_invalidated or is_transient(cause)):
-                raise
-            self.connector.note_failure(cause)
-            raise self.count_error(cause or error, setting) from error
-        except TRANSIENT as error:
-            if not is_transient(error):
-                raise
-            self.connector.note_failure(error)
-            raise self.count_error(error, setting) from error
-
-    def count_error(self, error: BaseException, setting: str) -> ServiceError:
-        """Counts a transient failure. Returns the error to raise for it."""
-        unavailable = translate_failure(error, self.metrics, setting=setting)
-        return Contended() if isinstance(error, ROLLED_BACK) else unavailable
+        await self.primary.fill()

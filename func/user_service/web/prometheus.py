@@ -12,7 +12,7 @@ from user_service import __version__
 from user_service.bootstrap import Resources
 from user_service.cache.base import Footprint
 from user_service.observability.metrics import Counter, Histogram
-from user_service.postgres.pool import PoolStats, sum_pools
+from user_service.postgres.connections import PoolStats, sum_pools
 from user_service.users.unit_of_work import UserDatabase
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import insert, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import text
 
 from user_service.idempotency.stored_responses import Links, StoredResponse
-from user_service.postgres.tables import import_failures
+from user_service.postgres.session import Session
 from user_service.users.batch.results import ItemResult, is_invalid
 from user_service.users.imports.pipeline import ImportMoved, Turn
 from user_service.users.imports.records import BadRecord, NumberedRecord
@@ -25,6 +24,11 @@ PASSED_OVER: Final = ("version", "updated_at", "deleted_at")
 PASSED_OVER_WITH_ID: Final = (*PASSED_OVER, "id")
 
 LOCK_POSITION: Final = text("SELECT position FROM imports WHERE id = :id FOR UPDATE")
+FAILURE_COLUMNS: Final = {"record": "bigint", "line": "bigint", "code": "text", "detail": "text", "pointer": "text"}
+STORE_FAILURES: Final = text(
+    f"INSERT INTO import_failures (import_id, {', '.join(FAILURE_COLUMNS)}) SELECT :import_id, failures.*"  # noqa: S608
+    f" FROM unnest({', '.join(f'CAST(:{name} AS {kind}[])' for name, kind in FAILURE_COLUMNS.items())}) failures"
+)
 MOVE_POSITION: Final = text(
     "UPDATE imports SET position = :position, line = :line, created = created + :created, updated = updated + :updated,"
     " skipped = skipped + :skipped, failed = failed + :failed, state = 'running', updated_at = now(),"
@@ -80,8 +84,7 @@ class Chunk:
         return rows
 
     def failure(self, number: int, line: int, code: str, detail: str, pointer: str | None) -> dict[str, Any]:
-        row = {"import_id": self.import_id, "record": number, "line": line}
-        return row | {"code": code, "detail": detail, "pointer": pointer}
+        return {"record": number, "line": line, "code": code, "detail": detail, "pointer": pointer}
 
 
 class ChunkTransaction:
@@ -96,13 +99,13 @@ class ChunkTransaction:
         self.turn = turn
         self.merges = on_conflict == "update"
 
-    async def before(self, session: AsyncSession) -> None:
+    async def before(self, session: Session) -> None:
         """Waits until the chunk may be applied. Raises ImportMoved."""
         await self.turn.start()
         if not self.turn.started_first:
             await self.lock_position(session)
 
-    async def after(self, session: AsyncSession, response: StoredResponse, links: Links) -> None:
+    async def after(self, session: Session, response: StoredResponse, links: Links) -> None:
         """Moves the position and stores the failures, in the chunk's turn. Raises OutOfTurn, ImportMoved."""
         chunk = self.chunk
         await self.turn.finish(clean=all(map(self.is_clean, response.items)))
@@ -110,7 +113,8 @@ class ChunkTransaction:
             await self.lock_position(session)
         failures = chunk.failures(response.items)
         if failures:
-            await session.execute(insert(import_failures), failures)
+            columns = {name: [row[name] for row in failures] for name in FAILURE_COLUMNS}
+            await session.execute(STORE_FAILURES, {"import_id": chunk.import_id, **columns})
         counts = Counter(result["status"] for result in response.items)
         values = {
             "id": chunk.import_id,
@@ -124,7 +128,7 @@ class ChunkTransaction:
         }
         await session.execute(MOVE_POSITION, values)
 
-    async def lock_position(self, session: AsyncSession) -> None:
+    async def lock_position(self, session: Session) -> None:
         """Raises ImportMoved when the import is not where the chunk starts: another request is continuing it."""
         if (await session.execute(LOCK_POSITION, {"id": self.chunk.import_id})).scalar_one() != self.chunk.start:
             raise ImportMoved

@@ -6,14 +6,14 @@ two requests that continue one import at once can't apply a record twice.
 """
 
 import hmac
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import orjson
-from sqlalchemy import RowMapping, Select, case, func, select, update
+from sqlalchemy import Select, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert as insert_unless_there
 
 from user_service.errors import IdempotencyKeyReused, NotFound, ServiceError, ValidationFailed
@@ -32,7 +32,8 @@ SILENCE: Final = timedelta(seconds=60)
 FINGERPRINT_PREFIX: Final = b"import"
 FAILURES_PAGE: Final = 1000
 
-Import = RowMapping
+# A row of imports.
+Import = Mapping[str, Any]
 
 # The state of an import whose process was killed is still `running` in the table.
 STATE: Final = case(
@@ -80,7 +81,7 @@ class ImportRunner:
             insertion = insert_unless_there(imports).values(values).on_conflict_do_nothing().returning(imports.c.id)
             inserted = (await session.execute(insertion)).scalar_one_or_none()
             is_this = imports.c.id == inserted if inserted is not None else imports.c.key == values["key"]
-            row = (await session.execute(select(imports).where(is_this))).mappings().one()
+            row: Import = (await session.execute(select(imports).where(is_this))).one()
         if options != tuple(row[name] for name in options._fields):
             raise IdempotencyKeyReused(f"This key belongs to an import with another {' or '.join(options._fields)}.")
         return row
@@ -88,11 +89,8 @@ class ImportRunner:
     async def find(self, import_id: UUID) -> Import:
         """Raises NotFound."""
         async with self.database.transaction() as session:
-            row = (
-                (await session.execute(select(*IMPORT_COLUMNS).where(imports.c.id == import_id)))
-                .mappings()
-                .one_or_none()
-            )
+            rows = await session.execute(select(*IMPORT_COLUMNS).where(imports.c.id == import_id))
+            row: Import | None = rows.one_or_none()
         if row is None:
             raise NotFound("There is no import with this id.")
         return row
@@ -107,7 +105,7 @@ class ImportRunner:
 
     async def select(self, statement: Select[Any]) -> Sequence[Import]:
         async with self.database.transaction() as session:
-            rows: Sequence[Import] = (await session.execute(statement)).mappings().all()
+            rows: Sequence[Import] = await session.execute(statement)
         return rows
 
     async def failures(self, import_id: UUID) -> AsyncGenerator[bytes]:
@@ -121,10 +119,10 @@ class ImportRunner:
                 .limit(FAILURES_PAGE)
             )
             async with self.database.transaction() as session:
-                rows = (await session.execute(page)).all()
+                rows = await session.execute(page)
             if not rows:
                 return
-            last = rows[-1].record
+            last = rows[-1]["record"]
             yield b"".join(map(failure_line, rows))
 
     async def run(self, started: Import, records: AsyncIterator[Sequence[NumberedRecord]], origin: Origin) -> None:
@@ -212,11 +210,11 @@ class ImportRunner:
 
 def failure_line(row: Any) -> bytes:
     line = {
-        "record": row.record,
-        "line": row.line,
-        "field": row.pointer and row.pointer.removeprefix("/"),
-        "code": row.code,
-        "detail": row.detail,
-        "pointer": row.pointer,
+        "record": row["record"],
+        "line": row["line"],
+        "field": row["pointer"] and row["pointer"].removeprefix("/"),
+        "code": row["code"],
+        "detail": row["detail"],
+        "pointer": row["pointer"],
     }
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

@@ -10,11 +10,11 @@ from uuid import UUID
 
 import orjson
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher, DecryptionError, KeyMissing
 from user_service.idempotency.stored_responses import GONE, RESPONSE_TABLES, ResponseTable, RowKey
+from user_service.postgres.session import Session
 from user_service.users.model import User
 from user_service.users.privacy.mentions import mention_email
 from user_service.users.privacy.subject_data import CHANGES_BY_ACTOR, DataSubject, SubjectData
@@ -33,7 +33,7 @@ RENAME_ACTOR: Final = (
 class Erasure:
     """Erases what is stored about users outside of their rows, in the transaction of `session`."""
 
-    def __init__(self, session: AsyncSession, cipher: Cipher, index: BlindIndex) -> None:
+    def __init__(self, session: Session, cipher: Cipher, index: BlindIndex) -> None:
         self.session = session
         self.cipher = cipher
         self.index = index

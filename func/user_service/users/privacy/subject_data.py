@@ -6,10 +6,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS, INBOX, ResponseTable, RowKey
+from user_service.postgres.session import Session
 from user_service.users.model import User
 
 # The condition on `jwt:` is that of the index.
@@ -42,7 +42,7 @@ class DataSubject:
 class SubjectData:
     """Finds what is stored about users outside of their rows, in the transaction of `session`."""
 
-    def __init__(self, session: AsyncSession, index: BlindIndex) -> None:
+    def __init__(self, session: Session, index: BlindIndex) -> None:
         self.session = session
         self.index = index
 
@@ -64,13 +64,13 @@ class SubjectData:
             f"SELECT {RESPONSE_COLUMNS[responses.table]} FROM {responses.table}"  # noqa: S608
             f" JOIN {responses.key_rows} USING ({responses.key_columns}) ORDER BY {responses.key_columns}"
         )
-        return [dict(row) for row in (await self.session.execute(statement, arrays)).mappings()]
+        return [dict(row) for row in await self.session.execute(statement, arrays)]
 
     async def actions(self, actor_names: Collection[str]) -> Mapping[str, Any]:
         """What was done under these names in the audit trail: the number of changes, and the imports."""
         values = {"names": list(actor_names)}
         changes = (await self.session.execute(COUNT_CHANGES, values)).scalar_one()
-        imports = (await self.session.execute(IMPORTS_BY_ACTOR, values)).mappings()
+        imports = await self.session.execute(IMPORTS_BY_ACTOR, values)
         return {
             "names": values["names"],
             "changes": changes,

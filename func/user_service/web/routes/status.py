@@ -13,7 +13,7 @@ from user_service.bootstrap import Resources
 from user_service.errors import SERVER_ERROR, DatabaseUnavailable
 from user_service.observability.metrics import Requests
 from user_service.observability.request_stats import Pace, RequestStats, quantile
-from user_service.postgres.pool import PoolStats, sum_pools
+from user_service.postgres.connections import PoolStats, sum_pools
 from user_service.users.imports.runner import Import, ImportRunner
 from user_service.web.dependencies import get_database, get_parts, get_resources, requires
 from user_service.web.openapi import COMMON_PROBLEMS

@@ -1,0 +1,111 @@
+"""One connection for a unit of work. Statements are SQLAlchemy's; they run on asyncpg, whose values are the rows'."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Executable
+
+from user_service.observability.tracing import Traced, untraced
+from user_service.postgres.connector import Connection
+from user_service.postgres.statements import prepare
+
+NO_VALUES: Final[Mapping[str, object]] = {}
+
+Row = Any  # asyncpg.Record: a tuple whose fields have names.
+T = TypeVar("T")
+
+
+class Rows(Sequence[Row]):
+    """The rows of a statement."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows = rows
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.rows[place]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def one(self) -> Row:
+        (row,) = self.rows
+        return row
+
+    def one_or_none(self) -> Row | None:
+        return self.one() if self.rows else None
+
+    def scalars(self) -> list[Any]:
+        """The first value of each row."""
+        return [row[0] for row in self.rows]
+
+    def scalar_one(self) -> Any:
+        return self.one()[0]
+
+    def scalar_one_or_none(self) -> Any:
+        return self.one()[0] if self.rows else None
+
+
+class Savepoint:
+    """The changes since a point of a transaction. As a context manager, an error undoes them."""
+
+    __slots__ = ("connection", "name")
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self.connection = connection
+        self.name = name
+
+    async def rollback(self) -> None:
+        """Undoes the changes."""
+        await self.connection.execute(f"ROLLBACK TO SAVEPOINT {self.name}")
+
+    async def __aenter__(self) -> "Savepoint":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self.connection.execute(f"RELEASE SAVEPOINT {self.name}")
+        elif isinstance(error, Exception) and not self.connection.is_closed():
+            await self.rollback()
+
+
+class Session:
+    """Runs statements on one connection."""
+
+    __slots__ = ("connection", "savepoints", "traced")
+
+    def __init__(self, connection: Connection, *, traced: Traced = untraced) -> None:
+        # asyncpg's, for COPY.
+        self.connection = connection
+        self.traced = traced
+        self.savepoints = 0
+
+    async def execute(self, statement: Executable, values: Mapping[str, object] = NO_VALUES) -> Rows:
+        """Runs a statement with values for its named parameters. Raises asyncpg's errors."""
+        sql, arguments = prepare(statement, values)
+        with self.traced(sql):
+            return Rows(await self.connection.fetch(sql, *arguments))
+
+    async def stream(
+        self, statement: Executable, values: Mapping[str, object] = NO_VALUES, *, size: int
+    ) -> AsyncIterator[list[Row]]:
+        """The rows, `size` at a time, by a server-side cursor: the session must be in a transaction."""
+        sql, arguments = prepare(statement, values)
+        with self.traced(sql):
+            cursor = await self.connection.cursor(sql, *arguments)
+        while rows := await cursor.fetch(size):
+            yield rows
+
+    async def savepoint(self) -> Savepoint:
+        """Begins changes that can be undone without the rest of the transaction."""
+        self.savepoints += 1
+        name = f"s{self.savepoints}"
+        await self.connection.execute(f"SAVEPOINT {name}")
+        return Savepoint(self.connection, name)
