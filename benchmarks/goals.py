@@ -41,6 +41,8 @@ GOALS = {
     "import.peak": Goal(Judged.AT_MOST, limit=250, aim=150, bound=400, unit="MiB"),
     "events.binary": Goal(Judged.AT_LEAST, limit=0.9, aim=0.95, bound=0.6),
     "events.structured": Goal(Judged.AT_LEAST, limit=0.9, aim=0.95, bound=0.6),
+    "feed.rate": Goal(Judged.AT_LEAST, limit=10_000, aim=10_000, bound=4_000, unit="changes/s"),
+    "feed.lag": Goal(Judged.AT_MOST, limit=1000, aim=500, bound=3000, unit="ms"),
     "list.depth": Goal(Judged.AT_MOST, limit=1.2, aim=1.2, bound=2.4),
     "memory.idle": Goal(Judged.AT_MOST, limit=110, aim=90, bound=160, unit="MiB"),
     "memory.loaded": Goal(Judged.AT_MOST, limit=150, aim=150, bound=220, unit="MiB"),

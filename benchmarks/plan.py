@@ -15,6 +15,8 @@ class Plan:
     grown_requests: int
     batches: int
     batch_rounds: int
+    feed_changes: int
+    feed_seconds: int
 
 
 FULL = Plan(
@@ -28,6 +30,8 @@ FULL = Plan(
     grown_requests=800_000,
     batches=30,
     batch_rounds=7,
+    feed_changes=100_000,
+    feed_seconds=20,
 )
 QUICK = Plan(
     cold_rounds=5,
@@ -40,4 +44,6 @@ QUICK = Plan(
     grown_requests=100_000,
     batches=12,
     batch_rounds=3,
+    feed_changes=10_000,
+    feed_seconds=5,
 )

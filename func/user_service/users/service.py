@@ -276,23 +276,14 @@ class UserService:
 
     async def purge(self, user_id: UUID, *, condition: Condition | None = None) -> None:
         """Removes a user's row, deleted or not. Raises UserNotFound, VersionMismatch."""
-        user = await self.lock_one(user_id, condition)
-        await self.repository.purge([user])
-        user.version += 1
-        await self.log([Change(user, "purged", ())])
-        await self.erasure.redact_responses(user)
+        await self.purge_locked([await self.lock_one(user_id, condition)])
 
-    async def purge_deleted(self, user_ids: Sequence[UUID], *, before: datetime) -> int:
-        """Removes the rows of those that are still deleted since before a time; returns their number."""
-        locked = (await self.repository.lock(user_ids)).values()
-        purged = [user for user in locked if user.deleted_at is not None and user.deleted_at < before]
-        await self.repository.purge(purged)
-        for user in purged:
+    async def purge_locked(self, users: Sequence[User]) -> None:
+        await self.repository.purge(users)
+        for user in users:
             user.version += 1
-        await self.log([Change(user, "purged", ()) for user in purged])
-        for user in purged:
             await self.erasure.redact_responses(user)
-        return len(purged)
+        await self.log([Change(user, "purged", ()) for user in users])
 
     async def lock_one(self, user_id: UUID, condition: Condition | None) -> User:
         """The user, deleted or not. Raises UserNotFound, VersionMismatch."""
