@@ -31,13 +31,13 @@ async def purge_deleted(database: UserDatabase, *, days: int) -> int:
     while True:
         async with database.transaction() as session:
             values = {"days": days, "after": after, "limit": PURGED_AT_ONCE}
-            rows = (await session.execute(EXPIRED, values)).all()
+            rows = await session.execute(EXPIRED, values)
         if not rows:
             return total
-        after = rows[-1].id
+        after = rows[-1]["id"]
         origin = Origin(ACTOR, choose_request_id(None).decode(), continue_trace(None).decode())
         async with database.unit_of_work(origin) as users:
-            total += await purge_if_deleted(users, [row.id for row in rows], before=rows[0].before)
+            total += await purge_if_deleted(users, [row["id"] for row in rows], before=rows[0]["before"])
 
 
 async def purge_if_deleted(users: UserService, user_ids: Sequence[UUID], *, before: datetime) -> int:
