@@ -103,7 +103,7 @@ def metadata_filters(request: Request) -> dict[str, str]:
     return filters
 
 
-def parse_fields(
+async def parse_fields(
     fields: Annotated[
         str | None,
         Query(
