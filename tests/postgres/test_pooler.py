@@ -14,6 +14,7 @@ from support.pgbouncer import ROLE, documented, find_program, pgbouncer
 from support.process import command
 from support.servers import PostgresServer
 from support.settings import make_settings
+from support.waiting import PATIENCE_SECONDS, eventually
 from user_service.errors import ConfigurationError
 
 MODES = [("transaction", True), ("session", True), ("session", False)]
@@ -34,20 +35,29 @@ def role(own_postgres: PostgresServer) -> PostgresServer:
 @contextmanager
 def url_of_pooler(server: PostgresServer, *, pool_mode: str, keeps_statements: bool, **settings: str) -> Iterator[str]:
     program = find_program(keeps_statements=keeps_statements)
-    with pgbouncer(program, server, pool_mode=pool_mode, **settings) as template:
-        yield template.format(database="users")
+    with pgbouncer(program, server, pool_mode=pool_mode, **settings) as pooler:
+        yield pooler.url("users")
 
 
 @pytest.fixture(params=MODES, ids=lambda mode: f"{mode[0]}-{'from 1.21' if mode[1] else 'before 1.21'}")
-async def client(role: PostgresServer, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+def pooler_url(role: PostgresServer, request: pytest.FixtureRequest) -> Iterator[str]:
     pool_mode, keeps_statements = request.param
     # In session mode each connection of the service needs a session.
     size = "2" if pool_mode == "transaction" else "20"
-    pooler = url_of_pooler(role, pool_mode=pool_mode, keeps_statements=keeps_statements, default_pool_size=size)
-    with pooler as url:
-        settings = make_settings(url, tmp_path, cache="none", postgres_max_connections=12)
-        async with running(settings) as client:
-            yield client
+    with url_of_pooler(role, pool_mode=pool_mode, keeps_statements=keeps_statements, default_pool_size=size) as url:
+        yield url
+
+
+@pytest.fixture
+async def client(role: PostgresServer, pooler_url: str, tmp_path: Path) -> AsyncIterator[Client]:
+    """A service whose timeouts are far beyond what its requests take, however busy the machine is."""
+    for name in ("statement_timeout", "lock_timeout"):
+        role.execute(f"ALTER ROLE {ROLE} SET {name} = '{PATIENCE_SECONDS:.0f}s'")
+    patient = {"database_timeout": int(PATIENCE_SECONDS), "request_timeout": int(PATIENCE_SECONDS)}
+    async with running(
+        make_settings(pooler_url, tmp_path, cache="none", postgres_max_connections=12, **patient)
+    ) as client:
+        yield client
 
 
 async def test_everything_works_through_a_pooler(client: Client) -> None:
@@ -78,12 +88,12 @@ async def test_everything_works_through_a_pooler(client: Client) -> None:
     assert (person.status_code, purged.status_code) == (200, 204)
 
 
-async def test_timeouts_hold_through_a_pooler(client: Client, role: PostgresServer) -> None:
+async def test_timeouts_hold_through_a_pooler(pooler_url: str, tmp_path: Path) -> None:
     """The timeouts are those of the role: PgBouncer does not pass on the ones of the connection."""
-    pool = client.resources.pool
-    rows = await pool.fetch(
-        "SELECT current_setting('statement_timeout'), current_setting('lock_timeout'), current_setting('jit')"
-    )
+    async with running(make_settings(pooler_url, tmp_path)) as client:
+        rows = await client.resources.pool.fetch(
+            "SELECT current_setting('statement_timeout'), current_setting('lock_timeout'), current_setting('jit')"
+        )
 
     assert tuple(rows[0]) == ("5s", "3s", "off")
 
@@ -129,3 +139,33 @@ async def test_doctor_names_settings_that_the_role_lacks(role: PostgresServer, t
     assert "through a pooler" in fine.stdout
     assert lacking.returncode == 1
     assert "lock_timeout = 3s" in lacking.stdout
+
+
+async def test_a_pooler_that_stops_keeping_statements_is_a_503_that_names_it(
+    role: PostgresServer, tmp_path: Path
+) -> None:
+    """As when max_prepared_statements is set to 0 and PgBouncer is restarted behind the same address."""
+    with pgbouncer(find_program(keeps_statements=True), role) as pooler:
+        async with running(make_settings(pooler.url("users"), tmp_path, cache="none")) as client:
+            path = await client.make()
+            await asyncio.to_thread(pooler.stop)
+            await asyncio.to_thread(pooler.start, max_prepared_statements="0")
+            answers = []
+            for _ in range(10):
+                answers += await asyncio.gather(
+                    *(client.get(path) for _ in range(10)),
+                    *(client.get(USERS) for _ in range(10)),
+                    *(client.patch(path, json={"given_name": "Ada"}) for _ in range(10)),
+                )
+            await asyncio.to_thread(pooler.stop)
+            await asyncio.to_thread(pooler.start)
+
+            async def is_well() -> bool:
+                answer = await client.patch(path, json={"given_name": "Grace"})
+                return answer.status_code == 200
+
+            await eventually(is_well)
+
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert {answer.status_code for answer in refused} == {503}
+    assert any("PgBouncer 1.21 or later" in answer.json()["detail"] for answer in refused)

@@ -51,60 +51,91 @@ def documented(language: str) -> str:
     return found[1]
 
 
-@contextmanager
-def pgbouncer(
-    program: Path, server: PostgresServer, *, pool_mode: str = "transaction", **settings: str
-) -> Iterator[str]:
-    """A running PgBouncer with a pool of two connections per database; gives the prefix of its URLs.
+class PgBouncer:
+    """A PgBouncer with a pool of two connections per database.
 
     The documented settings apply unless `settings` changes one; those that the program does not know are left out.
     """
-    folder = Path(mkdtemp(prefix="pgb-"))
-    configured = dict(re.findall(r"^(\w+) *= *(.*)$", documented("ini").partition("[pgbouncer]")[2], re.MULTILINE))
-    configured |= {
-        "pool_mode": pool_mode,
-        "default_pool_size": "2",
-        "auth_type": "trust",
-        "auth_file": str(folder / "users"),
-        "listen_addr": "",
-        "listen_port": "6432",
-        "unix_socket_dir": str(folder),
-        "logfile": str(folder / "log"),
-        **settings,
-    }
-    if read_version(program) < (1, 21):
-        configured.pop("max_prepared_statements")
-    (folder / "users").write_text(f'"{ROLE}" ""\n"postgres" ""\n')
-    account = server.cluster.account
-    # PgBouncer does not run as root, and the server's account can't open the folder that the server's folder is in.
-    sockets = server.sockets if account is None else "/proc/self/cwd"
-    (folder / "pgbouncer.ini").write_text(
-        f"[databases]\n* = host={sockets} port=5432\n[pgbouncer]\n"
-        + "".join(f"{name} = {value}\n" for name, value in configured.items())
-    )
-    # Where the server's account can run it.
-    shutil.copy(program, folder / "program")
-    folder.chmod(0o755)
-    user = {"user": account.uid, "group": account.gid, "extra_groups": []} if account is not None else {}
-    if account is not None:
-        for path in (folder, *folder.iterdir()):
-            os.chown(path, account.uid, account.gid)
-    process = subprocess.Popen(
-        [folder / "program", "-q", folder / "pgbouncer.ini"],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd=server.sockets,
-        **user,  # type: ignore[call-overload]
-    )
-    try:
-        wait_until((folder / ".s.PGSQL.6432").exists, f"PgBouncer: {folder}/log")
-        yield f"postgresql://{ROLE}@/{{database}}?host={folder}&port=6432"
-    finally:
-        process.send_signal(signal.SIGINT)
+
+    def __init__(self, program: Path, server: PostgresServer, folder: Path) -> None:
+        self.program = program
+        self.server = server
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+        # Where the server's account can run it.
+        shutil.copy(program, folder / "program")
+        folder.chmod(0o755)
+
+    def url(self, database: str) -> str:
+        return f"postgresql://{ROLE}@/{database}?host={self.folder}&port=6432"
+
+    def configure(self, settings: dict[str, str]) -> None:
+        ini = documented("ini").partition("[pgbouncer]")[2]
+        configured = dict(re.findall(r"^(\w+) *= *(.*)$", ini, re.MULTILINE)) | {
+            "default_pool_size": "2",
+            "auth_type": "trust",
+            "auth_file": str(self.folder / "users"),
+            "listen_addr": "",
+            "listen_port": "6432",
+            "unix_socket_dir": str(self.folder),
+            "logfile": str(self.folder / "log"),
+            **settings,
+        }
+        if read_version(self.program) < (1, 21):
+            configured.pop("max_prepared_statements")
+        (self.folder / "users").write_text(f'"{ROLE}" ""\n"postgres" ""\n')
+        # PgBouncer does not run as root, and the server's account can't open the folder that the server's folder is in.
+        sockets = self.server.sockets if self.server.cluster.account is None else "/proc/self/cwd"
+        (self.folder / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host={sockets} port=5432\n[pgbouncer]\n"
+            + "".join(f"{name} = {value}\n" for name, value in configured.items())
+        )
+
+    def start(self, **settings: str) -> None:
+        self.configure(settings)
+        account = self.server.cluster.account
+        user = {"user": account.uid, "group": account.gid, "extra_groups": []} if account is not None else {}
+        if account is not None:
+            for path in (self.folder, *self.folder.iterdir()):
+                os.chown(path, account.uid, account.gid)
+        self.process = subprocess.Popen(
+            [self.folder / "program", "-q", self.folder / "pgbouncer.ini"],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=self.server.sockets,
+            **user,  # type: ignore[call-overload]
+        )
+        wait_until((self.folder / ".s.PGSQL.6432").exists, f"PgBouncer: {self.folder}/log")
+
+    def stop(self) -> None:
+        """Ends every connection; does nothing when it is stopped."""
+        if self.process is None:
+            return
+        self.process.send_signal(signal.SIGINT)
         try:
-            process.wait(5)
+            self.process.wait(5)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+        (self.folder / ".s.PGSQL.6432").unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """Ends it in the middle of everything."""
+        assert self.process is not None
+        self.process.kill()
+        self.stop()
+
+
+@contextmanager
+def pgbouncer(program: Path, server: PostgresServer, **settings: str) -> Iterator[PgBouncer]:
+    """A running PgBouncer in front of a server."""
+    folder = Path(mkdtemp(prefix="pgb-"))
+    pooler = PgBouncer(program, server, folder)
+    pooler.start(**settings)
+    try:
+        yield pooler
+    finally:
+        pooler.stop()
         shutil.rmtree(folder)
