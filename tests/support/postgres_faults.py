@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -30,6 +31,13 @@ def stopped(server: PostgresServer) -> Iterator[None]:
         yield
     finally:
         server.start()
+
+
+def restart_as_standby(server: PostgresServer) -> None:
+    """The server comes back read-only, and is no standby of any primary until it is promoted."""
+    server.stop()
+    Path(server.cluster.folder, "standby.signal").touch()
+    server.start()
 
 
 def end_sessions(server: PostgresServer) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from support.api import USERS
 from support.application import Client, running
+from support.postgres_faults import restart_as_standby
 from support.servers import PostgresServer, postgres_server
 from support.settings import make_settings
 from support.waiting import eventually, wait_until
@@ -55,11 +56,6 @@ def switch_over(primary: PostgresServer, standby: PostgresServer) -> None:
     standby.execute("SELECT pg_promote()")
 
 
-def restart_as_standby(server: PostgresServer) -> None:
-    Path(server.cluster.folder, "standby.signal").touch()
-    server.start()
-
-
 async def can_change(client: Client, path: str) -> bool:
     answer = await client.patch(path, json={"given_name": "Grace"})
     assert answer.status_code in {200, 503}, answer.text
@@ -100,7 +96,6 @@ async def test_reads_alone_find_the_new_primary(
 async def test_a_server_that_became_a_standby_answers_no_read(tmp_path: Path, primary: PostgresServer) -> None:
     async with running(make_settings(primary.url("users"), tmp_path, cache="none", database_timeout=1)) as client:
         path = await client.make()
-        primary.stop()
         restart_as_standby(primary)
 
         answers = [await client.get(path, headers=FRESH), await client.get(USERS), await client.delete(path)]
