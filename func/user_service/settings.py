@@ -50,6 +50,9 @@ LIBPQ_ONLY: Final = {
     "keepalives_count": KERNEL,
     "tcp_user_timeout": KERNEL,
 }
+# Values of target_session_attrs.
+STANDBYS: Final = ("read-only", "standby", "prefer-standby")
+SESSION_KINDS: Final = ("any", "read-write", "primary", *STANDBYS)
 
 
 def parse_bool(text: str) -> bool:
@@ -104,6 +107,19 @@ def postgres_url(text: str) -> str:
             )
         if name in LIBPQ_ONLY:
             raise ValueError(f"{name} is not supported; remove it: {LIBPQ_ONLY[name]}")
+        if name == "target_session_attrs" and value not in SESSION_KINDS:
+            raise ValueError(f"target_session_attrs is not one of {', '.join(SESSION_KINDS)}")
+    return text
+
+
+def primary_url(text: str) -> str:
+    """A libpq URI of a server that takes writes."""
+    for name, value in parse_qsl(postgres_url(text).partition("?")[2]):
+        if name == "target_session_attrs" and value in STANDBYS:
+            raise ValueError(
+                f"target_session_attrs={value} leads to a server that takes no writes; remove it, and name the replica "
+                "in DATABASE_READ_URL"
+            )
     return text
 
 
@@ -168,7 +184,7 @@ class Settings:
     port: int = setting(3002, whole_number(0, 65535))
     serve: str = setting("all", choice("api", "events", "all"))
     data_dir: Path = setting(Path("~/.local/share/user-service"), Path)
-    database_url: str | None = setting(None, postgres_url)
+    database_url: str | None = setting(None, primary_url)
     database_read_url: str | None = setting(None, postgres_url)
     postgres_max_connections: int = setting(20, whole_number(2, 1000))
     database_timeout: int = setting(5, whole_number(1, 300))

@@ -31,6 +31,16 @@ def test_a_replica_that_is_a_primary_is_named(database_url: str, own_postgres: P
     assert "check DATABASE_READ_URL" in gone[1]
 
 
+def test_a_server_that_takes_no_writes_is_named(database_url: str, postgres: PostgresServer, tmp_path: Path) -> None:
+    name = database_url.partition("?")[0].rpartition("/")[2]
+    postgres.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+
+    status, text = findings(tmp_path, DATABASE_URL=database_url)
+
+    assert status == 1
+    assert "takes no writes: default_transaction_read_only is on" in text
+
+
 def test_a_redis_cluster_is_not_supported(database_url: str, tmp_path: Path) -> None:
     folder = tmp_path / "redis"
     folder.mkdir()

@@ -11,15 +11,22 @@ SSL_REQUEST = struct.pack("!II", 8, 80877103)
 
 
 class Forwarder:
-    """Forwards connections to a socket. `refuses_new` closes new ones at once; open ones go on."""
+    """Forwards connections to a socket. `refuses_new` closes new ones at once; open ones go on.
+
+    `drop_open` makes the open ones silent, as a firewall that has forgotten them; new ones are forwarded.
+    """
 
     def __init__(self, target: Path, context: ssl.SSLContext | None) -> None:
         self.target = target
         self.context = context
         self.refuses_new = False
+        self.generation = 0
         self.has_refused = asyncio.Event()
         self.port = 0
         self.tasks: set[asyncio.Task[None]] = set()
+
+    def drop_open(self) -> None:
+        self.generation += 1
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -41,8 +48,8 @@ class Forwarder:
             await writer.start_tls(self.context)
         inner_reader, inner_writer = await asyncio.open_unix_connection(str(self.target))
         try:
-            there = asyncio.create_task(copy(reader, inner_writer))
-            back = asyncio.create_task(copy(inner_reader, writer))
+            there = asyncio.create_task(self.copy(reader, inner_writer))
+            back = asyncio.create_task(self.copy(inner_reader, writer))
             _, pending = await asyncio.wait([there, back], return_when=asyncio.FIRST_COMPLETED)
             for task in pending:
                 task.cancel()
@@ -50,12 +57,13 @@ class Forwarder:
         finally:
             inner_writer.transport.abort()
 
-
-async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
+    async def copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        generation = self.generation
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if generation == self.generation:
+                    writer.write(data)
+                    await writer.drain()
 
 
 @asynccontextmanager

@@ -13,11 +13,13 @@ import pytest
 
 from support.api import USERS
 from support.application import Client, running
+from support.forwarder import forwarding
 from support.postgres_faults import frozen, stopped
 from support.servers import PostgresServer
 from support.settings import make_settings
 from support.waiting import eventually
 from user_service.errors import ConfigurationError
+from user_service.postgres.connector import CHECK_SECONDS
 from user_service.postgres.migrations import upgrade
 from user_service.settings import Settings
 
@@ -95,6 +97,27 @@ async def test_lists_and_exports_come_from_the_primary_while_the_replica_is_away
     assert "user_replica_fallbacks_total 3.0" in metrics
     assert caplog.messages.count("the read replica is unavailable; lists read from the primary") == 1
     assert caplog.messages.count("the read replica is in use again") == 1
+
+
+async def test_connections_to_the_replica_that_a_firewall_has_dropped_are_replaced(
+    database_url: str, replica_url: str, own_postgres: PostgresServer, tmp_path: Path
+) -> None:
+    async with forwarding(own_postgres.sockets) as forwarder:
+        url = f"postgresql://postgres@127.0.0.1:{forwarder.port}/replica"
+        settings = make_settings(database_url, tmp_path, database_read_url=url)
+        async with running(settings) as client:
+            before = await asyncio.gather(*(listed(client) for _ in range(10)))
+            services = client.resources.services
+            assert services is not None
+            forwarder.drop_open()
+            for record in services.database.read_engine.pool._pool._queue._queue:  # type: ignore[attr-defined]
+                record.driver_connection.checked_at -= CHECK_SECONDS + 1
+            after = [await listed(client) for _ in range(5)]
+            fallbacks = client.resources.metrics.replica_fallbacks.values
+
+    assert before == [[ON_REPLICA]] * 10
+    assert after == [[ON_REPLICA]] * 5
+    assert not any(fallbacks.values())
 
 
 async def test_all_pools_together_stay_within_the_budget(

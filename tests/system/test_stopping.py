@@ -10,9 +10,12 @@ import httpx
 import pytest
 
 from support.api import USERS, created_path
+from support.postgres_faults import frozen
 from support.process import serving
+from support.servers import PostgresServer
 from support.settings import API_KEY
 from support.waiting import eventually
+from user_service.postgres.migrations import upgrade
 
 KEY = {"X-API-Key": API_KEY}
 
@@ -80,6 +83,26 @@ async def test_a_request_that_does_not_end_does_not_keep_the_service(database_ur
         writer.close()
 
     assert status == 0
+    assert "Traceback" not in service.read_log()
+
+
+async def test_a_stop_does_not_wait_for_a_server_that_is_silent(own_postgres: PostgresServer, tmp_path: Path) -> None:
+    """Its connections can't be closed in peace, and to wait for each takes longer than a pod has for its stop."""
+    url = own_postgres.create_database("users")
+    await asyncio.to_thread(upgrade, url)
+    settings = {"DATABASE_URL": url, "DATABASE_READ_URL": url, "SHUTDOWN_TIMEOUT": "1", "DATABASE_TIMEOUT": "1"}
+    with serving(tmp_path, **settings) as service:
+        async with service.async_client() as client:
+            emails = [f"u{number}@example.org" for number in range(40)]
+            made = await asyncio.gather(*(client.post(USERS, json={"email": email}) for email in emails))
+            listed = await asyncio.gather(*(client.get(USERS) for _ in range(40)))
+        with frozen(own_postgres):
+            async with asyncio.timeout(60):
+                status = await asyncio.to_thread(service.stop)
+
+    assert {answer.status_code for answer in (*made, *listed)} <= {200, 201}
+    assert status == 0
+    assert "Exception closing connection" not in service.read_log()
     assert "Traceback" not in service.read_log()
 
 

@@ -101,3 +101,17 @@ async def test_a_server_that_became_a_standby_answers_no_read(tmp_path: Path, pr
         answers = [await client.get(path, headers=FRESH), await client.get(USERS), await client.delete(path)]
 
     assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(503, "database_unavailable")] * 3
+
+
+@pytest.mark.parametrize("wanted", ["any", "primary", "read-write"])
+async def test_a_standby_that_is_listed_first_is_passed_over(
+    primary: PostgresServer, standby: PostgresServer, tmp_path: Path, wanted: str
+) -> None:
+    url = (
+        f"postgresql://postgres@/users?host={standby.sockets},{primary.sockets}&port=5432&target_session_attrs={wanted}"
+    )
+    async with running(make_settings(url, tmp_path, cache="none")) as client:
+        made = [await client.make() for _ in range(5)]
+        reads = [await client.get(path, headers=FRESH) for path in made]
+
+    assert [read.status_code for read in reads] == [200] * 5

@@ -25,6 +25,10 @@ from user_service.settings import Settings
 MIN_POSTGRES_VERSION: Final = 150_000
 REDIS_CERTIFICATE_REMEDY: Final = "Check the server's certificate, and ssl_ca_certs in REDIS_URL."
 
+SERVER: Final = """
+SELECT current_setting('server_version_num')::int, current_setting('server_version'),
+  current_setting('transaction_read_only') = 'on'
+"""
 # A replica that has replayed all that it received is not behind, however long ago the last change was.
 REPLICA: Final = """
 SELECT pg_is_in_recovery(), to_regclass('users') IS NOT NULL,
@@ -90,7 +94,7 @@ async def check_embedded(settings: Settings) -> Finding:
 
 async def check_database(settings: Settings, pool: ReadPool) -> Finding:
     try:
-        rows = await pool.fetch("SELECT current_setting('server_version_num')::int, current_setting('server_version')")
+        rows = await pool.fetch(SERVER)
     except DatabaseUnavailable as error:
         if error.detail != error.title:
             return False, error.detail
@@ -99,9 +103,11 @@ async def check_database(settings: Settings, pool: ReadPool) -> Finding:
             False,
             f"PostgreSQL does not respond ({reason}): check DATABASE_URL, the password and the network policy",
         )
-    number, name = rows[0]
+    number, name, is_read_only = rows[0]
     if number < MIN_POSTGRES_VERSION:
         return False, f"PostgreSQL {name}: the oldest supported version is 15"
+    if is_read_only and pool.connector.writes:
+        return False, f"PostgreSQL {name} takes no writes: default_transaction_read_only is on, or its disk is full"
     if await pool.is_behind_pooler():
         if lost := await check_session(settings, pool.metrics):
             return False, role_settings(lost, connect_options(settings)["server_settings"])

@@ -27,6 +27,7 @@ HOST_SECONDS_OF_SEVERAL: Final = 2.0
 # planned switchover are stale for this long at most.
 CHECK_SECONDS: Final = 3.0
 CHECK_TIMEOUT_SECONDS: Final = 1.0
+CANCEL_SECONDS: Final = 1.0
 # A server that stays read-only makes every write fail; connections to it are not replaced more often than this.
 EXPIRE_PAUSE_SECONDS: Final = 1.0
 # Servers that are tried in this order: one that takes writes, then one that is read-only by a setting, such as a
@@ -50,12 +51,24 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no ty
         self.generation = 0
         self.opened_at = self.checked_at = self.idle_since = monotonic()
 
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's name
+        """Tells the server, and does not wait for its answer: one that is silent would hold up a request or a stop.
+
+        A request to cancel the statement, which asyncpg sends in a connection of its own, has a second to arrive.
+        """
+        try:
+            if self._cancellations:
+                await asyncio.wait(self._cancellations, timeout=CANCEL_SECONDS)
+        finally:
+            self.terminate()
+
 
 class Connector:
     """Opens connections with the options of that moment.
 
-    `writes`: the database must take writes. A connection to a standby is then refused, and `check` finds servers that
-    have become read-only. `expire` makes every pool replace the connections that were opened before.
+    `writes`: the database must take writes. A connection to a standby is then refused, whatever the URI says of any
+    server, and `check` finds servers that have become read-only. `expire` makes every pool replace the connections that
+    were opened before.
     """
 
     def __init__(self, options: Callable[[], Mapping[str, Any]], metrics: Metrics, *, writes: bool = True) -> None:
@@ -135,7 +148,7 @@ class Connector:
         if wanted == "prefer-standby":
             yield {"target_session_attrs": "standby"}
             yield {"target_session_attrs": "any"}
-        elif wanted or not self.writes:
+        elif (wanted and wanted != "any") or not self.writes:
             yield {}
         else:
             yield from ({"target_session_attrs": kind} for kind in TAKES_WRITES)
@@ -162,10 +175,10 @@ class Connector:
 
     def is_due(self, connection: Connection) -> bool:
         """Whether the connection must be checked before it is used."""
-        return self.writes and monotonic() - connection.checked_at > CHECK_SECONDS
+        return monotonic() - connection.checked_at > CHECK_SECONDS
 
     async def check(self, connection: Connection) -> bool:
-        """Whether the connection may be used: it answers, and its server takes writes.
+        """Whether the connection may be used: it answers, and its server takes writes if the database must.
 
         A server that has become read-only expires every connection.
         """
@@ -175,7 +188,7 @@ class Connector:
         except TRANSIENT:
             connection.terminate()
             return False
-        if is_read_only:
+        if is_read_only and self.writes:
             self.expire_read_only()
         connection.checked_at = monotonic()
         return self.is_current(connection)
