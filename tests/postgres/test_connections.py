@@ -9,7 +9,7 @@ from support.connections import open_connections
 from support.forwarder import forwarding
 from support.servers import PostgresServer
 from user_service.postgres.connections import Connections
-from user_service.postgres.connector import CHECK_SECONDS
+from user_service.postgres.connector import CHECK_SECONDS, Connection
 
 # Longer than any of this takes.
 SECONDS = 60.0
@@ -104,6 +104,30 @@ async def test_a_connection_is_checked_before_its_use_when_the_last_check_is_old
         second = await use(connections)
 
     assert second != first
+
+
+async def test_one_check_finds_that_a_firewall_has_dropped_all_connections(
+    database_url: str, postgres: PostgresServer
+) -> None:
+    checked = []
+    async with forwarding(postgres.sockets) as forwarder:
+        url = f"postgresql://postgres@127.0.0.1:{forwarder.port}/{name(database_url)}"
+        async with open_connections(url, size=8) as connections:
+            check = connections.connector.check
+
+            async def record(connection: Connection) -> bool:
+                checked.append(connection)
+                return await check(connection)
+
+            connections.connector.check = record  # type: ignore[method-assign]
+            await connections.fill(8, seconds=SECONDS)
+            forwarder.drop_open()
+            for connection in connections.idle:
+                connection.checked_at -= CHECK_SECONDS + 1
+            server = await use(connections)
+
+    assert len(checked) == 1
+    assert server > 0
 
 
 async def test_connections_that_were_expired_are_replaced_before_their_next_use(database_url: str) -> None:

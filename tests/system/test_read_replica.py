@@ -107,11 +107,11 @@ async def test_connections_to_the_replica_that_a_firewall_has_dropped_are_replac
         settings = make_settings(database_url, tmp_path, database_read_url=url)
         async with running(settings) as client:
             before = await asyncio.gather(*(listed(client) for _ in range(10)))
-            services = client.resources.services
-            assert services is not None
+            replica = client.resources.services.database.replica  # type: ignore[union-attr]
+            assert replica is not None
             forwarder.drop_open()
-            for record in services.database.read_engine.pool._pool._queue._queue:  # type: ignore[attr-defined]
-                record.driver_connection.checked_at -= CHECK_SECONDS + 1
+            for connection in replica.connections.idle:
+                connection.checked_at -= CHECK_SECONDS + 1
             after = [await listed(client) for _ in range(5)]
             fallbacks = client.resources.metrics.replica_fallbacks.values
 

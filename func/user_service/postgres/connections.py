@@ -95,6 +95,9 @@ class Connections:
             raise
         if not is_fit:
             self.discard(connection)
+            # What has silenced it, such as a firewall, has silenced those that were idle for as long: a request does
+            # not wait for each of them.
+            self.discard_due()
         return is_fit
 
     def release(self, connection: Connection) -> None:
@@ -151,6 +154,13 @@ class Connections:
     def discard_idle(self) -> None:
         idle, self.idle = self.idle, []
         for connection in idle:
+            self.discard(connection)
+
+    def discard_due(self) -> None:
+        """Closes the idle connections whose last check is old."""
+        due = [connection for connection in self.idle if self.connector.is_due(connection)]
+        self.idle = [connection for connection in self.idle if connection not in due]
+        for connection in due:
             self.discard(connection)
 
     def open_more(self) -> None:
