@@ -236,6 +236,18 @@ async def test_more_readers_than_the_limit_are_refused(client: Client) -> None:
     assert {(await response).status_code for response in waiting} == {200}
 
 
+async def test_readers_that_wait_take_no_place_of_other_requests(database_url: str, tmp_path: Path) -> None:
+    async with running(make_settings(database_url, tmp_path, max_in_flight=1)) as client:
+        waiting = []
+        for number in range(1, 4):
+            waiting.append(asyncio.create_task(client.get(FEED, params={"wait": 20})))
+            await waiters(client, number)
+        scrape = (await client.get("/metrics")).text
+        assert "\nuser_feed_waiters 3.0\n" in scrape
+        await client.make()
+        assert [(await response).status_code for response in waiting] == [200, 200, 200]
+
+
 async def waiters(client: Client, number: int) -> None:
     async def reached() -> bool:
         return client.resources.feed_watch.waiters == number

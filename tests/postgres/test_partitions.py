@@ -11,6 +11,7 @@ import pytest
 
 from support.api import USERS
 from support.application import Client, running
+from support.changes import read_all
 from support.process import command
 from support.settings import make_settings
 from support.waiting import eventually
@@ -187,3 +188,25 @@ async def test_an_erasure_reaches_every_partition(database: Any, database_url: s
     assert {item["request_id"] for item in trail if item["version"] != 2} == {None}
     kept = await database.fetch("SELECT request_id FROM user_changes WHERE user_id = $1", other)
     assert [request_id for (request_id,) in kept] == ["a request"] * 2
+
+
+async def test_a_role_that_does_not_own_the_tables_is_told_so(database: Any, database_url: str, tmp_path: Path) -> None:
+    await database.execute(CHANGE, uuid4(), 1, "2020-01-01T00:00:00Z")
+    await database.execute(
+        "DO $$ BEGIN IF to_regrole('guest') IS NULL THEN CREATE ROLE guest LOGIN; END IF; END $$;"
+        " GRANT ALL ON ALL TABLES IN SCHEMA public TO guest"
+    )
+    as_guest = database_url.replace("postgres@", "guest@", 1)
+    for name in ("prune", "migrate"):
+        refused = await asyncio.to_thread(command, tmp_path, name, DATABASE_URL=as_guest)
+        assert refused.returncode == 1
+        assert "owner" in refused.stderr
+    async with running(make_settings(as_guest, tmp_path)) as client:
+        await started_up(client)
+        path = await client.make()
+        await eventually(lambda: is_sequenced(database))
+        assert [item["user_id"] for item in await read_all(client)] == [path[-36:]]
+
+
+async def is_sequenced(database: Any) -> bool:
+    return not await database.fetchval("SELECT count(*) FROM feed_queue")

@@ -10,6 +10,7 @@ import pytest
 
 from support.api import USERS
 from support.application import Client, running
+from support.changes import read_all
 from support.pgbouncer import ROLE, documented, find_program, pgbouncer
 from support.process import command
 from support.servers import PostgresServer
@@ -81,6 +82,9 @@ async def test_everything_works_through_a_pooler(client: Client) -> None:
     person = await client.get(f"{paths[0]}/export")
     purged = await client.delete(paths[0], params={"purge": "true"})
 
+    followed = await read_all(client)
+
+    assert len(followed) == 20 * 5 + 3000 + 1 + 1
     assert (imported.status_code, imported.json()["created"]) == (202, 3000)
     assert len(exported.text.splitlines()) == 3020
     assert [answer.status_code for answer in once] == [201, 201]

@@ -46,6 +46,27 @@ async def test_requests_under_way_are_answered_and_new_ones_are_not_taken(
     assert status == expected
 
 
+async def test_readers_that_wait_for_a_change_are_answered_at_once(database_url: str, tmp_path: Path) -> None:
+    with serving(tmp_path, DATABASE_URL=database_url, SHUTDOWN_TIMEOUT="300") as service:
+        async with httpx.AsyncClient(base_url=service.url, headers=KEY, timeout=60) as client:
+            await client.post(USERS, json={"email": "ada@example.org"})
+            cursor = (await client.get(f"{USERS}/changes")).json()["next_cursor"]
+            query = {"after": cursor, "wait": "20"}
+            waiting = [asyncio.create_task(client.get(f"{USERS}/changes", params=query)) for _ in range(3)]
+
+            async def all_wait() -> bool:
+                return "\nuser_feed_waiters 3.0\n" in (await client.get("/metrics")).text
+
+            await eventually(all_wait)
+            service.signal(signal.SIGTERM)
+            answers = [await response for response in waiting]
+        status = await asyncio.to_thread(service.process.wait)
+
+    assert [(answer.status_code, answer.json()["items"]) for answer in answers] == [(200, [])] * 3
+    assert {answer.json()["next_cursor"] for answer in answers} == {cursor}
+    assert status == 0
+
+
 async def refuses(url: str) -> bool:
     """Whether nothing listens there. The service says that it shuts down a moment before it closes its sockets."""
     async with httpx.AsyncClient(base_url=url) as client:

@@ -5,6 +5,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import Final
 
+import asyncpg
+
 from user_service.errors import DatabaseUnavailable, Overloaded
 from user_service.events.feed import Feed
 from user_service.observability.logging import log
@@ -15,7 +17,7 @@ POLL_SECONDS: Final = 0.1
 # The pause after a round, in which changes gather; shorter while a reader waits.
 PAUSE_SECONDS: Final = 0.25
 SHORT_PAUSE_SECONDS: Final = 0.02
-RETRY_SECONDS: Final = 5.0
+RETRY_SECONDS: Final = 1.0
 PARTITIONS_SECONDS: Final = 24 * 3600.0
 MAX_WAITERS: Final = 100
 
@@ -105,8 +107,8 @@ class FeedWatch:
             return
         try:
             await create_partitions(self.feed.fetch)
-        except DatabaseUnavailable:
-            raise
-        except Exception as error:
-            log.warning("partitions could not be made", extra={"reason": type(error).__name__})
+        except DatabaseUnavailable as error:
+            if not isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
+                raise
+            log.warning("partitions could not be made: this role does not own the tables; run `user-service migrate`")
         self.partitions_due = monotonic() + PARTITIONS_SECONDS

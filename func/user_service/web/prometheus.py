@@ -28,6 +28,11 @@ class ServiceCollector(Collector):
             yield counter_metric(family) if isinstance(family, Counter) else histogram_metric(family)
         in_flight = self.resources.metrics.requests.in_flight
         yield GaugeMetricFamily("http_requests_in_flight", "Requests in progress.", in_flight)
+        yield GaugeMetricFamily(
+            "user_feed_waiters",
+            "Requests that wait for a change; not in http_requests_in_flight.",
+            self.resources.feed_watch.waiters,
+        )
         yield from pool_gauges(sum_pools([self.resources.pool.stats, *self.database.pool_stats]))
         yield from cache_families(self.resources.cache.footprint)
         backlog = self.resources.backlog
