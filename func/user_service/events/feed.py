@@ -2,7 +2,7 @@
 
 A transaction writes its changes to `feed_queue`. After its commit a sequencer moves them to `feed` and gives them the
 next positions: one statement, by one session at a time, so that positions are committed in their order and a reader
-that has read up to one has missed none before it. No transaction that is still open matters. docs/adr/0012-feed.md has
+that has read up to one has missed none before it. No transaction that is still open matters. docs/adr/0014-feed.md has
 the reasons.
 """
 
