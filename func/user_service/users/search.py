@@ -122,7 +122,7 @@ class UserSearch:
         ids: list[ColumnElement[UUID]] = [users.c.id, *(posting.c.user_id for posting, _ in postings)]
         conditions = [posting.c.term == term for posting, term in postings]
         conditions += [users.c.id == posting.c.user_id for posting, _ in postings]
-        if query.q is not None and not postings:
+        if query.q is not None and not split_words(query.q):
             conditions.append(false())
         return select(*SELECTED_COLUMNS).where(
             *conditions, *self.column_conditions(query), *self.range_conditions(query, ids)

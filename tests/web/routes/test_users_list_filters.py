@@ -242,3 +242,11 @@ async def test_filters_work_together_in_every_order(client: httpx.AsyncClient) -
 )
 async def test_other_parameters_and_values_are_refused(shared_client: httpx.AsyncClient, query: str, name: str) -> None:
     expect_fault(await shared_client.get(f"{USERS}?{query}"), f"?{name}")
+
+
+@pytest.mark.parametrize("text", ["!", "", " ", "\0", "…"])
+async def test_a_text_without_a_word_selects_no_user_beside_other_filters(client: httpx.AsyncClient, text: str) -> None:
+    user = await make_user(client, given_name="Ada", metadata={"plan": "pro"})
+
+    assert await found(client, q=text, **{"metadata.plan": "pro"}) == []
+    assert await found(client, q="ada", **{"metadata.plan": "pro"}) == [user["id"]]
