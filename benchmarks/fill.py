@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import asyncpg
 
 from benchmarks.people import ENDS, MIDDLES, STARTS
-from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, BlindIndex
 from user_service.values.name_words import split_words
 
 # A millisecond apart, from this moment on; far enough in the past for 10 million users.
@@ -22,15 +22,22 @@ ID = (
     " || '7' || substr(hash, 1, 3) || '8' || substr(hash, 4, 3) || substr(hash, 7, 12))::uuid"
 )
 USERS = f"""
-INSERT INTO users (id, external_id, email_index, personal, email_verified, locale, timezone, status, metadata, version,
+INSERT INTO users (id, external_id, phone_index, personal, email_verified, locale, timezone, status, metadata, version,
   created_at, updated_at, deleted_at, prior_status)
-SELECT {ID}, 'list-' || n, decode(substr(md5('email' || n), 1, 32), 'hex'),
+SELECT {ID}, 'list-' || n, ('x' || substr(md5('phone' || n), 1, 16))::bit(64)::bigint,
   decode(repeat(hash, {SEALED_BYTES // 16}), 'hex'), n % 2 = 0, 'en-GB', 'Europe/Berlin', status,
   jsonb_build_object('plan', 'team', 'region', 'eu-central', 'seats', n % 50), 1, made, made,
   CASE status WHEN 'deleted' THEN made END, CASE status WHEN 'deleted' THEN 'active' END
 FROM (SELECT n, md5(n::text) AS hash, to_timestamp(({FIRST_MILLISECOND} + n) / 1000.0) AS made,
   CASE WHEN n % 20 = 0 THEN 'suspended' WHEN n % 20 = 1 THEN 'deleted' ELSE 'active' END AS status
   FROM generate_series($1::bigint, $2::bigint) AS n) AS made
+"""
+# Random indexes, as those of phone numbers are: only the service can compute one.
+IDENTIFIERS = f"""
+INSERT INTO identifiers (kind, index, user_id)
+SELECT kind, decode(md5(kind || '-' || n), 'hex'), {ID}
+FROM (SELECT n, md5(n::text) AS hash FROM generate_series($1::bigint, $2::bigint) AS n WHERE n % 20 <> 1) AS made,
+  unnest(ARRAY[{EMAIL}, {EXTERNAL_ID}]) AS kind
 """
 TERMS = f"""
 INSERT INTO user_terms (term, user_id)
@@ -67,6 +74,7 @@ async def fill(url: str, index: BlindIndex, count: int) -> None:
         for first in range(0, count, CHUNK):
             last = min(first + CHUNK, count) - 1
             await connection.execute(USERS, first, last)
+            await connection.execute(IDENTIFIERS, first, last)
             await connection.execute(TERMS, first, last, *terms)
             await connection.execute(CHANGES, first, last)
         for statement in rebuild:
@@ -82,7 +90,7 @@ async def drop_indexes(connection: asyncpg.Connection) -> list[str]:
         "SELECT i.indexrelid::regclass::text AS name, i.indrelid::regclass::text AS relation, c.conname AS key,"
         " pg_get_constraintdef(c.oid) AS definition, pg_get_indexdef(i.indexrelid) AS index"
         " FROM pg_index i LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid"
-        " WHERE i.indrelid IN ('users'::regclass, 'user_terms'::regclass, 'user_changes'::regclass)"
+        " WHERE i.indrelid = ANY('{users, identifiers, user_terms, user_changes}'::regclass[])"
     )
     rebuild = []
     for row in rows:

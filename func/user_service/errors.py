@@ -6,8 +6,8 @@ ServiceError
 ├── Unauthenticated 401
 ├── Forbidden 403
 ├── NotFound 404              UserNotFound
-├── Conflict 409              EmailTaken, ExternalIdTaken, IdTaken, InvalidTransition, DuplicateInBatch,
-│                             IdempotencyInProgress, EventInProgress
+├── Conflict 409              EmailTaken, UsernameTaken, ExternalIdTaken, IdTaken, InvalidTransition,
+│                             DuplicateInBatch, IdempotencyInProgress, EventInProgress
 ├── ResponseErased 410, CursorGone 410
 ├── VersionMismatch 412
 ├── PayloadTooLarge 413
@@ -109,6 +109,16 @@ class Conflict(ServiceError):
 
 class EmailTaken(Conflict):
     code, title = "email_taken", "Another user has this e-mail address"
+
+
+class AliasTaken(EmailTaken):
+    """The address that another user has is one of the aliases."""
+
+    title = "Another user has the address of an alias"
+
+
+class UsernameTaken(Conflict):
+    code, title = "username_taken", "Another user has this username"
 
 
 class ExternalIdTaken(Conflict):

@@ -25,7 +25,7 @@ K1, K2 = ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY
 QUICK = {"SECRETS_RELOAD_SECONDS": "1", "REQUEST_TIMEOUT": "1"}
 # Hashes and HMACs.
 NOT_SEALED = {
-    "users.email_index",
+    "identifiers.index",
     "inbox.digest",
     "idempotency_keys.id",
     "idempotency_keys.fingerprint",
@@ -34,7 +34,7 @@ NOT_SEALED = {
 }
 
 
-async def read_rows(url: str, columns: str = "id, version, updated_at, metadata, email_index") -> list[Any]:
+async def read_rows(url: str, columns: str = "id, version, updated_at, metadata") -> list[Any]:
     connection = await asyncpg.connect(url)
     rows = await connection.fetch(f"SELECT {columns} FROM users ORDER BY id")
     await connection.close()

@@ -39,8 +39,8 @@ def filled(scripts: Scripts, database_url: str) -> str:
     """A migrated database with 500 users whose personal data is opaque bytes, as the service stores it."""
     scripts.psql(
         database_url,
-        "INSERT INTO users (id, external_id, email_index, personal, email_verified, status, metadata, version,"
-        " created_at, updated_at) SELECT gen_random_uuid(), 'external-' || n, sha256(n::text::bytea),"
+        "INSERT INTO users (id, external_id, personal, email_verified, status, metadata, version,"
+        " created_at, updated_at) SELECT gen_random_uuid(), 'external-' || n,"
         " sha256((n + 1)::text::bytea), n % 2 = 0, 'active', jsonb_build_object('n', n, 'note', 'ü|\n'), 1,"
         " now(), now() FROM generate_series(1, 500) n",
     )

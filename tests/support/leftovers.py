@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from support.settings import ENCRYPTION_KEY
 from user_service.cache.redis import VALUE_HEAD_BYTES
-from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.blind_index import BlindIndex, unpack_term
 from user_service.encryption.cipher import Cipher, DecryptionError
 from user_service.encryption.keyring import derive_key
 from user_service.values.encryption_keys import parse_encryption_keys
@@ -22,6 +22,8 @@ PURPOSES = (b"users.personal", b"idempotency_keys.answer", b"inbox.reply")
 PERSON: dict[str, Any] = {
     "external_id": "crm-wolpertinger",
     "email": "Balthasar.Wolpertinger@Tatzelwurm.example",
+    "aliases": ["bw@zwiesel.example", "b.w@kryptid.example"],
+    "username": "Rauracherl",
     "given_name": "Balthasarius",
     "family_name": "Wolpertingerin",
     "display_name": "Elwetritsch",
@@ -34,6 +36,9 @@ PERSON: dict[str, Any] = {
 WORDS = (
     "wolpertinger",
     "tatzelwurm",
+    "zwiesel",
+    "kryptid",
+    "rauracherl",
     "balthasar",
     "elwetritsch",
     "9812345670",
@@ -59,10 +64,12 @@ def words_in(content: bytes) -> set[str]:
 
 def hashes_of_person() -> set[bytes]:
     """What the database knows the person by."""
-    email_index = INDEX.email(PERSON["email"].lower())
+    indexes = {INDEX.email(email) for email in (PERSON["email"].lower(), *PERSON["aliases"])}
+    indexes |= {INDEX.username(PERSON["username"]), INDEX.external_id(PERSON["external_id"])}
     names = (PERSON["given_name"], PERSON["family_name"], PERSON["display_name"])
     terms = INDEX.user_terms(names, PERSON["metadata"])
-    return {email_index, INDEX.external_id(PERSON["external_id"]).bytes} | {str(term).encode() for term in terms}
+    terms |= {unpack_term(index) for index in indexes}
+    return indexes | {str(term).encode() for term in (*terms, INDEX.phone(PERSON["phone"]))}
 
 
 def opened(table: str, row: asyncpg.Record, token: bytes) -> bytes:

@@ -20,6 +20,8 @@ BODIES: list[dict[str, Any]] = [
         "email": "full{}@example.org",
         "external_id": "äöü-{}",
         "email_verified": True,
+        "username": "Zoë-{}",
+        "aliases": ["second{}@example.org", "third{}@example.org"],
         "given_name": "Zoë",
         "family_name": "李",
     }
@@ -36,12 +38,16 @@ BODIES: list[dict[str, Any]] = [
     },
     {"email": "quoted{}@example.org", "external_id": "a\\b\"c'd-{}", "metadata": {"back\\slash": "tab and \\N"}},
 ]
-# Times, tokens and ids are each user's own; the key of an e-mail is as long in both.
+# Times, tokens and ids are each user's own; the index of an identifier is as long in both.
 USERS = """
-SELECT split_part(external_id, '-', 1) AS name, length(email_index), email_verified, locale, timezone, status,
+SELECT split_part(external_id, '-', 1) AS name, email_verified, locale, timezone, status,
   prior_status, metadata, version, created_at = updated_at AS fresh, last_login_at, deleted_at, erased_at,
   created_at > now() - interval '1 hour' AND created_at <= now() + interval '1 minute' AS recent
 FROM users WHERE id = ANY($1) ORDER BY id
+"""
+IDENTIFIERS = """
+SELECT array_agg(row(kind, length(index))::text ORDER BY kind)
+FROM identifiers WHERE user_id = ANY($1) GROUP BY user_id ORDER BY user_id
 """
 TERMS = "SELECT array_agg(term ORDER BY term) FROM user_terms WHERE user_id = ANY($1) GROUP BY user_id ORDER BY user_id"
 CHANGES = """
@@ -59,7 +65,12 @@ def bodies(*, series: str, count: int) -> list[UserCreate]:
     made = []
     for number in range(count):
         fields = BODIES[number % len(BODIES)]
-        own = {name: fields[name].format(f"{series}{number}") for name in ("email", "external_id") if name in fields}
+        place = f"{series}{number}"
+        own: dict[str, Any] = {
+            name: fields[name].format(place) for name in ("email", "external_id", "username") if name in fields
+        }
+        if "aliases" in fields:
+            own["aliases"] = [alias.format(place) for alias in fields["aliases"]]
         made.append(UserCreate(**(fields | own)))
     return made
 
@@ -75,7 +86,7 @@ async def test_copied_users_terms_and_changes_are_those_of_an_insert(database_ur
             async with database.unit_of_work(ORIGIN) as service:
                 inserted += await service.create([body])
         connection = await asyncpg.connect(database_url)
-        for query in (USERS, TERMS, CHANGES, PENDING):
+        for query in (USERS, IDENTIFIERS, TERMS, CHANGES, PENDING):
             by_copy, by_insert = [
                 [tuple(row) for row in await connection.fetch(query, [outcome.unwrap().id for outcome in outcomes])]
                 for outcomes in (copied, inserted)

@@ -30,6 +30,8 @@ FILTERS = {
     "everybody": SearchQuery(),
     "email": SearchQuery(email="ada@example.org"),
     "external_id": SearchQuery(external_id="list-7"),
+    "username": SearchQuery(username="ada"),
+    "phone": SearchQuery(phone="+493000000007"),
     "suspended": SearchQuery(status="suspended"),
     "active": SearchQuery(status="active"),
     "deleted": SearchQuery(status="deleted"),
@@ -44,7 +46,7 @@ FILTERS = {
 }
 SORTS = ("created_at", "-created_at", "updated_at", "-updated_at")
 BEHIND = Cursor(MIDDLE, UUID(int=((FIRST_MILLISECOND + USERS // 2) << 80) + (7 << 76)))
-OF_USERS = {"users", "user_terms"}
+OF_USERS = {"users", "identifiers", "user_terms"}
 
 
 @pytest.fixture(scope="module")

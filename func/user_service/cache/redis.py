@@ -1,6 +1,6 @@
 """The cache in Redis, shared by the replicas. Redis is optional: without it the responses are right, only slower.
 
-A value is `10-digit version | L or D | 13-digit time | sealed JSON`: an active user or a deleted one, and PostgreSQL's
+A value is `10-digit version | A or X | 13-digit time | sealed JSON`: an active user or a deleted one, and PostgreSQL's
 time in milliseconds at which it was valid. The seal authenticates the part before it. A version fence is `10-digit
 version | -`. A value is used for `ttl_seconds` after its time, even if a fence that should have replaced it was lost.
 """
@@ -35,7 +35,8 @@ BUDGET_SECONDS: Final = 0.05
 SOCKET_TIMEOUT_SECONDS: Final = 1.0
 VERSION_DIGITS, TIME_DIGITS = 10, 13
 VALUE_HEAD_BYTES: Final = VERSION_DIGITS + 1 + TIME_DIGITS
-ACTIVE, DELETED, FENCE = b"L", b"D", b"-"
+# They change with the form of the JSON: a replica of another release passes over values that it does not know.
+ACTIVE, DELETED, FENCE = b"A", b"X", b"-"
 SCAN_KEYS: Final = 1000
 # An invalidation message has an id and a version for each changed user; an empty one invalidates everything.
 INVALIDATION: Final = Struct("!16sI")

@@ -1,22 +1,27 @@
 """Blind indexes: HMAC-SHA-256 over normalised values, so that encrypted values can be looked up.
 
-An e-mail's index is 16 bytes, unique among users that are not deleted. A term (a whole word of a name, or one metadata
-pair) is the first 8 bytes as a signed integer, the key of the inverted index `user_terms`. The index of an external id
-is stored only with responses that name an external id without a user.
+The index of an e-mail address, a username or an external id is 16 bytes, the key of table `identifiers`. A term (a
+whole word of a name, one metadata pair, or an identifier of a deleted user) is the first 8 bytes as a signed integer,
+the key of the inverted index `user_terms`. The index of a phone number, which several users may have, is a term too.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from struct import Struct
 from typing import Final
-from uuid import UUID
 
-from user_service.values.emails import email_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
+
+from user_service.values.case_folding import fold_case
 from user_service.values.name_words import split_words
 
-EMAIL_INDEX_BYTES: Final = 16
+# The kinds of identifiers: e-mail addresses and aliases, usernames, external ids.
+EMAIL: Final = 1
+USERNAME: Final = 2
+EXTERNAL_ID: Final = 3
+INDEX_BYTES: Final = 16
 PADDED_EXPONENT: Final = re.compile(r"e([+-])0")
 TERM: Final = Struct(">q")
 # Cached terms of each kind, and the maximum length of a cached word or pair: about 2 MB when full.
@@ -36,15 +41,13 @@ class PrefixedHmac:
     """
 
     def __init__(self, key: bytes, prefix: bytes) -> None:
-        padded = key.ljust(hashlib.sha256().block_size, b"\0")
-        self.inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in padded) + prefix)
-        self.outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in padded))
+        self.start = HMAC(key, SHA256())
+        self.start.update(prefix)
 
     def digest(self, message: bytes) -> bytes:
-        inner, outer = self.inner.copy(), self.outer.copy()
-        inner.update(message)
-        outer.update(inner.digest())
-        return outer.digest()
+        context = self.start.copy()
+        context.update(message)
+        return context.finalize()
 
 
 class BlindIndex:
@@ -57,16 +60,26 @@ class BlindIndex:
         # Words of names and metadata pairs repeat: a look-up is faster than a hash.
         self.cached_word = lru_cache(MAX_CACHED_TERMS)(self.hash_word)
         self.cached_pair = lru_cache(MAX_CACHED_TERMS, typed=True)(self.hash_pair)
+        self.usernames = PrefixedHmac(key, b"username\0")
         self.external_ids = PrefixedHmac(key, b"external_id\0")
+        self.phones = PrefixedHmac(key, b"phone\0")
         self.digests = PrefixedHmac(key, b"digest\0")
 
     def email(self, email: str) -> bytes:
         """The 16-byte index of a normalised e-mail address."""
-        return self.emails.digest(email_key(email).encode())[:EMAIL_INDEX_BYTES]
+        return self.emails.digest(fold_case(email).encode())[:INDEX_BYTES]
 
-    def external_id(self, external_id: str) -> UUID:
+    def username(self, username: str) -> bytes:
+        """The 16-byte index of a username, in any case."""
+        return self.usernames.digest(encode_text(fold_case(username)))[:INDEX_BYTES]
+
+    def external_id(self, external_id: str) -> bytes:
         """The 16-byte index of an external id."""
-        return UUID(bytes=self.external_ids.digest(external_id.encode("utf-8", "surrogatepass"))[:16])
+        return self.external_ids.digest(encode_text(external_id))[:INDEX_BYTES]
+
+    def phone(self, phone: str | None) -> int | None:
+        """The index of a phone number in E.164 format, 8 bytes as a signed integer; None for none."""
+        return None if phone is None else unpack_term(self.phones.digest(phone.encode()))
 
     def digest(self, digest: bytes) -> bytes:
         """A keyed digest of an unkeyed one, so that guesses can't be tested without the key. A keyed one stays."""
@@ -102,6 +115,11 @@ class BlindIndex:
         terms = set(map(self.cached_word if len(text) <= MAX_CACHED_LENGTH else self.word, split_words(text)))
         terms.update(self.pair_terms(metadata))
         return terms
+
+
+def encode_text(text: str) -> bytes:
+    """UTF-8; text of a query may hold what is none."""
+    return text.encode() if text.isascii() else text.encode("utf-8", "surrogatepass")
 
 
 def unpack_term(digest: bytes) -> int:

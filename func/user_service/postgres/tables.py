@@ -42,7 +42,7 @@ users = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("external_id", Text),
-    Column("email_index", LargeBinary, nullable=False),
+    Column("phone_index", BigInteger),
     Column("personal", LargeBinary, nullable=False),
     Column("email_verified", Boolean, nullable=False),
     Column("locale", Text),
@@ -62,12 +62,19 @@ users = Table(
     CheckConstraint("(status = 'deleted') = (deleted_at IS NOT NULL)", name="deleted_has_time"),
     CheckConstraint("erased_at IS NULL OR status = 'deleted'", name="erased_is_deleted"),
 )
-Index("uq_users_email_index_living", users.c.email_index, unique=True, postgresql_where=text("deleted_at IS NULL"))
-Index("uq_users_external_id_living", users.c.external_id, unique=True, postgresql_where=text("deleted_at IS NULL"))
-Index("ix_users_email_index_deleted", users.c.email_index, postgresql_where=text("deleted_at IS NOT NULL"))
-Index("ix_users_external_id_deleted", users.c.external_id, postgresql_where=text("deleted_at IS NOT NULL"))
 Index("ix_users_updated_at_id", users.c.updated_at, users.c.id)
+Index("ix_users_phone_index", users.c.phone_index, postgresql_where=text("phone_index IS NOT NULL"))
 Index("ix_users_status_id", users.c.status, users.c.id, postgresql_where=text("status <> 'active'"))
+
+# What only one living user can have, by its blind index; see users/identifiers.py.
+identifiers = Table(
+    "identifiers",
+    metadata,
+    Column("kind", SmallInteger),
+    Column("index", LargeBinary),
+    Column("user_id", Uuid, nullable=False),
+    PrimaryKeyConstraint("kind", "index"),
+)
 
 # An inverted index as a table: the postings of a term are in id order, so a page of a search is a range of them.
 user_terms = Table(

@@ -1,4 +1,4 @@
-"""New users, their terms and their changes in PostgreSQL's binary COPY format (PostgreSQL 18, COPY, "Binary Format").
+"""New users, identifiers, terms and changes in PostgreSQL's binary COPY format (PostgreSQL 18, COPY, "Binary Format").
 
 asyncpg can encode it too, with a call for each field, which takes twice as long: here all fields of a fixed size are
 encoded by one call, and rows are sorted as bytes.
@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from user_service.users.change_log import Change, Origin
+from user_service.users.identifiers import Identifier
 from user_service.users.model import User
 from user_service.values.ids import new_id
 
@@ -20,20 +21,21 @@ END: Final = b"\xff\xff"
 # A field is its length and that number of bytes; NULL is the length -1 without bytes.
 LENGTH: Final = Struct(">i")
 NULL: Final = LENGTH.pack(-1)
-JSONB_VERSION: Final = b"\x01"
+JSONB_START: Final = Struct(">ib")
+JSONB_VERSION: Final = 1
 # The time that PostgreSQL counts microseconds from.
 POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 
 # The column that rows are sorted by comes first.
 COPIED_USER_COLUMNS: Final = (
-    "email_index",
     "id",
     "created_at",
     "updated_at",
     "version",
     "email_verified",
     "external_id",
+    "phone_index",
     "personal",
     "locale",
     "timezone",
@@ -41,7 +43,9 @@ COPIED_USER_COLUMNS: Final = (
     "metadata",
     "last_login_at",
 )
-USER_START: Final = Struct(">hi16si16siqiqiii?")
+USER_START: Final = Struct(">hi16siqiqiii?")
+COPIED_IDENTIFIER_COLUMNS: Final = ("kind", "index", "user_id")
+IDENTIFIER_ROW: Final = Struct(">hihi16si16s")
 COPIED_TERM_COLUMNS: Final = ("term", "user_id")
 TERM_ROW: Final = Struct(">hiqi16s")
 COPIED_CHANGE_COLUMNS: Final = (
@@ -60,6 +64,7 @@ CHANGE_START: Final = Struct(">hi16siii16s")
 COPIED_OUTBOX_COLUMNS: Final = ("partition", "user_id", "version", "changed_at")
 OUTBOX_ROW: Final = Struct(">hihi16siiiq")
 TIME_FIELD: Final = Struct(">iq")
+BIGINT_FIELD: Final = TIME_FIELD
 # The head of text[]: one dimension, no NULL, the type of the elements, their number, and the index of the first.
 ARRAY_START: Final = Struct(">iiIii")
 TEXT_OID: Final = 25
@@ -67,31 +72,44 @@ EMPTY_ARRAY: Final = Struct(">iiiI").pack(12, 0, 0, TEXT_OID)
 
 
 def encode_users(
-    users: Sequence[User], email_indexes: Sequence[bytes], tokens: Sequence[bytes], documents: Sequence[bytes]
+    users: Sequence[User], phones: Sequence[int | None], tokens: Sequence[bytes], documents: Sequence[bytes]
 ) -> bytes:
-    """New users as `COPIED_USER_COLUMNS`, sorted by e-mail index, so that two batches with the same addresses wait for
-    each other instead of deadlocking. `tokens` are the encrypted personal data, `documents` the metadata as JSON.
+    """New users as `COPIED_USER_COLUMNS`, sorted by id. `phones` are indexes, `tokens` the encrypted personal data,
+    `documents` the metadata as JSON.
     """
-    start, length = USER_START.pack, LENGTH.pack
+    start, length, jsonb = USER_START.pack, LENGTH.pack, JSONB_START.pack
     rows = []
-    for user, email_index, token, document in zip(users, email_indexes, tokens, documents, strict=True):
-        created_at, updated_at = microseconds(user.created_at), microseconds(user.updated_at)
+    for user, phone, token, document in zip(users, phones, tokens, documents, strict=True):
+        created_at = updated_at = microseconds(user.created_at)
+        if user.updated_at is not user.created_at:
+            updated_at = microseconds(user.updated_at)
         times = 8, created_at, 8, updated_at
-        fixed = start(13, 16, email_index, 16, user.id.bytes, *times, 4, user.version, 1, user.email_verified)
+        fixed = start(13, 16, user.id.bytes, *times, 4, user.version, 1, user.email_verified)
         fields = (
             fixed,
             text_field(user.external_id),
+            NULL if phone is None else BIGINT_FIELD.pack(8, phone),
             length(len(token)),
             token,
-            cached_text_field(user.locale),
-            cached_text_field(user.timezone),
-            cached_text_field(user.status),
-            length(len(document) + 1),
-            JSONB_VERSION,
+            repeated_fields(user.locale, user.timezone, user.status),
+            jsonb(len(document) + 1, JSONB_VERSION),
             document,
             time_field(user.last_login_at),
         )
         rows.append(b"".join(fields))
+    return join_rows(rows)
+
+
+def encode_identifiers(users: Sequence[User], wanted: Sequence[Iterable[Identifier]]) -> bytes:
+    """The identifiers of users as `COPIED_IDENTIFIER_COLUMNS`, sorted by the primary key, the order in which all
+    transactions claim identifiers.
+    """
+    row = IDENTIFIER_ROW.pack
+    rows = []
+    for user, identifiers in zip(users, wanted, strict=True):
+        user_id = user.id.bytes
+        for key in identifiers:
+            rows.append(row(3, 2, key[0], 16, key[1:], 16, user_id))  # noqa: PERF401
     return join_rows(rows)
 
 
@@ -154,8 +172,10 @@ def array_field(texts: Sequence[str]) -> bytes:
     return LENGTH.pack(len(array)) + array
 
 
-# For columns with few different values: locales, time zones, statuses.
-cached_text_field: Final = lru_cache(maxsize=1024)(text_field)
+@lru_cache(maxsize=1024)
+def repeated_fields(*texts: str | None) -> bytes:
+    """For columns with few different values: locales, time zones, statuses."""
+    return b"".join(map(text_field, texts))
 
 
 @lru_cache(maxsize=8)

@@ -1,7 +1,7 @@
 """Bulk insert: new users made ready outside of a transaction, as data of a COPY or arrays of an INSERT."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
@@ -10,10 +10,11 @@ import orjson
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.users import rules
-from user_service.users.binary_copy import encode_terms, encode_users
+from user_service.users.binary_copy import encode_identifiers, encode_terms, encode_users
 from user_service.users.column_arrays import INSERTED, attribute_arrays
 from user_service.users.duplicates import find_duplicates
 from user_service.users.encrypted_columns import seal_personal
+from user_service.users.identifiers import Identifier, identifiers, search_terms
 from user_service.users.model import User
 from user_service.users.schemas import UserCreate
 
@@ -26,66 +27,80 @@ T = TypeVar("T")
 
 
 class InsertRows:
-    """New users and their terms, encrypted, as PostgreSQL takes them."""
+    """New users with their identifiers and terms, encrypted, as PostgreSQL takes them."""
 
     def __init__(self, cipher: Cipher, index: BlindIndex) -> None:
         self.cipher = cipher
         self.index = index
         self.key_id = cipher.active_id
         self.users: list[User] = []
-        self.email_indexes: list[bytes] = []
+        self.identifiers: list[list[Identifier]] = []
+        self.phone_indexes: list[int | None] = []
         self.tokens: list[bytes] = []
         self.documents: list[bytes] = []
         self.postings: list[tuple[set[int], UUID]] = []
-        self.copied: tuple[bytes, bytes] | None = None
+        self.copied: tuple[bytes, bytes, bytes] | None = None
 
     def is_current(self, cipher: Cipher, index: BlindIndex) -> bool:
         """Whether these are still the keys: what is encrypted under a retired key must not be written."""
         return self.index is index and self.key_id == cipher.active_id
 
-    def add(self, users: Sequence[User]) -> None:
+    def add(self, users: Sequence[User], wanted: Sequence[list[Identifier]]) -> None:
         self.users += users
-        self.email_indexes += [self.index.email(user.email) for user in users]
+        self.identifiers += wanted
+        self.phone_indexes += [self.index.phone(user.phone) for user in users]
         self.tokens += seal_personal(users, self.cipher)
         self.documents += [orjson.dumps(user.metadata) for user in users]
-        self.postings += [(self.index.user_terms(user.names, user.metadata), user.id) for user in users]
+        self.postings += [(search_terms(user, self.index), user.id) for user in users]
 
-    def copy_data(self) -> tuple[bytes, bytes]:
-        """The data of a COPY of the users, and of one of their terms; encoded once."""
+    def copy_data(self) -> tuple[bytes, bytes, bytes]:
+        """The data of COPYs of the identifiers, the users and the terms; encoded once."""
         if self.copied is None:
-            users = encode_users(self.users, self.email_indexes, self.tokens, self.documents)
-            self.copied = users, encode_terms(self.postings)
+            wanted = encode_identifiers(self.users, self.identifiers)
+            users = encode_users(self.users, self.phone_indexes, self.tokens, self.documents)
+            self.copied = wanted, users, encode_terms(self.postings)
         return self.copied
 
-    def insert_arrays(self) -> dict[str, Sequence[Any]]:
-        """The arrays of an INSERT of the users."""
+    def insert_arrays(self, without: Container[UUID]) -> dict[str, Sequence[Any]]:
+        """The arrays of an INSERT of the users, except those of some ids."""
+        places = [place for place, user in enumerate(self.users) if user.id not in without]
         return {
-            **attribute_arrays(self.users, INSERTED),
-            "email_index": self.email_indexes,
-            "personal": self.tokens,
-            "metadata": [document.decode() for document in self.documents],
+            **attribute_arrays([self.users[place] for place in places], INSERTED),
+            "phone_index": [self.phone_indexes[place] for place in places],
+            "personal": [self.tokens[place] for place in places],
+            "metadata": [self.documents[place].decode() for place in places],
         }
 
 
 class PreparedUsers:
     """New users, the duplicates among them, and the rows of the others where they were prepared."""
 
-    def __init__(self, users: Sequence[User], rows: InsertRows | None = None) -> None:
+    def __init__(self, users: Sequence[User], wanted: Sequence[list[Identifier]]) -> None:
         self.users = users
-        self.rows = rows
-        self.duplicates = find_duplicates(enumerate(users))
-        self.unique = [user for position, user in enumerate(users) if position not in self.duplicates]
+        self.rows: InsertRows | None = None
+        self.duplicates = find_duplicates(zip(range(len(users)), users, wanted, strict=True))
+        self.places = [place for place in range(len(users)) if place not in self.duplicates]
+        self.unique = [users[place] for place in self.places]
+
+    @classmethod
+    def from_bodies(cls, bodies: Sequence[UserCreate], index: BlindIndex) -> Self:
+        """Users without rows."""
+        users = list(map(rules.new_user, bodies))
+        return cls(users, [identifiers(user, index) for user in users])
 
     @classmethod
     async def prepare(cls, bodies: Sequence[UserCreate], cipher: Cipher, index: BlindIndex) -> Self:
         """Does all that needs no transaction, and lets other tasks run in between."""
         users: list[User] = []
+        wanted: list[list[Identifier]] = []
         async for _, some in iterate_slices(bodies):
-            users += map(rules.new_user, some)
-        rows = InsertRows(cipher, index)
-        prepared = cls(users, rows)
-        async for _, some_users in iterate_slices(prepared.unique):
-            rows.add(some_users)
+            new = list(map(rules.new_user, some))
+            users += new
+            wanted += [identifiers(user, index) for user in new]
+        prepared = cls(users, wanted)
+        prepared.rows = rows = InsertRows(cipher, index)
+        async for _, places in iterate_slices(prepared.places):
+            rows.add([users[place] for place in places], [wanted[place] for place in places])
         if len(prepared.unique) >= COPY_THRESHOLD:
             rows.copy_data()
         return prepared

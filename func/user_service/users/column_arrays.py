@@ -15,7 +15,7 @@ from user_service.users.model import User
 COLUMN_TYPES: Final = {
     "id": "uuid",
     "external_id": "text",
-    "email_index": "bytea",
+    "phone_index": "bigint",
     "personal": "bytea",
     "email_verified": "boolean",
     "locale": "text",
@@ -31,7 +31,7 @@ COLUMN_TYPES: Final = {
 }
 AS_JSON: Final = {"metadata": "v.metadata::jsonb"}
 # Columns that are not attributes of User.
-COMPUTED: Final = frozenset({"email_index", "personal", "metadata"})
+COMPUTED: Final = frozenset({"phone_index", "personal", "metadata"})
 # The values of a new user that need no parameter; see rules.new_user.
 INITIAL_VALUES: Final = {
     "prior_status": "NULL",
@@ -47,7 +47,7 @@ def column_arrays(
     """The arrays of these columns, which include the computed ones."""
     return {
         **attribute_arrays(users, names),
-        "email_index": [index.email(user.email) for user in users],
+        "phone_index": [index.phone(user.phone) for user in users],
         "personal": seal_personal(users, cipher),
         "metadata": [orjson.dumps(user.metadata).decode() for user in users],
     }

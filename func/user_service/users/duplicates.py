@@ -1,34 +1,31 @@
-"""Duplicates: users of one set that ask for the same unique key. The first of them gets it."""
+"""Duplicates: users of one set that ask for the same identifier. The first of them gets it."""
 
-from collections.abc import Iterable
-from uuid import UUID
+from collections.abc import Collection, Iterable
+from typing import TypeVar
 
+from user_service.users.identifiers import Identifier
 from user_service.users.model import User
-from user_service.values.emails import email_key
+
+Position = TypeVar("Position")
 
 
-def find_duplicates(users: Iterable[tuple[int, User]]) -> dict[int, int]:
-    """The positions of users whose e-mail, in any spelling, external id or id an earlier user has, with its position.
+def find_duplicates(users: Iterable[tuple[Position, User, Collection[Identifier]]]) -> dict[Position, Position]:
+    """The positions of users whose id, or one of whose identifiers, an earlier user has, with that one's position.
 
-    Deleted users and duplicates hold no key.
+    A duplicate holds nothing.
     """
-    emails: dict[str, int] = {}
-    external_ids: dict[str, int] = {}
-    ids: dict[UUID, int] = {}
-    duplicates: dict[int, int] = {}
-    for position, user in users:
-        if user.deleted_at is not None:
-            continue
-        key, external_id = email_key(user.email), user.external_id
-        first = emails.get(key)
-        if first is None and external_id is not None:
-            first = external_ids.get(external_id)
-        if first is None:
-            first = ids.get(user.id)
+    holders: dict[Identifier | int, Position] = {}
+    duplicates: dict[Position, Position] = {}
+    for position, user, keys in users:
+        user_id = user.id.int
+        first = holders.get(user_id)
+        for key in keys:
+            if first is None:
+                first = holders.get(key)
         if first is not None:
             duplicates[position] = first
             continue
-        emails[key] = ids[user.id] = position
-        if external_id is not None:
-            external_ids[external_id] = position
+        holders[user_id] = position
+        for key in keys:
+            holders[key] = position
     return duplicates

@@ -67,6 +67,8 @@ def decode_row(row: Any, cipher: Cipher) -> User:
         external_id=external_id,
         email=personal["email"],
         email_verified=email_verified,
+        aliases=personal.get("aliases") or [],
+        username=personal.get("username"),
         given_name=personal.get("given_name"),
         family_name=personal.get("family_name"),
         display_name=personal.get("display_name"),

@@ -33,7 +33,9 @@ class ExportFormat:
 
 
 class CsvFormat(ExportFormat):
-    """An absent value is an empty cell; `preferences` and `metadata` are JSON, and empty cells when they are empty."""
+    """An absent value is an empty cell; `aliases` are separated by spaces; `preferences` and `metadata` are JSON, and
+    empty cells when they are empty.
+    """
 
     @property
     def head(self) -> bytes:
@@ -57,6 +59,8 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return BOOLEANS[value]
+    if isinstance(value, list):
+        return " ".join(value)
     return orjson.dumps(value).decode() if isinstance(value, dict) else str(value)
 
 

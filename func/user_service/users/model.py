@@ -22,6 +22,8 @@ class User:
     external_id: str | None = None
     email: str
     email_verified: bool = False
+    aliases: list[str] = field(default_factory=list)
+    username: str | None = None
     given_name: str | None = None
     family_name: str | None = None
     display_name: str | None = None
@@ -59,6 +61,8 @@ class User:
                 "external_id": self.external_id,
                 "email": self.email or None,
                 "email_verified": self.email_verified,
+                "aliases": self.aliases,
+                "username": self.username,
                 "given_name": self.given_name,
                 "family_name": self.family_name,
                 "display_name": self.display_name,
@@ -79,7 +83,7 @@ class User:
 
     def personal_json(self) -> bytes:
         """The personal data, UTF-8."""
-        personal = {
+        personal: dict[str, Any] = {
             "email": self.email,
             "given_name": self.given_name,
             "family_name": self.family_name,
@@ -89,4 +93,8 @@ class User:
         }
         if None in personal.values():
             personal = {name: value for name, value in personal.items() if value is not None}
+        if self.username is not None:
+            personal["username"] = self.username
+        if self.aliases:
+            personal["aliases"] = self.aliases
         return orjson.dumps(personal)

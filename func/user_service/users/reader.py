@@ -13,6 +13,7 @@ from uuid import UUID
 
 from user_service.cache.base import Cache, Entry
 from user_service.cache.dataloader import DataLoader
+from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME
 from user_service.encryption.cipher import Cipher, DecryptionError
 from user_service.errors import DatabaseUnavailable
 from user_service.observability.metrics import Metrics
@@ -24,14 +25,16 @@ from user_service.values.ids import parse_id
 SELECT_BY_IDS: Final = (
     f"SELECT {SELECT_LIST}, extract(epoch FROM statement_timestamp())::float8 FROM users WHERE id = ANY($1::uuid[])"  # noqa: S608
 )
-# By id, deleted users too; by key, living users. The e-mail index is the last column, after those of `decode_row`.
-SELECT_BY_KEYS: Final = " UNION ALL ".join(
-    f"SELECT {SELECT_LIST}, email_index FROM users WHERE {condition}"  # noqa: S608
-    for condition in (
-        "id = ANY($1::uuid[])",
-        "email_index = ANY($2::bytea[]) AND deleted_at IS NULL",
-        "external_id = ANY($3::text[]) AND deleted_at IS NULL",
+# By id, deleted users too; by identifier, living users. Behind the columns of `decode_row` is what found the user.
+# The identifiers are read first, and the users by their ids, which is what a database of several servers can do.
+SELECT_BY_KEYS: Final = (
+    "WITH found AS MATERIALIZED ("  # noqa: S608
+    + " UNION ALL ".join(
+        f"SELECT user_id, kind, index FROM identifiers WHERE kind = {kind} AND index = ANY(${place}::bytea[])"  # noqa: S608
+        for place, kind in enumerate((EMAIL, EXTERNAL_ID, USERNAME), 2)
     )
+    + f") SELECT {SELECT_LIST}, NULL::smallint AS kind, NULL::bytea AS index FROM users WHERE id = ANY($1::uuid[])"  # noqa: S608
+    f" UNION ALL SELECT {SELECT_LIST}, kind, index FROM users JOIN found ON id = user_id"
 )
 
 
@@ -41,11 +44,10 @@ WARMED_AT_ONCE: Final = 250
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The users of a set of keys: cache entries by id, and the ids by the other keys."""
+    """The users of a set of keys: cache entries by id, and the ids by kind and index of the identifiers."""
 
     entries: Mapping[UUID, Entry | Exception]
-    by_email_index: Mapping[bytes, UUID]
-    by_external_id: Mapping[str, UUID]
+    by_identifier: Mapping[tuple[int, bytes], UUID]
 
 
 class UserReader:
@@ -117,10 +119,9 @@ class UserReader:
             warmed += sum(isinstance(entry, Entry) for entry in entries.values())
         return warmed
 
-    async def find(
-        self, ids: Collection[UUID], email_indexes: Collection[bytes], external_ids: Collection[str], *, fresh: bool
-    ) -> Found:
-        """Users by their keys: one read from the cache, and one from the database for what the cache lacks.
+    async def find(self, ids: Collection[UUID], indexes: Mapping[int, Collection[bytes]], *, fresh: bool) -> Found:
+        """Users by their ids, and by the `indexes` of their identifiers, by kind: one read from the cache, and one from
+        the database for what the cache lacks.
 
         `fresh` reads from the database. Raises DatabaseUnavailable.
         """
@@ -130,19 +131,17 @@ class UserReader:
             self.hits[self.tier] += len(entries)
             self.misses[self.tier] += len(ids) - len(entries)
         missing = [user_id for user_id in ids if user_id not in entries]
-        by_email: dict[bytes, UUID] = {}
-        by_external_id: dict[str, UUID] = {}
-        if missing or email_indexes or external_ids:
+        by_identifier: dict[tuple[int, bytes], UUID] = {}
+        if missing or any(indexes.values()):
             sent = monotonic()
-            rows = await self.pool.fetch(SELECT_BY_KEYS, missing, list(email_indexes), list(external_ids))
-            read = {row["id"]: row for row in rows}
-            fetched = {user_id: self.make_entry(row[:-1], sent) for user_id, row in read.items()}
+            keys = [list(indexes.get(kind, ())) for kind in (EMAIL, EXTERNAL_ID, USERNAME)]
+            rows = await self.pool.fetch(SELECT_BY_KEYS, missing, *keys)
+            read = {row[0]: row for row in rows}
+            fetched = {user_id: self.make_entry(row[:-2], sent) for user_id, row in read.items()}
             await self.cache.put({user_id: entry for user_id, entry in fetched.items() if isinstance(entry, Entry)})
             entries |= fetched
-            living = [row for row in read.values() if row["deleted_at"] is None]
-            by_email = {row["email_index"]: row["id"] for row in living}
-            by_external_id = {row["external_id"]: row["id"] for row in living if row["external_id"] is not None}
-        return Found(entries, by_email, by_external_id)
+            by_identifier = {(row[-2], row[-1]): row[0] for row in rows}
+        return Found(entries, by_identifier)
 
     def make_entry(self, row: Any, as_of: float) -> Entry | Exception:
         """The entry of a row that was requested at `as_of`, or the error of one that can't be decrypted.

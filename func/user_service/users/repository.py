@@ -8,13 +8,14 @@ from uuid import UUID
 from asyncpg import UniqueViolationError
 from sqlalchemy import TextClause, text
 
-from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, BlindIndex
 from user_service.encryption.cipher import Cipher
-from user_service.errors import EmailTaken, ExternalIdTaken, ServiceError
+from user_service.errors import IdTaken, ServiceError
 from user_service.postgres.session import Session
 from user_service.postgres.tables import OUTBOX_PARTITIONS
 from user_service.users.binary_copy import (
     COPIED_CHANGE_COLUMNS,
+    COPIED_IDENTIFIER_COLUMNS,
     COPIED_OUTBOX_COLUMNS,
     COPIED_TERM_COLUMNS,
     COPIED_USER_COLUMNS,
@@ -25,10 +26,9 @@ from user_service.users.bulk_insert import COPY_THRESHOLD, InsertRows
 from user_service.users.change_log import Change, Origin
 from user_service.users.column_arrays import AS_JSON, COLUMN_TYPES, INITIAL_VALUES, INSERTED, column_arrays
 from user_service.users.encrypted_columns import SELECT_LIST, decode_row, seal_personal
+from user_service.users.identifiers import IdentifierTable, identifiers, search_terms
 from user_service.users.model import User
 from user_service.values.ids import new_id
-
-UPDATE_ATTEMPTS: Final = 3
 
 
 def parameter_rows(names: Collection[str]) -> str:
@@ -42,11 +42,10 @@ def column_values(expressions: Mapping[str, str]) -> str:
     return ", ".join(expressions.get(name) or f"v.{name}" for name in COLUMN_TYPES)
 
 
-# Sorted by the unique key, as the rows of a COPY are, so that two batches with the same addresses wait for each other
-# instead of deadlocking.
+# Sorted by id, as the rows of a COPY are: imports can keep ids, and two of the same ids wait for each other.
 INSERT: Final = text(
     f"INSERT INTO users ({', '.join(COLUMN_TYPES)}) SELECT {column_values({**INITIAL_VALUES, **AS_JSON})}"  # noqa: S608
-    f" FROM {parameter_rows(INSERTED)} ORDER BY v.email_index, v.id"
+    f" FROM {parameter_rows(INSERTED)} ORDER BY v.id"
     " ON CONFLICT DO NOTHING RETURNING id"
 )
 UPDATE: Final = text(
@@ -93,7 +92,7 @@ def select_by(condition: str, *, lock: bool = False) -> TextClause:
 
 
 ERASE: Final = text(
-    "UPDATE users SET external_id = NULL, email_index = '', personal = :personal, email_verified = false,"
+    "UPDATE users SET external_id = NULL, phone_index = NULL, personal = :personal, email_verified = false,"
     " locale = NULL, timezone = NULL, status = :status, prior_status = NULL, metadata = '{}', version = :version,"
     " updated_at = :updated_at, last_login_at = NULL, deleted_at = :deleted_at, erased_at = :updated_at WHERE id = :id"
 )
@@ -106,13 +105,11 @@ LOCK_AGAINST_ERASURE: Final = text(
 ALL_BY_IDS: Final = select_by("id = ANY(CAST(:keys AS uuid[]))")
 BY_IDS: Final = select_by("id = ANY(CAST(:keys AS uuid[])) AND deleted_at IS NULL")
 LOCK_BY_IDS: Final = select_by("id = ANY(CAST(:keys AS uuid[]))", lock=True)
-BY_EXTERNAL_IDS: Final = select_by("external_id = ANY(CAST(:keys AS text[])) AND deleted_at IS NULL")
-BY_EMAIL_INDEXES: Final = select_by("email_index = ANY(CAST(:keys AS bytea[])) AND deleted_at IS NULL")
-HOLDERS: Final = text(
-    "SELECT id, email_index, external_id FROM users"
-    " WHERE deleted_at IS NULL AND email_index = ANY(CAST(:emails AS bytea[]))"
-    " UNION ALL SELECT id, email_index, external_id FROM users"
-    " WHERE deleted_at IS NULL AND external_id = ANY(CAST(:external_ids AS text[]))"
+# The identifiers are read first, and the users by their ids, which is what a database of several servers can do.
+BY_IDENTIFIERS: Final = text(
+    "WITH found AS MATERIALIZED (SELECT user_id, index FROM identifiers"  # noqa: S608
+    f" WHERE kind = :kind AND index = ANY(CAST(:keys AS bytea[]))) SELECT {SELECT_LIST}, index"
+    " FROM users JOIN found ON id = user_id"
 )
 
 # A purged user leaves its changes.
@@ -129,6 +126,7 @@ class UserRepository:
         self.session = session
         self.cipher = cipher
         self.index = index
+        self.identifiers = IdentifierTable(session, index)
 
     async def lock(self, ids: Iterable[UUID]) -> dict[UUID, User]:
         """The users of these ids, deleted ones too, locked in the order of their ids."""
@@ -144,14 +142,20 @@ class UserRepository:
 
     async def find_by_external_ids(self, external_ids: Collection[str]) -> dict[str, User]:
         """The living users of these external ids."""
-        found = await self.select(BY_EXTERNAL_IDS, list(external_ids))
-        return {user.external_id: user for user in found if user.external_id is not None}
+        indexes = {self.index.external_id(external_id): external_id for external_id in external_ids}
+        return {indexes[key]: user for key, user in (await self.find_by_indexes(EXTERNAL_ID, indexes)).items()}
 
     async def find_by_emails(self, emails: Collection[str]) -> dict[str, User]:
-        """The living users of these normalised addresses, by the given address."""
-        indexes = {self.index.email(email): email for email in emails}
-        found = await self.select(BY_EMAIL_INDEXES, list(indexes))
-        return {indexes[self.index.email(user.email)]: user for user in found}
+        """The living users of these normalised addresses, which may be aliases, by the given address."""
+        by_index = await self.find_by_indexes(EMAIL, {self.index.email(email) for email in emails})
+        return {email: by_index[key] for email in emails if (key := self.index.email(email)) in by_index}
+
+    async def find_by_indexes(self, kind: int, indexes: Collection[bytes]) -> dict[bytes, User]:
+        """The living users of identifiers of one kind, by blind index."""
+        if not indexes:
+            return {}
+        rows = await self.session.execute(BY_IDENTIFIERS, {"kind": kind, "keys": list(indexes)})
+        return {row[-1]: decode_row(row[:-1], self.cipher) for row in rows}
 
     async def select(self, statement: TextClause, keys: Sequence[Any]) -> list[User]:
         if not keys:
@@ -159,27 +163,36 @@ class UserRepository:
         rows = await self.session.execute(statement, {"keys": keys})
         return [decode_row(row, self.cipher) for row in rows]
 
-    async def insert(self, new: Sequence[User], rows: InsertRows | None = None) -> set[UUID]:
-        """Inserts users and their terms. Returns the ids that were inserted; the others asked for a taken key.
+    async def insert(self, new: Sequence[User], rows: InsertRows | None = None) -> dict[UUID, ServiceError]:
+        """Inserts users with their identifiers and terms. Returns the errors of those that were not inserted.
 
         `rows` are those of these users, where they were prepared.
         """
         if not new:
-            return set()
+            return {}
         if rows is None or not rows.is_current(self.cipher, self.index):
             rows = InsertRows(self.cipher, self.index)
-            rows.add(new)
+            rows.add(new, [identifiers(user, self.index) for user in new])
         if len(new) >= COPY_THRESHOLD and await self.copy_unless_taken(rows):
-            return {user.id for user in new}
-        inserted = set((await self.session.execute(INSERT, rows.insert_arrays())).scalars())
-        await self.change_terms(INSERT_FIRST_TERMS, [posting for posting in rows.postings if posting[1] in inserted])
-        return inserted
+            return {}
+        refused = await self.identifiers.claim(rows.users, rows.identifiers)
+        if len(refused) < len(new):
+            inserted = set((await self.session.execute(INSERT, rows.insert_arrays(refused))).scalars())
+            await self.change_terms(INSERT_FIRST_TERMS, [entry for entry in rows.postings if entry[1] in inserted])
+            late = [user for user in new if user.id not in inserted and user.id not in refused]
+            await self.identifiers.free_all(late)
+            refused |= {user.id: IdTaken() for user in late}
+        return refused
 
     async def copy_unless_taken(self, rows: InsertRows) -> bool:
-        """Inserts users and their terms by COPY: all, or none when a key is taken. Returns whether it did."""
-        users, terms = rows.copy_data()
+        """Inserts users with their identifiers and terms by COPY: all, or none when an identifier or id is taken.
+
+        Returns whether it did.
+        """
+        claims, users, terms = rows.copy_data()
         try:
             async with await self.session.savepoint():
+                await copy(self.session, "identifiers", COPIED_IDENTIFIER_COLUMNS, claims)
                 await copy(self.session, "users", COPIED_USER_COLUMNS, users)
                 await copy(self.session, "user_terms", COPIED_TERM_COLUMNS, terms)
         except UniqueViolationError:
@@ -187,60 +200,30 @@ class UserRepository:
         return True
 
     async def update(self, pairs: Sequence[tuple[User, User]]) -> dict[UUID, ServiceError]:
-        """Writes (before, after) pairs of locked users. Returns the errors of those that ask for a taken key."""
-        refused: dict[UUID, ServiceError] = {}
-        misses = 0
-        while kept := [pair for pair in pairs if pair[1].id not in refused]:
-            if await self.update_unless_taken([after for _, after in kept]):
-                await self.update_terms(kept)
-                break
-            found = await self.conflicts([after for _, after in kept])
-            misses += not found
-            if misses == UPDATE_ATTEMPTS:
-                # Another transaction releases and takes the key repeatedly: refuse all that ask for a new key.
-                found = {after.id: EmailTaken() for before, after in kept if claims_key(before, after)}
-            refused |= found
+        """Writes (before, after) pairs of locked users. Returns the errors of those that ask for what others have."""
+        refused = await self.identifiers.move(pairs)
+        kept = [pair for pair in pairs if pair[1].id not in refused]
+        if kept:
+            rows = [after for _, after in kept]
+            await self.session.execute(UPDATE, column_arrays(rows, tuple(COLUMN_TYPES), self.cipher, self.index))
+            await self.update_terms(kept)
         return refused
-
-    async def update_unless_taken(self, rows: Sequence[User]) -> bool:
-        """Writes the rows: all, or none when a key is taken. Returns whether it did."""
-        try:
-            async with await self.session.savepoint():
-                await self.session.execute(UPDATE, column_arrays(rows, tuple(COLUMN_TYPES), self.cipher, self.index))
-        except UniqueViolationError:
-            return False
-        return True
-
-    async def conflicts(self, rows: Sequence[User]) -> dict[UUID, ServiceError]:
-        """The errors of the users whose e-mail or external id another living user has."""
-        emails = {user.id: self.index.email(user.email) for user in rows}
-        external_ids = [user.external_id for user in rows if user.external_id is not None]
-        found = await self.session.execute(HOLDERS, {"emails": list(emails.values()), "external_ids": external_ids})
-        by_email: dict[bytes, UUID] = {}
-        by_external_id: dict[str | None, UUID] = {}
-        for user_id, email_index, external_id in found:
-            by_email[email_index] = by_external_id[external_id] = user_id
-        errors: dict[UUID, ServiceError] = {}
-        for user in rows:
-            if by_email.get(emails[user.id], user.id) != user.id:
-                errors[user.id] = EmailTaken()
-            elif user.external_id is not None and by_external_id.get(user.external_id, user.id) != user.id:
-                errors[user.id] = ExternalIdTaken()
-        return errors
 
     async def find_used_ids(self, ids: Sequence[UUID]) -> Set[UUID]:
         """Those ids that a user has, deleted ones too, or had before it was purged."""
         return set((await self.session.execute(USED_IDS, {"ids": ids})).scalars())
 
     async def purge(self, purged: Sequence[User]) -> None:
-        """Removes rows and their terms. The change log stays."""
+        """Removes locked users with their identifiers and terms. The change log stays."""
         if not purged:
             return
+        await self.identifiers.free_all(purged)
         await self.session.execute(DELETE, {"ids": [user.id for user in purged]})
         await self.change_terms(DELETE_TERMS, [(self.search_terms(user), user.id) for user in purged])
 
     async def erase(self, before: User, after: User) -> None:
-        """Turns a locked user into a tombstone, and removes the terms. The change log stays."""
+        """Turns a locked user into a tombstone, and removes the identifiers and terms. The change log stays."""
+        await self.identifiers.free_all([before])
         values = {name: getattr(after, name) for name in ("id", "status", "version", "updated_at", "deleted_at")}
         (personal,) = seal_personal([after], self.cipher)
         await self.session.execute(ERASE, values | {"personal": personal})
@@ -286,7 +269,7 @@ class UserRepository:
         )
 
     def search_terms(self, user: User) -> set[int]:
-        return self.index.user_terms(user.names, user.metadata)
+        return search_terms(user, self.index)
 
     async def update_terms(self, pairs: Iterable[tuple[User, User]]) -> None:
         removed, added = [], []
@@ -317,9 +300,3 @@ async def copy(session: Session, table: str, columns: Sequence[str], data: bytes
         yield data
 
     await session.connection.copy_to_table(table, columns=columns, source=source(), format="binary")
-
-
-def claims_key(before: User, after: User) -> bool:
-    """Whether a change asks for a unique key that the user does not hold."""
-    restored = before.is_deleted and not after.is_deleted
-    return restored or (before.email, before.external_id) != (after.email, after.external_id)

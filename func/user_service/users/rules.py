@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from user_service.errors import FieldError, InvalidTransition, ValidationFailed
 from user_service.users.model import DELETED, User
 from user_service.users.schemas import ImportedUser, UserCreate, UserUpdate
-from user_service.users.validation import check_metadata, check_preferences
+from user_service.users.validation import check_addresses, check_metadata, check_preferences
 from user_service.values.emails import email_key
 from user_service.values.ids import id_time, new_id, new_id_at
 
@@ -24,7 +24,9 @@ STATUS_TRANSITIONS: Final = frozenset(
 UPDATED_FIELDS: Final = frozenset(UserUpdate.model_fields)
 # Fields of a new user that its first change does not name: an id and a time of creation are there in any case.
 UNLOGGED: Final = frozenset({"id", "created_at"})
+EMPTY: Final[tuple[Any, ...]] = ({}, [])
 MERGED: Final = {"preferences": check_preferences, "metadata": check_metadata}
+ADDRESSES: Final = frozenset({"email", "aliases"})
 COMPARED: Final = tuple(
     name
     for name in User.__dataclass_fields__
@@ -91,6 +93,9 @@ def patched(patch: UserUpdate) -> Rule:
         for name in patch.model_fields_set:
             value = getattr(patch, name)
             setattr(after, name, merge_object(name, getattr(user, name), value) if name in MERGED else value)
+        after.aliases = after.aliases or []
+        if not patch.model_fields_set.isdisjoint(ADDRESSES):
+            check_merged_addresses(after)
         if after.status != user.status:
             check_transition(user.status, after.status)
         if "email_verified" not in patch.model_fields_set and is_other_email(user.email, after.email):
@@ -98,6 +103,15 @@ def patched(patch: UserUpdate) -> Rule:
         return after
 
     return apply
+
+
+def check_merged_addresses(user: User) -> None:
+    """Raises ValidationFailed when the patched e-mail address is an alias that the patch leaves."""
+    try:
+        check_addresses(user.email, user.aliases)
+    except PydanticCustomError as error:
+        detail = f"after the merge, aliases {error.message()}"
+        raise ValidationFailed(errors=[FieldError("/aliases", error.type, detail)]) from None
 
 
 def is_other_email(before: str, after: str) -> bool:
@@ -185,6 +199,5 @@ def canonical_json(value: Any) -> bytes:
 
 def filled_fields(body: UserCreate) -> tuple[str, ...]:
     """The names of a new user's fields that are not empty, defaults included."""
-    fields = vars(body).items()
-    names = [name for name, value in fields if value or (value is not None and value != {})]
+    names = [name for name, value in vars(body).items() if value or (value is not None and value not in EMPTY)]
     return tuple(names) if UNLOGGED.isdisjoint(names) else tuple([name for name in names if name not in UNLOGGED])

@@ -18,11 +18,14 @@ from pydantic.json_schema import SkipJsonSchema
 from user_service.encryption.blind_index import Scalar
 from user_service.users.validation import (
     LANGUAGE_TAG,
-    PHONE,
+    MAX_ALIASES,
     PRINTABLE,
+    VISIBLE,
     WITHOUT_NUL,
+    WRITTEN_PHONE,
     accept_metadata,
     accept_preferences,
+    check_aliases,
     check_creation,
     check_email,
     check_id,
@@ -34,12 +37,34 @@ from user_service.users.validation import (
     check_time,
     check_time_ordered,
     check_timezone,
+    check_username,
 )
 
+EMAIL_SCHEMA: dict[str, Any] = {"format": "email", "maxLength": 254}
 Email = Annotated[
     str,
-    Field(max_length=1016, json_schema_extra={"format": "email", "maxLength": 254}, examples=["ada@example.org"]),
+    Field(max_length=1016, json_schema_extra=EMAIL_SCHEMA, examples=["ada@example.org"]),
     AfterValidator(check_email),
+]
+Alias = Annotated[
+    str,
+    Field(max_length=1016, json_schema_extra=EMAIL_SCHEMA, examples=["ada@example.com"]),
+    AfterValidator(check_email),
+]
+Aliases = Annotated[
+    list[Alias],
+    Field(
+        max_length=MAX_ALIASES,
+        description="Further addresses, which find the user as `email` does",
+        examples=[["ada@example.com"]],
+        json_schema_extra={"uniqueItems": True},
+    ),
+    AfterValidator(check_aliases),
+]
+Username = Annotated[
+    str,
+    Field(min_length=1, max_length=255, examples=["ada.lovelace"], json_schema_extra={"pattern": VISIBLE}),
+    AfterValidator(check_username),
 ]
 Name = Annotated[str, Field(max_length=200, json_schema_extra={"pattern": PRINTABLE}), AfterValidator(check_text)]
 ExternalId = Annotated[
@@ -47,7 +72,7 @@ ExternalId = Annotated[
 ]
 Phone = Annotated[
     str,
-    Field(examples=["+442071838750"], json_schema_extra={"pattern": PHONE.pattern}),
+    Field(max_length=64, examples=["+442071838750"], json_schema_extra={"pattern": WRITTEN_PHONE}),
     AfterValidator(check_phone),
 ]
 Locale = Annotated[
@@ -100,6 +125,8 @@ class UserCreate(Body):
     external_id: ExternalId | None = None
     email: Email
     email_verified: bool = False
+    aliases: Aliases = Field(default_factory=list)
+    username: Username | None = None
     given_name: Name | None = None
     family_name: Name | None = None
     display_name: Name | None = None
@@ -135,6 +162,8 @@ class UserUpdate(Body):
     external_id: ExternalId | None = None
     email: Email = Field(default="")
     email_verified: bool = False
+    aliases: Aliases | None = None
+    username: Username | None = None
     given_name: Name | None = None
     family_name: Name | None = None
     display_name: Name | None = None
@@ -147,11 +176,12 @@ class UserUpdate(Body):
 
 
 class OwnUpdate(Body):
-    """A merge patch by the user itself: without `external_id`, `status`, `metadata`, which others rely on."""
+    """A merge patch by the user itself, without what others rely on: `external_id`, `aliases`, `status`, `metadata`."""
 
     model_config = ConfigDict(json_schema_extra=leave_out_defaults)
 
     email: Email = Field(default="")
+    username: Username | None = None
     given_name: Name | None = None
     family_name: Name | None = None
     display_name: Name | None = None
@@ -172,6 +202,8 @@ EXAMPLE: dict[str, Any] = {
     "external_id": "crm-7",
     "email": "ada@example.org",
     "email_verified": False,
+    "aliases": [],
+    "username": "ada",
     "given_name": "Ada",
     "family_name": None,
     "display_name": None,
@@ -198,6 +230,8 @@ class UserRead(BaseModel):
     external_id: str | None
     email: str | None = Field(description="Null only for an erased user")
     email_verified: bool
+    aliases: list[str]
+    username: str | None
     given_name: str | None
     family_name: str | None
     display_name: str | None

@@ -1,6 +1,7 @@
 """The list of users: filters, two orders, keyset pages. The order of `created_at` is that of ids, see values/ids.py.
 
-Every query uses an index: the primary key, `(updated_at, id)`, `(status, id)`, a unique key, or the postings of a term.
+Every query uses an index: the primary key, `(updated_at, id)`, `(status, id)`, an identifier, a phone number, or the
+postings of a term.
 """
 
 from collections.abc import AsyncGenerator
@@ -9,12 +10,12 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Text, and_, cast, false, func, select, text, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, Text, cast, false, func, select, text, tuple_, union_all
 
-from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, unpack_term
 from user_service.encryption.cipher import Cipher
 from user_service.postgres.session import Session
-from user_service.postgres.tables import user_terms, users
+from user_service.postgres.tables import identifiers, user_terms, users
 from user_service.users.cursors import Cursor
 from user_service.users.encrypted_columns import USER_COLUMNS, decode_row
 from user_service.users.model import DELETED, User
@@ -34,6 +35,8 @@ class SearchQuery:
     """The parameters of a page of the list."""
 
     email: str | None = None
+    username: str | None = None
+    phone: str | None = None
     external_id: str | None = None
     status: str | None = None
     q: str | None = None
@@ -58,7 +61,7 @@ class SearchQuery:
     @property
     def names_key(self) -> bool:
         """Whether it finds by a unique key, which callers do to see what they have just written."""
-        return self.email is not None or self.external_id is not None
+        return self.email is not None or self.username is not None or self.external_id is not None
 
     @property
     def sees_deleted(self) -> bool:
@@ -129,8 +132,20 @@ class UserSearch:
         )
 
     def terms(self, query: SearchQuery) -> list[int]:
-        pairs = {self.index.pair(name, value) for name, value in query.metadata.items()}
-        return sorted(pairs | {self.index.word(word) for word in split_words(query.q or "")})
+        terms = {self.index.pair(name, value) for name, value in query.metadata.items()}
+        terms |= {self.index.word(word) for word in split_words(query.q or "")}
+        return sorted(terms)
+
+    def identifiers(self, query: SearchQuery) -> list[tuple[int, bytes]]:
+        """The identifiers that a query names."""
+        found = []
+        if query.email is not None:
+            found.append((EMAIL, self.index.email(query.email)))
+        if query.username is not None:
+            found.append((USERNAME, self.index.username(query.username)))
+        if query.external_id is not None:
+            found.append((EXTERNAL_ID, self.index.external_id(query.external_id)))
+        return found
 
     def column_conditions(self, query: SearchQuery) -> list[ColumnElement[bool]]:
         conditions: list[ColumnElement[bool]] = []
@@ -138,12 +153,11 @@ class UserSearch:
             conditions.append(users.c.deleted_at.is_(None))
         if query.status is not None:
             conditions.append(users.c.status == query.status)
+        if query.phone is not None:
+            conditions.append(users.c.phone_index == self.index.phone(query.phone))
         if query.updated_after is not None:
             conditions.append(users.c.updated_at > query.updated_after)
-        if query.email is not None:
-            conditions.append(key_condition(users.c.email_index, self.index.email(query.email), query))
-        if query.external_id is not None:
-            conditions.append(key_condition(users.c.external_id, query.external_id, query))
+        conditions += [holds(*identifier, deleted=query.sees_deleted) for identifier in self.identifiers(query)]
         return conditions
 
     def range_conditions(self, query: SearchQuery, ids: list[ColumnElement[UUID]]) -> list[ColumnElement[bool]]:
@@ -171,10 +185,11 @@ async def wait_for_reader(session: Session) -> None:
     await session.execute(IDLE_FOR_READER)
 
 
-def key_condition(column: ColumnElement[Any], value: Any, query: SearchQuery) -> ColumnElement[bool]:
-    """Equality on a unique key of living users; where deleted users are listed too, by both partial indexes."""
-    if not query.sees_deleted:
-        return and_(column == value)
-    living = select(users.c.id).where(column == value, users.c.deleted_at.is_(None))
-    gone = select(users.c.id).where(column == value, users.c.deleted_at.is_not(None))
+def holds(kind: int, value: bytes, *, deleted: bool) -> ColumnElement[bool]:
+    """Whether a user holds an identifier, or is deleted and had it."""
+    living = select(identifiers.c.user_id).where(identifiers.c.kind == kind, identifiers.c.index == value)
+    if not deleted:
+        return users.c.id == living.scalar_subquery()
+    # Terms of eight bytes: another user's, by chance, would be one in 10^19.
+    gone = select(user_terms.c.user_id).where(user_terms.c.term == unpack_term(value))
     return users.c.id.in_(union_all(living, gone))

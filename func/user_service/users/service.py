@@ -4,7 +4,7 @@ Most take a set and return an outcome for each item, in order; an operation on o
 work around them commits, then invalidates `changed_versions` in the cache.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from user_service.errors import (
     IdTaken,
     ServiceError,
     Unavailable,
+    UsernameTaken,
     UserNotFound,
     ValidationFailed,
 )
@@ -27,9 +28,10 @@ from user_service.users import rules
 from user_service.users.bulk_insert import PreparedUsers
 from user_service.users.change_log import Change, Origin
 from user_service.users.duplicates import find_duplicates
+from user_service.users.identifiers import asks_for_more, held
 from user_service.users.model import User
 from user_service.users.privacy.erasure import Erasure
-from user_service.users.repository import UserRepository, claims_key
+from user_service.users.repository import UserRepository
 from user_service.users.rules import Rule
 from user_service.users.schemas import ImportedUser, OwnUpdate, UserCreate, UserUpdate, UserUpsert
 from user_service.users.version_conditions import Condition
@@ -97,61 +99,62 @@ class UserService:
     async def create(
         self, bodies: Sequence[UserCreate], *, on_conflict: str = "fail", prepared: PreparedUsers | None = None
     ) -> list[Outcome]:
-        """Creates users. Where a key is taken: `fail`, `skip` (the holder stays), or `update` (see `merge`).
+        """Creates users. Where an identifier is taken: `fail`, `skip` (the holder of the id, external id or e-mail
+        stays), or `update` (see `merge`).
 
-        `prepared` are the users of these bodies, where they were prepared. Errors: EmailTaken, ExternalIdTaken,
-        IdTaken, DuplicateInBatch, and those of an update.
+        `prepared` are the users of these bodies, where they were prepared. Errors: EmailTaken, UsernameTaken,
+        ExternalIdTaken, IdTaken, DuplicateInBatch, and those of an update.
         """
-        prepared = prepared or PreparedUsers([rules.new_user(body) for body in bodies])
+        prepared = prepared or PreparedUsers.from_bodies(bodies, self.repository.index)
         new, duplicates = prepared.users, prepared.duplicates
         kept = [body.id for body in bodies if isinstance(body, ImportedUser) and body.id is not None]
         used = await self.repository.find_used_ids(kept) if kept else frozenset()
         unused = [user for user in prepared.unique if user.id not in used] if used else prepared.unique
-        inserted = await self.repository.insert(unused, None if used else prepared.rows)
+        errors = await self.repository.insert(unused, None if used else prepared.rows)
+        errors |= {user_id: IdTaken() for user_id in used}
         await self.log(
             [
                 Change(user, "created", rules.filled_fields(body))
                 for place, (user, body) in enumerate(zip(new, bodies, strict=True))
-                if user.id in inserted and place not in duplicates
+                if user.id not in errors and place not in duplicates
             ]
         )
         outcomes = {place: fail_duplicate(first) for place, first in duplicates.items()}
-        refused = [place for place, user in enumerate(new) if user.id not in inserted and place not in duplicates]
+        refused = [place for place, user in enumerate(new) if user.id in errors and place not in duplicates]
         if refused:
             pairs = [(new[place], bodies[place]) for place in refused]
-            resolved = await self.resolve_conflicts(pairs, on_conflict, used)
+            resolved = await self.resolve_conflicts(pairs, on_conflict, errors)
             outcomes |= {place: relocated(outcome, refused) for place, outcome in zip(refused, resolved, strict=True)}
         return [outcomes.get(place) or Outcome("created", user) for place, user in enumerate(new)]
 
     async def resolve_conflicts(
-        self, refused: Sequence[tuple[User, UserCreate]], on_conflict: str, used: Set[UUID]
+        self, refused: Sequence[tuple[User, UserCreate]], on_conflict: str, errors: Mapping[UUID, ServiceError]
     ) -> list[Outcome]:
-        """The outcomes of new users whose key another user holds, or whose id is `used`."""
+        """The outcomes of new users that got no row, by their ids in `errors`."""
         if on_conflict == "update":
-            return await self.merge(refused, used)
-        users = [user for user, _ in refused]
-        holders = await self.find_holders(users, used) if on_conflict == "skip" else {}
-        errors = await self.find_conflicts([user for user in users if user.id not in holders], used)
+            return await self.merge(refused, errors)
+        holders = await self.find_holders([user for user, _ in refused], errors) if on_conflict == "skip" else {}
         return [
             Outcome("skipped", holders[user.id]) if user.id in holders else Outcome("failed", error=errors[user.id])
-            for user in users
+            for user, _ in refused
         ]
 
-    async def merge(self, refused: Sequence[tuple[User, UserCreate]], used: Set[UUID]) -> list[Outcome]:
+    async def merge(
+        self, refused: Sequence[tuple[User, UserCreate]], errors: Mapping[UUID, ServiceError]
+    ) -> list[Outcome]:
         """Changes the holders in the fields that the bodies give, as an upsert does.
 
         The user of the id is changed, else the holder of the external id; else that of the e-mail, unless it has
-        another external id.
+        another external id, or the address is one of its aliases.
         """
-        holders = await self.find_holders([user for user, _ in refused], used)
-        errors = await self.find_conflicts([user for user, _ in refused if user.id not in holders], used)
+        holders = await self.find_holders([user for user, _ in refused], errors)
         outcomes: list[Outcome] = [Outcome("failed")] * len(refused)
         plans, places = [], []
         for place, (user, body) in enumerate(refused):
             holder = holders.get(user.id)
             if holder is None:
                 outcomes[place] = Outcome("failed", error=errors[user.id])
-            elif user.external_id not in (None, holder.external_id) and holder.external_id and holder.id != user.id:
+            elif not is_same_user(user, holder):
                 outcomes[place] = Outcome("failed", error=EmailTaken())
             else:
                 plans.append(PlannedChange(holder.id, rules.merged(body)))
@@ -163,8 +166,9 @@ class UserService:
             )
         return outcomes
 
-    async def find_holders(self, users: Sequence[User], used: Set[UUID]) -> dict[UUID, User]:
-        """By the ids of `users`: the living user of a `used` id, else of the external id, else of the e-mail."""
+    async def find_holders(self, users: Sequence[User], errors: Mapping[UUID, ServiceError]) -> dict[UUID, User]:
+        """By the ids of `users`: the living user of a taken id, else of the external id, else of the e-mail."""
+        used = [user.id for user in users if isinstance(errors[user.id], IdTaken)]
         by_id = await self.repository.find_by_ids(used)
         external_ids = [user.external_id for user in users if user.external_id is not None]
         by_external_id = await self.repository.find_by_external_ids(external_ids)
@@ -174,16 +178,6 @@ class UserService:
             for user in users
         }
         return {user_id: holder for user_id, holder in found.items() if holder is not None}
-
-    async def find_conflicts(self, refused: Sequence[User], used: Set[UUID]) -> dict[UUID, ServiceError]:
-        if not refused:
-            return {}
-        errors = await self.repository.conflicts(refused)
-        # The holder may have given up the key before it is read; the caller can try again.
-        return {
-            user.id: errors.get(user.id) or (IdTaken() if user.id in used else EmailTaken(HOLDER_CHANGED))
-            for user in refused
-        }
 
     async def update(self, patches: Sequence[tuple[UUID, Condition | None, UserUpdate]]) -> list[Outcome]:
         """Applies merge patches to living users. Errors: UserNotFound, VersionMismatch, those of `rules.patched`."""
@@ -220,7 +214,7 @@ class UserService:
         )
 
     async def restore(self, users: Sequence[tuple[UUID, Condition | None]]) -> list[Outcome]:
-        """Restores deleted users. Errors: UserNotFound, InvalidTransition, EmailTaken, ExternalIdTaken."""
+        """Restores deleted users. Errors: UserNotFound, InvalidTransition, those of `IdentifierTable`."""
         plans = [PlannedChange(user_id, rules.restored, condition) for user_id, condition in users]
         return await self.change(plans, "restored", among_deleted=True)
 
@@ -253,7 +247,7 @@ class UserService:
 
     async def is_overtaken(self, outcome: Outcome, external_id: str, *, was_there: bool) -> bool:
         """Whether another transaction created or deleted the user of an external id between the read and the write."""
-        if isinstance(outcome.error, EmailTaken) and not was_there:
+        if isinstance(outcome.error, EmailTaken | UsernameTaken) and not was_there:
             # The holder may be this user, which another transaction has just created.
             return bool(await self.repository.find_by_external_ids([external_id]))
         return isinstance(outcome.error, UserNotFound if was_there else ExternalIdTaken)
@@ -328,12 +322,14 @@ class UserService:
         ]
 
     def refuse_duplicates(self, outcomes: list[Outcome], locked: Mapping[UUID, User]) -> None:
-        """Fails the users that ask for a key which another user of the set keeps or asked for earlier."""
-        changed = [(place, outcome.user) for place, outcome in enumerate(outcomes) if outcome.user is not None]
-        if len(changed) > 1:
-            # The sort is stable; users that keep their keys come first.
-            changed.sort(key=lambda item: claims_key(locked[item[1].id], item[1]))
-            for place, first in find_duplicates(changed).items():
+        """Fails the users that ask for an identifier which another user of the set keeps or asked for earlier."""
+        index = self.repository.index
+        users = [(place, outcome.user) for place, outcome in enumerate(outcomes) if outcome.user is not None]
+        asking = {place for place, user in users if asks_for_more(locked[user.id], user, index)}
+        if asking and len(users) > 1:
+            # The sort is stable; users that keep their identifiers come first.
+            users.sort(key=lambda item: item[0] in asking)
+            for place, first in find_duplicates((place, user, held(user, index)) for place, user in users).items():
                 outcomes[place] = fail_duplicate(first)
 
     def apply(self, plan: PlannedChange, user: User | None, kind: str, among_deleted: bool) -> Outcome:
@@ -362,6 +358,14 @@ def single_user(outcomes: Sequence[Outcome]) -> User:
     """The user of a set of one. Raises the error of its outcome."""
     (outcome,) = outcomes
     return outcome.unwrap()
+
+
+def is_same_user(new: User, holder: User) -> bool:
+    """Whether the holder of a new user's id, external id or e-mail is the user that the new one stands for."""
+    if holder.id == new.id or (new.external_id is not None and new.external_id == holder.external_id):
+        return True
+    has_other_id = new.external_id is not None and holder.external_id is not None
+    return not has_other_id and not rules.is_other_email(holder.email, new.email)
 
 
 def creation_body(external_id: str, body: UserUpsert) -> UserCreate:

@@ -1,6 +1,7 @@
 """Validators of a user's fields. A message about an invalid value never quotes the value."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from math import isfinite
@@ -11,7 +12,7 @@ import orjson
 from pydantic import ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic_core import PydanticCustomError
 
-from user_service.values.emails import normalise_email
+from user_service.values.emails import email_key, normalise_email
 from user_service.values.ids import EPOCH, id_time, parse_id
 from user_service.values.timestamps import parse_rfc3339
 from user_service.values.timezones import zones
@@ -20,7 +21,16 @@ MAX_OBJECT_BYTES = 16 * 1024
 MAX_OBJECT_DEPTH = 32
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 PHONE = re.compile(r"^\+[1-9][0-9]{1,14}$", re.ASCII)
+# What people write between the digits, and what word processors make of spaces and hyphens.
+PHONE_SEPARATORS: Final = " .()\u00a0\u202f\u2011-"
+PHONE_DIGITS: Final = f"[{PHONE_SEPARATORS}]*[1-9]([{PHONE_SEPARATORS}]*[0-9]){{1,14}}[{PHONE_SEPARATORS}]*$"
+WRITTEN_PHONE: Final = f"^[{PHONE_SEPARATORS}]*\\+{PHONE_DIGITS}"
+# In a query, a plus that is not escaped arrives as a space.
+QUERY_PHONE: Final = f"^([{PHONE_SEPARATORS}]*\\+| ){PHONE_DIGITS}"
+WITHOUT_SEPARATORS: Final = str.maketrans("", "", PHONE_SEPARATORS)
+MAX_ALIASES: Final = 10
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+VISIBLE = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
 WITHOUT_NUL = r"^[^\x00]*$"
 # A record of another machine may be from a clock that is ahead of this one.
 MAX_CLOCK_SKEW: Final = timedelta(minutes=5)
@@ -90,9 +100,38 @@ def check_creation(moment: datetime, info: ValidationInfo) -> datetime:
 
 
 def check_phone(text: str) -> str:
-    if not PHONE.fullmatch(text):
+    """A number without the spaces, dots, hyphens and parentheses that it may be written with."""
+    if PHONE.fullmatch(text):
+        return text
+    number = text.translate(WITHOUT_SEPARATORS)
+    if not PHONE.fullmatch(number):
         raise PydanticCustomError("string_pattern_mismatch", "must be a number in E.164 format, as +442071838750")
-    return text
+    return number
+
+
+def check_username(text: str) -> str:
+    trimmed = check_text(text).strip()
+    if not trimmed:
+        raise PydanticCustomError("string_too_short", "must have a character that is not a space, as ada.lovelace")
+    return trimmed
+
+
+def check_aliases(aliases: list[str], info: ValidationInfo) -> list[str]:
+    """Aliases, validated after `email`."""
+    if aliases:
+        check_addresses(info.data.get("email") or "", aliases)
+    return aliases
+
+
+def check_addresses(email: str, aliases: Sequence[str]) -> None:
+    """Raises PydanticCustomError when an alias is the e-mail address, or another alias, in any spelling."""
+    seen = {email_key(email)}
+    for place, alias in enumerate(aliases, 1):
+        key = email_key(alias)
+        if key in seen:
+            message = 'must be addresses besides `email`, each once, as ["ada@example.com"]; number {place} repeats one'
+            raise PydanticCustomError("repeated_address", message, {"place": place})
+        seen.add(key)
 
 
 def check_text(text: str) -> str:

@@ -8,6 +8,8 @@ import re
 import unicodedata
 from typing import Final
 
+from user_service.values.case_folding import fold_case
+
 MAX_LENGTH: Final = 254
 MAX_LOCAL_BYTES: Final = 64
 TOO_LONG: Final = f"not an e-mail address: longer than {MAX_LENGTH} characters"
@@ -78,7 +80,4 @@ def encode_joined_domain(domain: str) -> str | None:
 
 def email_key(email: str) -> str:
     """The key of an address, equal for all spellings of it; takes the output of `normalise_email`."""
-    if email.isascii():
-        return email.lower()
-    folded = unicodedata.normalize("NFKC", email).casefold()
-    return unicodedata.normalize("NFKC", folded)
+    return fold_case(email)

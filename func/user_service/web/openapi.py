@@ -82,6 +82,7 @@ CODES: Final[dict[int, tuple[str, ...]]] = {
     409: (
         "conflict",
         "email_taken",
+        "username_taken",
         "external_id_taken",
         "id_taken",
         "invalid_transition",

@@ -12,11 +12,11 @@ from pydantic import Field
 from user_service.errors import FieldError, ValidationFailed
 from user_service.users.cursors import CursorCodec
 from user_service.users.exports import select_fields
-from user_service.users.schemas import Email, ExternalId, UserRead
+from user_service.users.schemas import Email, ExternalId, Username, UserRead
 from user_service.users.search import SearchPage, SearchQuery
 from user_service.web.dependencies import get_resources
 from user_service.web.problems import request_context
-from user_service.web.query_types import Flag, Timestamp, strict_integer
+from user_service.web.query_types import Flag, QueryPhone, Timestamp, strict_integer
 
 METADATA_PARAMETER_PREFIX: Final = "metadata."
 # In the style `form`, exploded, an object's keys are the names of the parameters.
@@ -42,7 +42,9 @@ PAGE_PARAMETERS: Final = frozenset({"cursor", "limit", "fields", "count"})
 
 async def parse_filters(
     request: Request,
-    email: Annotated[Email | None, Query()] = None,
+    email: Annotated[Email | None, Query(description="The e-mail address or an alias")] = None,
+    username: Annotated[Username | None, Query()] = None,
+    phone: Annotated[QueryPhone | None, Query()] = None,
     external_id: Annotated[ExternalId | None, Query()] = None,
     status: Annotated[Literal["pending", "active", "suspended", "deleted"] | None, Query()] = None,
     q: Annotated[str | None, Query(max_length=200, description="Whole words of the names, all of them")] = None,
@@ -54,6 +56,8 @@ async def parse_filters(
     """The filters of a list or an export. Raises ValidationFailed."""
     return SearchQuery(
         email=email,
+        username=username,
+        phone=phone,
         external_id=external_id,
         status=status,
         q=q,

@@ -4,9 +4,10 @@ import re
 from datetime import datetime
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from user_service.users.validation import QUERY_PHONE, check_phone
 from user_service.values.timestamps import parse_rfc3339
 
 INTEGER: Final = re.compile(r"-?[0-9]{1,18}", re.ASCII)
@@ -37,7 +38,17 @@ def parse_timestamp(text: str) -> datetime:
         ) from None
 
 
+def parse_phone(text: str) -> str:
+    """In E.164 format. A plus that was not escaped arrives as a space."""
+    return check_phone(f"+{text}" if text.startswith(" ") and "+" not in text else text)
+
+
 # Use it with bounds: Annotated[int, Field(ge=1), strict_integer].
 strict_integer: Final = BeforeValidator(parse_integer)
 Flag = Annotated[bool, BeforeValidator(parse_flag)]
+QueryPhone = Annotated[
+    str,
+    Field(max_length=64, examples=["+442071838750"], json_schema_extra={"pattern": QUERY_PHONE}),
+    AfterValidator(parse_phone),
+]
 Timestamp = Annotated[datetime, BeforeValidator(parse_timestamp)]

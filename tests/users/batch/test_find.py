@@ -24,37 +24,45 @@ async def test_users_are_found_by_every_key_as_the_single_read_gives_them(
     async with batch_service(database_url, tmp_path, **others) as service:
         ids = await service.make(2, given_name="Ada")
         (by_email,) = await service.make(1, email="eda@example.org")
-        (by_external_id,) = await service.make(1, external_id="x")
+        (by_external_id,) = await service.make(1, external_id="x", aliases=["xx@example.org"])
+        (by_username,) = await service.make(1, username="Straße 9")
         lost = str(uuid4())
         keys = {
             "ids": [ids[1], lost, ids[0], "no-id", by_email, ids[1]],
-            "emails": ["EDA@example.org", "nobody@example.org", "no address"],
+            "emails": ["EDA@example.org", "nobody@example.org", "no address", "XX@example.org"],
             "external_ids": ["x", "y", "nul\0"],
+            "usernames": [" STRASSE ９", "no one", ""],
         }
 
         first, second = await find(service, **keys), await find(service, **keys)
 
-        expected = [await service.user(user_id) for user_id in (ids[1], ids[0], by_email, by_external_id)]
+        order = (ids[1], ids[0], by_email, by_external_id, by_username)
+        expected = [await service.user(user_id) for user_id in order]
         assert first["found"] == expected
         assert first["missing"] == {
             "ids": [lost, "no-id"],
             "emails": ["nobody@example.org", "no address"],
             "external_ids": ["y", "nul\0"],
+            "usernames": ["no one", ""],
         }
         assert second == first
 
 
 async def test_deleted_users_are_missing_cached_or_not(service: BatchService) -> None:
-    (user_id,) = await service.make(1, email="ada@example.org", external_id="x")
+    (user_id,) = await service.make(
+        1, email="ada@example.org", external_id="x", username="ada", aliases=["ada@example.com"]
+    )
     await service.batch("delete", [{"id": user_id}])
-    keys = {"ids": [user_id], "emails": ["ada@example.org"], "external_ids": ["x"]}
+    emails = ["ada@example.org", "ada@example.com"]
+    keys = {"ids": [user_id], "emails": emails, "external_ids": ["x"], "usernames": ["ada"]}
 
     for _ in range(2):
         assert await find(service, **keys) == {"found": [], "missing": keys}
 
 
 async def test_nothing_asked_is_nothing_found(service: BatchService) -> None:
-    assert await find(service) == {"found": [], "missing": {"ids": [], "emails": [], "external_ids": []}}
+    nothing: dict[str, list[str]] = {"ids": [], "emails": [], "external_ids": [], "usernames": []}
+    assert await find(service) == {"found": [], "missing": nothing}
 
 
 async def test_cached_users_are_found_without_the_database(service: BatchService) -> None:

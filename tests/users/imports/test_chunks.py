@@ -14,9 +14,11 @@ import pytest
 
 from support.api import USERS
 from support.application import started
+from support.leftovers import INDEX
 from support.waiting import eventually
 from user_service.app import Application
 from user_service.bootstrap import Resources
+from user_service.encryption.blind_index import EXTERNAL_ID
 from user_service.postgres.pool import LOCK_TIMEOUT_SECONDS
 from user_service.settings import Settings
 from user_service.users.imports.chunks import Chunk, ChunkTransaction
@@ -26,11 +28,8 @@ from user_service.users.imports.runner import CHUNK_RECORDS
 pytestmark = pytest.mark.anyio
 NDJSON = {"Content-Type": "application/x-ndjson"}
 IMPORTS = "/api/v1/users/imports"
-# A row like another one, with keys of its own: what another transaction may hold.
-TAKE = (
-    "INSERT INTO users SELECT (jsonb_populate_record(u, jsonb_build_object("
-    "'id', gen_random_uuid(), 'email_index', '\\x' || md5($1), 'external_id', $1))).* FROM users u LIMIT 1"
-)
+# An external id that another transaction claims, by its index.
+TAKE = f"INSERT INTO identifiers (kind, index, user_id) VALUES ({EXTERNAL_ID}, $1, gen_random_uuid())"
 
 # The state of the service's sessions: one waits for a lock, one has written its change log and waits for its turn.
 ACTIVITY = (
@@ -127,11 +126,11 @@ async def test_a_deadlock_through_another_transaction_ends(
         await imported(client, people(-1, 1))
         transaction = other_session.transaction()
         await transaction.start()
-        await other_session.execute(TAKE, "u-5")
+        await other_session.execute(TAKE, INDEX.external_id("u-5"))
         importing = asyncio.create_task(imported(client, people(0, 2 * CHUNK_RECORDS)))
 
         await eventually(partial(is_second_written, watcher))
-        await other_session.execute(TAKE, f"u-{CHUNK_RECORDS + 500}")
+        await other_session.execute(TAKE, INDEX.external_id(f"u-{CHUNK_RECORDS + 500}"))
         await transaction.rollback()
         assert (await importing)["created"] == 2 * CHUNK_RECORDS
 
@@ -149,7 +148,7 @@ async def test_a_chunk_that_started_first_is_rolled_back_when_the_one_before_fai
 
         transaction = other_session.transaction()
         await transaction.start()
-        await other_session.execute(TAKE, "u-5")
+        await other_session.execute(TAKE, INDEX.external_id("u-5"))
         importing = asyncio.create_task(client.post(IMPORTS, content=content, headers=headers))
         await eventually(partial(is_second_written, watcher))
         await watcher.execute("SELECT pg_terminate_backend($1)", await watcher.fetchval(BLOCKED_PID))
@@ -176,7 +175,10 @@ def test_clean_results_do_not_depend_on_existing_users() -> None:
 
 
 def test_the_keys_of_a_chunk_are_the_unique_fields_that_are_text() -> None:
-    records = [{"email": "ada@example.org", "external_id": "1"}, {"email": ["no address"], "given_name": "Ada"}]
+    records = [
+        {"email": "ada@example.org", "external_id": "1", "username": "ada", "aliases": ["ada@example.com", 7]},
+        {"email": ["no address"], "given_name": "Ada", "aliases": "no list"},
+    ]
 
     chunk = Chunk(UUID(int=0), 0, list(enumerate(records, 1)), b"")
-    assert chunk.keys == {"ada@example.org", "1"}
+    assert chunk.keys == {"ada@example.org", "1", "ada", "ada@example.com"}

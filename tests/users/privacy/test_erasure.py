@@ -42,7 +42,7 @@ async def test_a_tombstone_has_an_id_a_version_and_times(client: httpx.AsyncClie
         times = [datetime.fromisoformat(time) for time in (shown.pop("updated_at"), shown.pop("deleted_at"))]
         assert times[0] >= times[1] > datetime.fromisoformat(user["created_at"])
         assert shown.pop("email_verified") is False
-        assert {shown.pop("preferences") == {}, shown.pop("metadata") == {}} == {True}
+        assert {shown.pop("preferences") == {}, shown.pop("metadata") == {}, shown.pop("aliases") == []} == {True}
         assert set(shown.values()) == {None}
     listed = (await client.get(USERS, params={"include": "deleted"})).json()["items"]
     assert [item["email"] for item in listed] == [None]

@@ -14,6 +14,8 @@ from support.settings import API_KEY, ENCRYPTION_KEY
 
 PERSONAL = {
     "email": "Xylophon.Quetzal@Jabberwock.example",
+    "aliases": ["galumph@brillig.example", "Mome.Rath@outgrabe.example"],
+    "username": "Bandersnatchi",
     "given_name": "Xylophonquintessenz",
     "family_name": "Quetzalcoatl",
     "display_name": "Vorpalschwert",
@@ -23,6 +25,9 @@ PERSONAL = {
 TRACES = (
     "xylophon.quetzal",
     "jabberwock.example",
+    "brillig.example",
+    "mome.rath",
+    "bandersnatchi",
     "xylophonquintessenz",
     "quetzalcoatl",
     "vorpalschwert",

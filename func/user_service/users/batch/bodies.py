@@ -56,7 +56,7 @@ class Batch(Body):
 
 
 class CreateBatch(Batch):
-    """Users to create. Where the e-mail or the external_id is taken: `fail`, `skip`, or `update` the holder."""
+    """Users to create. Where the external_id or the e-mail is taken: `fail`, `skip`, or `update` the holder."""
 
     model_config = with_example(items=[{"ref": "row-1", "data": {"email": "ada@example.org"}}])
     on_conflict: Literal["fail", "skip", "update"] = "fail"
@@ -83,11 +83,12 @@ class UserBatch(Batch):
 class FindBatch(Body):
     """The keys of users: up to 1,000 of all kinds together. A key that no user can have is reported as missing."""
 
-    model_config = with_example(emails=["ada@example.org"], external_ids=["crm-7"])
+    model_config = with_example(emails=["ada@example.org"], external_ids=["crm-7"], usernames=["grace"])
     ids: list[str] = Field(default_factory=list)
-    emails: list[str] = Field(default_factory=list)
+    emails: list[str] = Field(default_factory=list, description="An alias counts as an e-mail address")
     external_ids: list[str] = Field(default_factory=list)
+    usernames: list[str] = Field(default_factory=list)
 
     @property
     def size(self) -> int:
-        return len(self.ids) + len(self.emails) + len(self.external_ids)
+        return len(self.ids) + len(self.emails) + len(self.external_ids) + len(self.usernames)

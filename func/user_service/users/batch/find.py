@@ -1,38 +1,36 @@
 """Find: many users by their keys. What is cached is sent as it is; one statement reads the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 from uuid import UUID
 
 import orjson
 
-from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex
 from user_service.errors import PayloadTooLarge
 from user_service.users.batch.bodies import MAX_ITEMS, FindBatch
 from user_service.users.batch.results import BatchResponse
-from user_service.users.privacy.mentions import index_email, mention_keys
+from user_service.users.privacy.mentions import index_email, index_username, mention_keys
 from user_service.users.reader import UserReader
 from user_service.values.ids import parse_id
-
-NUL: Final = "\0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindResponse(BatchResponse):
-    """The response, the ids of the users in it, and the keys that matched no user."""
+    """The response, the ids of the users in it, and the keys that matched no user, by kind."""
 
     found_ids: Sequence[UUID]
-    missing_emails: Sequence[str]
-    missing_external_ids: Sequence[str]
+    missing: Mapping[str, Sequence[str]]
 
     def mentions(self, index: BlindIndex) -> list[UUID]:
         """The users and keys that the response names."""
-        return [*self.found_ids, *mention_keys((), self.missing_emails, self.missing_external_ids, index)]
+        missing = self.missing
+        keys = mention_keys(missing["emails"], missing["external_ids"], missing["usernames"], index)
+        return [*self.found_ids, *keys]
 
 
 async def find(body: FindBatch, reader: UserReader, index: BlindIndex, *, fresh: bool) -> FindResponse:
-    """The users of the keys, each once, in the order of the keys: ids, e-mails, external ids.
+    """The users of the keys, each once, in the order of the keys: ids, e-mails, external ids, usernames.
 
     Raises PayloadTooLarge, DatabaseUnavailable, and DecryptionError for a user whose encryption key is gone.
     """
@@ -41,24 +39,28 @@ async def find(body: FindBatch, reader: UserReader, index: BlindIndex, *, fresh:
             f"A batch has {MAX_ITEMS:,} keys at most; this one has {body.size:,}. Send several batches."
         )
     ids = [parse_id(text) for text in body.ids]
-    email_indexes = [index_email(text, index) for text in body.emails]
-    external_ids = [None if NUL in text else text for text in body.external_ids]
+    indexes: dict[int, Sequence[bytes | None]] = {
+        EMAIL: [index_email(text, index) for text in body.emails],
+        EXTERNAL_ID: [index.external_id(text) for text in body.external_ids],
+        USERNAME: [index_username(text, index) for text in body.usernames],
+    }
     found = await reader.find(
         dict.fromkeys(key for key in ids if key is not None),
-        {key for key in email_indexes if key is not None},
-        {key for key in external_ids if key is not None},
+        {kind: {key for key in keys if key is not None} for kind, keys in indexes.items()},
         fresh=fresh,
     )
-    user_ids: list[tuple[Sequence[str], Sequence[UUID | None]]] = [
-        (body.ids, ids),
-        (body.emails, [found.by_email_index.get(key or b"") for key in email_indexes]),
-        (body.external_ids, [found.by_external_id.get(key or "") for key in external_ids]),
-    ]
+    matches = {kind: [found.by_identifier.get((kind, key or b"")) for key in keys] for kind, keys in indexes.items()}
+    user_ids: dict[str, tuple[Sequence[str], Sequence[UUID | None]]] = {
+        "ids": (body.ids, ids),
+        "emails": (body.emails, matches[EMAIL]),
+        "external_ids": (body.external_ids, matches[EXTERNAL_ID]),
+        "usernames": (body.usernames, matches[USERNAME]),
+    }
     documents: dict[UUID, bytes] = {}
-    missing: list[list[str]] = []
-    for keys, matches in user_ids:
-        unmatched = []
-        for key, user_id in zip(keys, matches, strict=True):
+    missing: dict[str, list[str]] = {}
+    for name, (keys, matched) in user_ids.items():
+        unmatched = missing[name] = []
+        for key, user_id in zip(keys, matched, strict=True):
             entry = found.entries.get(user_id) if user_id is not None else None
             if isinstance(entry, Exception):
                 raise entry
@@ -66,13 +68,9 @@ async def find(body: FindBatch, reader: UserReader, index: BlindIndex, *, fresh:
                 unmatched.append(key)
             else:
                 documents[user_id] = entry.body
-        missing.append(unmatched)
-    missing_ids, missing_emails, missing_external_ids = missing
-    rest = orjson.dumps({"ids": missing_ids, "emails": missing_emails, "external_ids": missing_external_ids})
     return FindResponse(
         200,
-        b'{"found":[' + b",".join(documents.values()) + b'],"missing":' + rest + b"}",
+        b'{"found":[' + b",".join(documents.values()) + b'],"missing":' + orjson.dumps(missing) + b"}",
         found_ids=list(documents),
-        missing_emails=missing_emails,
-        missing_external_ids=missing_external_ids,
+        missing=missing,
     )

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from user_service.errors import FieldError, ServiceError
+from user_service.errors import AliasTaken, FieldError, ServiceError
 from user_service.idempotency.stored_responses import StoredResponse
 
 ItemResult = dict[str, Any]
@@ -17,6 +17,7 @@ PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 # The part of an item that an error is about, by the error's code, where the error names no field.
 POINTERS: Final = {
     "email_taken": "/data/email",
+    "username_taken": "/data/username",
     "external_id_taken": "/data/external_id",
     "id_taken": "/data/id",
     "user_not_found": "/id",
@@ -80,6 +81,8 @@ def fail_item(index: int, ref: str | None, error: ServiceError) -> ItemResult:
         first, *more = error.errors
         shown["detail"] = describe(first) + (f"; and {len(more)} more" if more else "")
         shown["pointer"] = first.pointer
+    elif isinstance(error, AliasTaken):
+        shown["pointer"] = f"/items/{index}/data/aliases"
     elif error.code in POINTERS:
         shown["pointer"] = f"/items/{index}{POINTERS[error.code]}"
     return {"index": index, "ref": ref, "status": "failed", "id": None, "version": None, "error": shown}

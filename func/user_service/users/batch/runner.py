@@ -211,7 +211,8 @@ def relocate_error(error: ServiceError, index: int, indexes: Sequence[int]) -> S
     """The error with its places in the whole batch; `indexes` are those of the valid items."""
     if isinstance(error, DuplicateInBatch):
         first = indexes[error.first]
-        detail = f"The item at index {first} is about the same user, or asks for the same e-mail or external_id."
+        same = "is about the same user, or asks for the same e-mail address, username or external_id"
+        detail = f"The item at index {first} {same}."
         return DuplicateInBatch(detail, first=first)
     if error.errors:
         faults = [fault._replace(pointer=f"/items/{index}/data{fault.pointer}") for fault in error.errors]

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -17,7 +17,7 @@ from user_service.users.imports.records import BadRecord, NumberedRecord
 from user_service.users.model import DELETED
 from user_service.users.schemas import ImportedUser
 
-UNIQUE_FIELDS: Final = ("email", "external_id", "id")
+UNIQUE_FIELDS: Final = ("email", "username", "external_id", "id")
 FIELDS: Final = frozenset(ImportedUser.model_fields)
 # What an export writes, and a new user gets anew.
 PASSED_OVER: Final = ("version", "updated_at", "deleted_at")
@@ -138,9 +138,13 @@ class ChunkTransaction:
         return result["status"] == "created" or (is_invalid(result) and not self.merges)
 
 
-def unique_keys(records: Iterable[dict[str, Any]]) -> Set[str]:
+def unique_keys(records: Sequence[dict[str, Any]]) -> Set[str]:
     """The values of the unique fields as they are written. PostgreSQL detects other spellings of one address."""
-    return {value for record in records for name in UNIQUE_FIELDS if isinstance(value := record.get(name), str)}
+    keys = {value for record in records for name in UNIQUE_FIELDS if isinstance(value := record.get(name), str)}
+    for record in records:
+        if isinstance(aliases := record.get("aliases"), list):
+            keys.update(alias for alias in aliases if isinstance(alias, str))
+    return keys
 
 
 def field_pointer(path: str) -> str | None:

@@ -16,6 +16,9 @@ UnknownColumns = Literal["fail", "ignore"]
 BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 JSON_COLUMNS: Final = frozenset({"preferences", "metadata"})
 BOOLEAN_COLUMNS: Final = frozenset({"email_verified"})
+# Addresses hold neither spaces nor semicolons.
+LIST_COLUMNS: Final = frozenset({"aliases"})
+LIST_SEPARATORS: Final = re.compile(r"[\s;]+")
 METADATA_PREFIX: Final = "metadata."
 # What an export writes may stand in the header, though some of it is passed over.
 COLUMNS: Final = tuple(dict.fromkeys([*ImportedUser.model_fields, *UserRead.model_fields]))
@@ -51,6 +54,8 @@ class Header:
                 if isinstance(parsed, BadRecord):
                     return BadRecord(parsed.code, parsed.detail, name)
                 record[name] = {**record.get(name, {}), **parsed}
+            elif name in LIST_COLUMNS:
+                record[name] = [part for part in LIST_SEPARATORS.split(cell) if part]
             elif name.startswith(METADATA_PREFIX):
                 record.setdefault("metadata", {})[name.removeprefix(METADATA_PREFIX)] = cell
             elif name not in BOOLEAN_COLUMNS:

@@ -6,7 +6,6 @@ The row itself becomes a tombstone, see `UserService.erase`.
 import secrets
 from collections.abc import Collection, Sequence
 from typing import Any, Final
-from uuid import UUID
 
 import orjson
 from sqlalchemy import text
@@ -16,7 +15,7 @@ from user_service.encryption.cipher import Cipher, DecryptionError, KeyMissing
 from user_service.idempotency.stored_responses import GONE, RESPONSE_TABLES, ResponseTable, RowKey
 from user_service.postgres.session import Session
 from user_service.users.model import User
-from user_service.users.privacy.mentions import mention_email
+from user_service.users.privacy.mentions import mention_keys
 from user_service.users.privacy.subject_data import CHANGES_BY_ACTOR, DataSubject, SubjectData
 
 GONE_HEAD: Final = orjson.dumps([GONE, []])
@@ -67,7 +66,7 @@ class Erasure:
         if not rows:
             return
         values = dict(zip((*responses.key, "tokens", "digests"), map(list, zip(*rows, strict=True)), strict=True))
-        values["hashes"] = subject.key_hashes(self.index)
+        values["hashes"] = list(subject.hashes)
         await self.session.execute(text(update_statement(responses)), values)
 
     def redact_token(self, responses: ResponseTable, key: RowKey, token: bytes, subject: DataSubject) -> bytes:
@@ -123,13 +122,18 @@ def redact(head: bytes, body: bytes, subject: DataSubject, index: BlindIndex) ->
 
 def redact_find(document: dict[str, Any], subject: DataSubject, index: BlindIndex) -> dict[str, Any]:
     missing = document["missing"]
-    mention = subject.email_index and UUID(bytes=subject.email_index)
+
+    def others(emails: Sequence[str] = (), external_ids: Sequence[str] = (), usernames: Sequence[str] = ()) -> bool:
+        """Whether a key is not the subject's."""
+        return not set(mention_keys(emails, external_ids, usernames, index)).intersection(subject.hashes)
+
     return {
         "found": [user for user in document["found"] if user["id"] != str(subject.id)],
         "missing": {
             "ids": missing["ids"],
-            "emails": [email for email in missing["emails"] if not mention or mention_email(email, index) != mention],
-            "external_ids": [key for key in missing["external_ids"] if key != subject.external_id],
+            "emails": [key for key in missing["emails"] if others(emails=[key])],
+            "external_ids": [key for key in missing["external_ids"] if others(external_ids=[key])],
+            "usernames": [key for key in missing["usernames"] if others(usernames=[key])],
         },
     }
 

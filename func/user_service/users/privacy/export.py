@@ -9,6 +9,7 @@ import orjson
 
 from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS, INBOX
 from user_service.users.audit import AuditTrail
+from user_service.users.identifiers import held
 from user_service.users.model import JSON_OPTIONS, User
 from user_service.users.privacy.subject_data import DataSubject, SubjectData
 from user_service.users.repository import UserRepository
@@ -49,6 +50,7 @@ class PersonalExport:
             "prior_status": user.prior_status if user is not None else None,
             "blind_indexes": {
                 "email": bool(user is not None and user.email),
+                "identifiers": len(held(user, index)) if user is not None else 0,
                 "search_terms": len(self.repository.search_terms(user)) if user is not None else 0,
             },
             "idempotency_answers": await self.subject_data.list_responses(IDEMPOTENCY_KEYS, subject),

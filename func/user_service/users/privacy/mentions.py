@@ -9,26 +9,28 @@ from user_service.values.ids import parse_id
 
 
 def mention_item(item: object, index: BlindIndex) -> list[UUID]:
-    """The mentions of a batch item as it was sent: its id, e-mail address and external id, where it has them."""
+    """The mentions of a batch item as it was sent: its id and its identifiers, where it has them."""
     if not isinstance(item, dict):
         return []
     data = item.get("data")
     keys = data if isinstance(data, dict) else {}
-    return mention_keys([item.get("id")], [keys.get("email")], [keys.get("external_id")], index)
+    aliases = keys.get("aliases")
+    emails = [keys.get("email"), *(aliases if isinstance(aliases, list) else ())]
+    mentions = [user_id for user_id in [mention_id(item.get("id"))] if user_id is not None]
+    return mentions + mention_keys(emails, [keys.get("external_id")], [keys.get("username")], index)
 
 
 def mention_keys(
-    ids: Iterable[object], emails: Iterable[object], external_ids: Iterable[object], index: BlindIndex
+    emails: Iterable[object], external_ids: Iterable[object], usernames: Iterable[object], index: BlindIndex
 ) -> list[UUID]:
-    mentions = [parse_id(value) for value in ids if isinstance(value, str)]
-    mentions += [mention_email(value, index) for value in emails if isinstance(value, str)]
-    mentions += [index.external_id(value) for value in external_ids if isinstance(value, str)]
-    return [mention for mention in mentions if mention is not None]
+    indexes = [index_email(value, index) for value in emails if isinstance(value, str)]
+    indexes += [index.external_id(value) for value in external_ids if isinstance(value, str)]
+    indexes += [index_username(value, index) for value in usernames if isinstance(value, str)]
+    return [UUID(bytes=key) for key in indexes if key is not None]
 
 
-def mention_email(email: str, index: BlindIndex) -> UUID | None:
-    key = index_email(email, index)
-    return UUID(bytes=key) if key is not None else None
+def mention_id(value: object) -> UUID | None:
+    return parse_id(value) if isinstance(value, str) else None
 
 
 def index_email(email: str, index: BlindIndex) -> bytes | None:
@@ -37,3 +39,8 @@ def index_email(email: str, index: BlindIndex) -> bytes | None:
         return index.email(normalise_email(email))
     except ValueError:
         return None
+
+
+def index_username(username: str, index: BlindIndex) -> bytes:
+    """The blind index of a username in any spelling."""
+    return index.username(username.strip())

@@ -1,6 +1,6 @@
 """What is stored about a user outside of the user's row: as an actor in the audit trail, and in stored responses."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -10,6 +10,7 @@ from sqlalchemy import text
 from user_service.encryption.blind_index import BlindIndex
 from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS, INBOX, ResponseTable, RowKey
 from user_service.postgres.session import Session
+from user_service.users.identifiers import identifiers
 from user_service.users.model import User
 
 # The condition on `jwt:` is that of the index.
@@ -23,20 +24,16 @@ RESPONSE_COLUMNS: Final = {IDEMPOTENCY_KEYS.table: "created_at, expires_at", INB
 
 @dataclass(frozen=True, slots=True)
 class DataSubject:
-    """A user as stored responses may name it: the e-mail by its blind index; both keys while the row has them."""
+    """A user as stored responses may name it: by its id, and by the keyed hashes of its identifiers, while the row has
+    them.
+    """
 
     id: UUID
-    email_index: bytes | None = None
-    external_id: str | None = None
+    hashes: Sequence[UUID] = ()
 
     @classmethod
     def from_user(cls, user: User, index: BlindIndex) -> "DataSubject":
-        return cls(user.id, index.email(user.email) if user.email else None, user.external_id)
-
-    def key_hashes(self, index: BlindIndex) -> list[UUID]:
-        """The keyed hashes of the user's keys, as `mentions` may hold them besides the id."""
-        hashes = [UUID(bytes=self.email_index)] if self.email_index else []
-        return hashes + ([index.external_id(self.external_id)] if self.external_id is not None else [])
+        return cls(user.id, [UUID(bytes=key[1:]) for key in identifiers(user, index)])
 
 
 class SubjectData:
@@ -53,7 +50,7 @@ class SubjectData:
             f"SELECT {keys} FROM {responses.table} JOIN user_changes USING (traceparent) WHERE user_id = :user_id"  # noqa: S608
             f" UNION SELECT {keys} FROM {responses.table} WHERE mentions && CAST(:mentions AS uuid[]) ORDER BY {keys}"
         )
-        values = {"user_id": subject.id, "mentions": [subject.id, *subject.key_hashes(self.index)]}
+        values = {"user_id": subject.id, "mentions": [subject.id, *subject.hashes]}
         return [tuple(row) for row in await self.session.execute(statement, values)]
 
     async def list_responses(self, responses: ResponseTable, subject: DataSubject) -> list[dict[str, Any]]:

@@ -64,6 +64,7 @@ class MissingKeys(BaseModel):
     ids: list[str]
     emails: list[str]
     external_ids: list[str]
+    usernames: list[str]
 
 
 class FoundRead(BaseModel):

@@ -68,9 +68,12 @@ class ImportStarted(BaseModel):
 
 
 class BlindIndexesRead(BaseModel):
-    """Keyed hashes of the person's data: whether there is one of the e-mail; the number of those of words and pairs."""
+    """Keyed hashes of the person's data: whether the person has an e-mail address; the number of those of addresses,
+    the username and the external id that the person holds; and of those that a search finds.
+    """
 
     email: bool
+    identifiers: int
     search_terms: int
 
 

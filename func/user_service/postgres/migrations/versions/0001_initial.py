@@ -12,7 +12,7 @@ SCHEMA = """
 CREATE TABLE users (
     id uuid NOT NULL CONSTRAINT pk_users PRIMARY KEY,
     external_id text,
-    email_index bytea NOT NULL,
+    phone_index bigint,
     personal bytea NOT NULL,
     email_verified boolean NOT NULL,
     locale text,
@@ -31,12 +31,15 @@ CREATE TABLE users (
     CONSTRAINT ck_users_deleted_has_time CHECK ((status = 'deleted') = (deleted_at IS NOT NULL)),
     CONSTRAINT ck_users_erased_is_deleted CHECK (erased_at IS NULL OR status = 'deleted')
 );
-CREATE UNIQUE INDEX uq_users_email_index_living ON users (email_index) WHERE deleted_at IS NULL;
-CREATE UNIQUE INDEX uq_users_external_id_living ON users (external_id) WHERE deleted_at IS NULL;
-CREATE INDEX ix_users_email_index_deleted ON users (email_index) WHERE deleted_at IS NOT NULL;
-CREATE INDEX ix_users_external_id_deleted ON users (external_id) WHERE deleted_at IS NOT NULL;
 CREATE INDEX ix_users_updated_at_id ON users (updated_at, id);
+CREATE INDEX ix_users_phone_index ON users (phone_index) WHERE phone_index IS NOT NULL;
 CREATE INDEX ix_users_status_id ON users (status, id) WHERE status <> 'active';
+CREATE TABLE identifiers (
+    kind smallint NOT NULL,
+    index bytea NOT NULL,
+    user_id uuid NOT NULL,
+    CONSTRAINT pk_identifiers PRIMARY KEY (kind, index)
+);
 CREATE TABLE user_terms (
     term bigint NOT NULL,
     user_id uuid NOT NULL,
@@ -159,6 +162,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute(
-        "DROP TABLE users, user_terms, user_changes, feed, feed_queue, feed_state, outbox, outbox_partitions, inbox,"
-        " idempotency_keys, import_failures, imports, service_meta"
+        "DROP TABLE users, identifiers, user_terms, user_changes, feed, feed_queue, feed_state, outbox,"
+        " outbox_partitions, inbox, idempotency_keys, import_failures, imports, service_meta"
     )
