@@ -99,7 +99,9 @@ def is_moved(before: User, after: User) -> bool:
 
 def asks_for_more(before: User, after: User, index: BlindIndex) -> bool:
     """Whether a change asks for an identifier that the user does not hold."""
-    return is_moved(before, after) and not set(held(after, index)).issubset(held(before, index))
+    if after.is_deleted or not is_moved(before, after):
+        return False
+    return not set(held(after, index)).issubset(held(before, index))
 
 
 class IdentifierTable:

@@ -119,6 +119,14 @@ def is_other_email(before: str, after: str) -> bool:
     return before != after and email_key(before) != email_key(after)
 
 
+def is_same_user(new: User, holder: User) -> bool:
+    """Whether the holder of a new user's id, external id or e-mail is the user that the new one stands for."""
+    if holder.id == new.id or (new.external_id is not None and new.external_id == holder.external_id):
+        return True
+    has_other_id = new.external_id is not None and holder.external_id is not None
+    return not has_other_id and not is_other_email(holder.email, new.email)
+
+
 def merge_object(name: str, target: Mapping[str, Any], patch: Mapping[str, Any] | None) -> dict[str, Any]:
     merged: dict[str, Any] = merge_patch(target, patch) or {}
     try:

@@ -154,7 +154,7 @@ class UserService:
             holder = holders.get(user.id)
             if holder is None:
                 outcomes[place] = Outcome("failed", error=errors[user.id])
-            elif not is_same_user(user, holder):
+            elif not rules.is_same_user(user, holder):
                 outcomes[place] = Outcome("failed", error=EmailTaken())
             else:
                 plans.append(PlannedChange(holder.id, rules.merged(body)))
@@ -358,14 +358,6 @@ def single_user(outcomes: Sequence[Outcome]) -> User:
     """The user of a set of one. Raises the error of its outcome."""
     (outcome,) = outcomes
     return outcome.unwrap()
-
-
-def is_same_user(new: User, holder: User) -> bool:
-    """Whether the holder of a new user's id, external id or e-mail is the user that the new one stands for."""
-    if holder.id == new.id or (new.external_id is not None and new.external_id == holder.external_id):
-        return True
-    has_other_id = new.external_id is not None and holder.external_id is not None
-    return not has_other_id and not rules.is_other_email(holder.email, new.email)
 
 
 def creation_body(external_id: str, body: UserUpsert) -> UserCreate:
