@@ -28,6 +28,16 @@ def test_the_blind_index_depends_on_key_and_address(key: bytes, other_key: bytes
     assert index != BlindIndex(key).email("x" + email)
 
 
+@pytest.mark.parametrize("spelling", ["STRASSE ９", "straße 9", "Strasse \uff19"])
+def test_a_username_has_one_index_in_every_spelling(spelling: str) -> None:
+    assert index.username(spelling) == index.username("Straße 9")
+
+
+@given(TEXT)
+def test_one_text_has_an_index_for_each_kind(text: str) -> None:
+    assert len({index.email(text), index.username(text), index.external_id(text)}) == 3
+
+
 @given(TEXT, TEXT, TEXT)
 def test_terms_tell_words_and_pairs_apart(word: str, name: str, value: str) -> None:
     assert index.word(f"{name}\0{value}") != index.pair(name, value)

@@ -50,6 +50,13 @@ def test_what_spreadsheets_leave_around_cells_is_harmless(content: bytes, size: 
     assert read("csv", content, size) == PEOPLE
 
 
+def test_aliases_are_one_cell() -> None:
+    cells = ["a@b.org", '"a@b.org b@b.org"', "a@b.org; b@b.org ;", "", ";"]
+    records = read("csv", ("email,aliases\n" + "\n".join(f"x@b.org,{cell}" for cell in cells)).encode())
+    both = ["a@b.org", "b@b.org"]
+    assert [record.get("aliases") for record in records if isinstance(record, dict)] == [both[:1], both, both, None, []]
+
+
 def test_booleans_of_spreadsheets() -> None:
     cells = ["TRUE", "false", "1", "0", "Yes", "NO", "maybe"]
     content = "email_verified\n" + "\n".join(cells)

@@ -12,7 +12,10 @@ from support.api import USERS, expect_fault, make_user, user_url
 pytestmark = pytest.mark.anyio
 IMPORTS = f"{USERS}/imports"
 NDJSON = {"Content-Type": "application/x-ndjson"}
-KEPT = ("external_id", "email", "email_verified", "given_name", "status", "metadata", "preferences", "last_login_at")
+KEPT = (
+    *("external_id", "email", "email_verified", "aliases", "username", "given_name", "phone", "status"),
+    *("metadata", "preferences", "last_login_at"),
+)
 
 
 async def export(client: httpx.AsyncClient, query: str = "") -> list[dict[str, Any]]:
@@ -31,7 +34,14 @@ async def bring_in(client: httpx.AsyncClient, users: list[dict[str, Any]], query
 async def made_users(client: httpx.AsyncClient) -> list[dict[str, Any]]:
     """A user who has logged in, a suspended one, and a pending one, as an export writes them."""
     ada = await make_user(client, external_id="ada", given_name="Ada", email_verified=True, metadata={"seats": 5})
-    bo = await make_user(client, external_id="bo", preferences={"theme": "dark"})
+    bo = await make_user(
+        client,
+        external_id="bo",
+        preferences={"theme": "dark"},
+        aliases=["bo@example.com", "Bø@xn--fiqs8s.example"],
+        username='Bo; "the, one"',
+        phone="+442071838750",
+    )
     await make_user(client, status="pending")
     await client.post(user_url(ada, "/login"))
     await client.post(user_url(bo, "/suspend"))

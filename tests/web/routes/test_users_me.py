@@ -98,12 +98,13 @@ def test_users_change_themselves(server: LiveServer, shared_issuer: Issuer, clie
     assert stale.status_code == 412
 
 
-@pytest.mark.parametrize("field", ["external_id", "status", "metadata", "email_verified"])
+@pytest.mark.parametrize("field", ["external_id", "status", "metadata", "email_verified", "aliases"])
 def test_users_can_not_change_fields_that_other_services_decide_by(
     server: LiveServer, shared_issuer: Issuer, client: httpx.Client, field: str
 ) -> None:
     made = create_user(client, external_id=f"ext-{uuid4().hex}")
     value = {"external_id": "another", "status": "active", "metadata": {"role": "admin"}, "email_verified": True}
+    value |= {"aliases": ["victim@example.org"]}
 
     with as_subject(server, shared_issuer, made["external_id"]) as own:
         answer = own.patch(ME, json={field: value[field]})
