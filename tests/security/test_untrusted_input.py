@@ -18,9 +18,8 @@ from user_service.security.issuers import TrustedIssuer
 from user_service.security.jwks import parse_jwks
 from user_service.security.jwt_verifier import JwtVerifier, read_unverified, verify_claims
 from user_service.users.cursors import Cursor, CursorCodec
-from user_service.users.service import parse_canonical_id
 from user_service.values.emails import normalise_email
-from user_service.values.ids import id_time, new_id, parse_id
+from user_service.values.ids import id_time, new_id, parse_canonical_id, parse_id
 from user_service.web.fast_path import includes_deleted
 from user_service.web.preconditions import matches_etag, parse_versions
 

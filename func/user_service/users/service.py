@@ -35,7 +35,7 @@ from user_service.users.repository import UserRepository
 from user_service.users.rules import Rule
 from user_service.users.schemas import ImportedUser, OwnUpdate, UserCreate, UserUpdate, UserUpsert
 from user_service.users.version_conditions import Condition
-from user_service.values.ids import parse_id
+from user_service.values.ids import parse_canonical_id
 
 UPSERT_ATTEMPTS = 5
 HOLDER_CHANGED = "Another user had this e-mail address or external_id a moment ago; try again."
@@ -367,12 +367,6 @@ def creation_body(external_id: str, body: UserUpsert) -> UserCreate:
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-def parse_canonical_id(text: str) -> UUID | None:
-    """The id in a text, where the text has the form that this service writes."""
-    user_id = parse_id(text)
-    return user_id if str(user_id) == text else None
 
 
 def fail_duplicate(first: int) -> Outcome:

@@ -39,6 +39,12 @@ def parse_id(text: str) -> UUID | None:
     return user_id
 
 
+def parse_canonical_id(text: str) -> UUID | None:
+    """The id in a text, where the text has the form that this service writes."""
+    user_id = parse_id(text)
+    return user_id if str(user_id) == text else None
+
+
 def id_time(user_id: UUID) -> datetime:
     """The UTC time, in whole milliseconds, that a UUIDv7 carries."""
     return time_at(int.from_bytes(user_id.bytes[:6]))
