@@ -72,7 +72,7 @@ def load(server: Server, targets: Path, *, seconds: int) -> Load:
     before = processor_seconds(server.pid)
     seen = run_wrk(server, targets, seconds=seconds, connections=CONNECTIONS)
     if seen["refused"] or seen["broken"] or not seen["requests"]:
-        raise BenchmarkError(f"wrk on port {server.port}: {seen}")
+        raise BenchmarkError(f"{targets.name} on port {server.port}: {seen}")
     spent = processor_seconds(server.pid) - before
     return Load(int(seen["requests"]), seen["seconds"], seen["p50_ms"], seen["p99_ms"], spent)
 
