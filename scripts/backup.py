@@ -62,20 +62,22 @@ def backup(file: Path) -> None:
         partial.unlink(missing_ok=True)
     created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     head = {"format": FORMAT, "created": created, "server_version": version, "sha256": sha256(file)}
-    manifest_of(file).write_text(json.dumps(head | {"tables": tables}, indent=2) + "\n")
+    manifest_path(file).write_text(json.dumps(head | {"tables": tables}, indent=2) + "\n")
     rows = sum(table["rows"] for table in tables.values())
-    print(f"{file}: {rows} rows in {len(tables)} tables, {file.stat().st_size} bytes; {manifest_of(file)} describes it")
+    print(
+        f"{file}: {rows} rows in {len(tables)} tables, {file.stat().st_size} bytes; {manifest_path(file)} describes it"
+    )
     print("The encryption keys are not in it: keep them, apart from it (docs/backup-and-recovery.md).")
 
 
 def verify(file: Path) -> dict[str, Any]:
     """The description of a dump that is whole; a BackupError for one that is not."""
     try:
-        manifest: dict[str, Any] = json.loads(manifest_of(file).read_text())
+        manifest: dict[str, Any] = json.loads(manifest_path(file).read_text())
     except FileNotFoundError as error:
         raise BackupError(f"{error.filename} is missing; without it nothing proves the dump") from error
     if manifest["format"] != FORMAT:
-        raise BackupError(f"{manifest_of(file)} is of format {manifest['format']}, this script reads {FORMAT}")
+        raise BackupError(f"{manifest_path(file)} is of format {manifest['format']}, this script reads {FORMAT}")
     if not file.exists() or sha256(file) != manifest["sha256"]:
         raise BackupError(f"{file} is not the file that was written: its SHA-256 differs; take another backup")
     print(f"{file} is whole, of {manifest['created']}")
@@ -101,7 +103,7 @@ def restore(file: Path) -> None:
     print("Next: start the service with the keys of that time; `user-service doctor` says whether they fit.")
 
 
-def manifest_of(file: Path) -> Path:
+def manifest_path(file: Path) -> Path:
     return file.with_name(file.name + ".json")
 
 

@@ -26,7 +26,7 @@ def no_secrets(tmp_path: Path) -> dict[str, str]:
     return {"SECRETS_DIR": str(tmp_path / "none")}
 
 
-def refusal_of(environ: dict[str, str]) -> str:
+def read_refusal(environ: dict[str, str]) -> str:
     with pytest.raises(ConfigurationError) as refusal:
         load_keys(Settings.load(environ))
     return str(refusal.value)
@@ -123,7 +123,7 @@ def test_a_setting_is_read(no_secrets: dict[str, str], name: str, text: str, val
 def test_a_fault_is_refused_by_its_name_with_what_is_expected_and_without_the_value(
     no_secrets: dict[str, str], tmp_path: Path, name: str, text: str, expected: str
 ) -> None:
-    refusal = refusal_of({**no_secrets, "DATA_DIR": str(tmp_path), name: text})
+    refusal = read_refusal({**no_secrets, "DATA_DIR": str(tmp_path), name: text})
 
     assert name in refusal
     assert expected in refusal
@@ -132,7 +132,7 @@ def test_a_fault_is_refused_by_its_name_with_what_is_expected_and_without_the_va
 
 
 def test_all_faults_are_listed_at_once(no_secrets: dict[str, str]) -> None:
-    refusal = refusal_of({**no_secrets, "PORT": "x", "CACHE_TTL": "y", "REDIS_URL": "z"})
+    refusal = read_refusal({**no_secrets, "PORT": "x", "CACHE_TTL": "y", "REDIS_URL": "z"})
 
     assert [name in refusal for name in ("PORT", "CACHE_TTL", "REDIS_URL")] == [True] * 3
 
@@ -153,7 +153,7 @@ def test_a_value_comes_from_the_variable_then_its_file_then_the_folder_of_secret
 
 
 def test_a_named_file_that_is_not_there_is_a_fault(no_secrets: dict[str, str], tmp_path: Path) -> None:
-    refusal = refusal_of({**no_secrets, "INTERNAL_API_KEY_FILE": str(tmp_path / "absent")})
+    refusal = read_refusal({**no_secrets, "INTERNAL_API_KEY_FILE": str(tmp_path / "absent")})
 
     assert f"INTERNAL_API_KEY_FILE: the file {tmp_path / 'absent'} does not exist" in refusal
 
@@ -161,7 +161,7 @@ def test_a_named_file_that_is_not_there_is_a_fault(no_secrets: dict[str, str], t
 def test_a_secret_that_is_no_text_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "INTERNAL_API_KEY").write_bytes(b"\xff\xfe")
 
-    assert "INTERNAL_API_KEY" in refusal_of({"SECRETS_DIR": str(tmp_path)})
+    assert "INTERNAL_API_KEY" in read_refusal({"SECRETS_DIR": str(tmp_path)})
 
 
 def test_every_part_of_a_connection_may_be_a_secret_file(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_url_wins_over_its_parts(no_secrets: dict[str, str]) -> None:
 def test_production_refuses_what_is_missing(no_secrets: dict[str, str], name: str) -> None:
     given = {key: text for key, text in PRODUCTION.items() if key != name}
 
-    assert name in refusal_of({**no_secrets, **given})
+    assert name in read_refusal({**no_secrets, **given})
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_production_refuses_what_is_missing(no_secrets: dict[str, str], name: st
     ],
 )
 def test_production_refuses_weak_keys_without_showing_them(no_secrets: dict[str, str], key: str) -> None:
-    refusal = refusal_of({**no_secrets, **PRODUCTION, "INTERNAL_API_KEY": key})
+    refusal = read_refusal({**no_secrets, **PRODUCTION, "INTERNAL_API_KEY": key})
 
     assert "openssl rand -hex 32" in refusal
     assert not any(part in refusal for part in key.split(","))
@@ -277,7 +277,7 @@ def test_production_starts_with_all_that_it_needs(no_secrets: dict[str, str]) ->
 def test_production_refuses_what_is_published_without_showing_it(
     no_secrets: dict[str, str], name: str, value: str
 ) -> None:
-    refusal = refusal_of({**PRODUCTION, **no_secrets, name: value})
+    refusal = read_refusal({**PRODUCTION, **no_secrets, name: value})
 
     assert value not in refusal
     assert "placeholder" in refusal or "published" in refusal

@@ -46,7 +46,7 @@ class BatchService:
             await asyncio.sleep(0.01)
             waiting = await self.count("pg_locks WHERE NOT granted")
 
-    async def log_of(self, user_id: str) -> list[tuple[Any, ...]]:
+    async def read_changes(self, user_id: str) -> list[tuple[Any, ...]]:
         """Versions and types of the changes of a user."""
         rows = await self.database.fetch(
             "SELECT version, type FROM user_changes WHERE user_id = $1 ORDER BY version", user_id

@@ -97,7 +97,7 @@ async def test_a_restore_against_a_create(service: BatchService) -> None:
 
 
 async def test_swaps_of_usernames_in_one_batch(service: BatchService) -> None:
-    """Two batches swap the same two, and someone wants one of the names: nobody else gets it in between."""
+    """Two batches swap the same two names while a third request asks for one of them: it does not get it in between."""
 
     async def race(number: int) -> None:
         names = [f"left-{number}", f"right-{number}"]

@@ -29,8 +29,8 @@ async def test_updates_patch_each_user_and_log_it(service: BatchService) -> None
     ]
     changed = await service.user(ids[2])
     assert (changed["given_name"], changed["metadata"]) == (None, {"seats": 2})
-    assert await service.log_of(ids[0]) == [(1, "created"), (2, "status_changed")]
-    assert await service.log_of(ids[1]) == [(1, "created")]
+    assert await service.read_changes(ids[0]) == [(1, "created"), (2, "status_changed")]
+    assert await service.read_changes(ids[1]) == [(1, "created")]
     found = await service.client.get("/api/v1/users?metadata.plan=pro")
     assert {user["id"] for user in found.json()["items"]} == {ids[0], ids[1]}
 
@@ -103,8 +103,8 @@ async def test_deletes_and_restores_with_a_reused_address(service: BatchService)
     assert outcomes(deleted) == ["deleted", "deleted"]
     assert outcomes(restored) == ["email_taken", "restored", "user_not_found"]
     assert outcomes(again) == ["invalid_transition"]
-    assert await service.log_of(ids[0]) == [(1, "created"), (2, "deleted"), (3, "restored")]
-    assert await service.log_of(ids[1]) == [(1, "created"), (2, "deleted")]
+    assert await service.read_changes(ids[0]) == [(1, "created"), (2, "deleted"), (3, "restored")]
+    assert await service.read_changes(ids[1]) == [(1, "created"), (2, "deleted")]
 
 
 async def test_two_deleted_users_with_one_address_are_not_both_restored(service: BatchService) -> None:
@@ -137,7 +137,7 @@ async def test_atomic_applies_nothing_and_lists_every_failing_item(service: Batc
     assert [(item["index"], item["ref"]) for item in problem["items"]] == [(1, "lost"), (2, None)]
     assert [fault["pointer"] for fault in problem["errors"]] == ["/items/1/id", "/items/2/data/email"]
     assert problem["summary"] == {"total": 3, "succeeded": 0, "failed": 2, "skipped": 1}
-    assert await service.log_of(ids[0]) == [(1, "created")]
+    assert await service.read_changes(ids[0]) == [(1, "created")]
     assert (await service.user(ids[0], **{"Cache-Control": "no-cache"}))["given_name"] is None
 
 
@@ -232,4 +232,4 @@ async def test_a_batch_that_postgresql_gave_up_is_run_again(service: BatchServic
 
     assert outcomes(answer) == ["updated", "updated"]
     assert service.client.application.resources.metrics.database_errors.values == {("DeadlockDetectedError",): 1}
-    assert await service.log_of(low) == [(1, "created"), (2, "updated")]
+    assert await service.read_changes(low) == [(1, "created"), (2, "updated")]

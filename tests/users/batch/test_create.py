@@ -133,7 +133,7 @@ async def test_update_finds_the_user_by_external_id_else_by_email(service: Batch
     assert (changed["email"], changed["given_name"], changed["family_name"]) == ("new@example.org", "Changed", "Kept")
     assert (await service.user(second))["external_id"] == "two"
     assert (await service.user(third))["version"] == 1
-    assert await service.log_of(first) == [(1, "created"), (2, "updated")]
+    assert await service.read_changes(first) == [(1, "created"), (2, "updated")]
 
 
 async def test_two_items_about_one_existing_user_update_it_once(service: BatchService) -> None:
