@@ -4,22 +4,31 @@ A fault that meets no request proves nothing: each one waits for refusals, or fo
 """
 
 import asyncio
+import json
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
+from support.api import USERS
 from support.application import running
+from support.event_sink import Sink
 from support.pgbouncer import ROLE, PgBouncer, documented, find_program, pgbouncer
 from support.postgres_faults import end_sessions, restart_as_standby
+from support.process import command
 from support.recorded_writes import RecordedWrites
 from support.rotation import check, replica
 from support.secret_files import SecretFolder
 from support.servers import PostgresServer
 from support.settings import API_KEY, ENCRYPTION_KEY, make_settings
+from support.waiting import eventually
 from user_service.postgres.migrations import upgrade
+
+RECORDS = 8000
+IMPORT_HEADERS = {"Content-Type": "application/x-ndjson", "Idempotency-Key": "the-file"}
 
 
 @pytest.fixture
@@ -80,11 +89,10 @@ async def become_a_standby_and_be_promoted(server: PostgresServer, writes: Recor
 
 
 async def become_read_only(server: PostgresServer, writes: RecordedWrites) -> None:
-    setting = "ALTER SYSTEM SET default_transaction_read_only = {};\nSELECT pg_reload_conf()"
     for _ in range(3):
-        await asyncio.to_thread(server.execute, setting.format("on"))
+        await asyncio.to_thread(set_read_only, server, "on")
         await writes.be_refused()
-        await asyncio.to_thread(server.execute, setting.format("off"))
+        await asyncio.to_thread(set_read_only, server, "off")
         await writes.go_on()
 
 
@@ -111,13 +119,35 @@ FAULTS: list[Fault] = [
 ]
 
 
-async def put_fault(url: str, folder: Path, fault: Callable[[RecordedWrites], Awaitable[None]]) -> RecordedWrites:
-    settings = make_settings(url, folder, cache="none", database_timeout=2, postgres_max_connections=12)
-    async with running(settings) as client:
+async def put_fault(
+    url: str, folder: Path, fault: Callable[[RecordedWrites], Awaitable[None]], **settings: str
+) -> RecordedWrites:
+    given = {"cache": "none", "database_timeout": 2, "postgres_max_connections": 12, **settings}
+    async with running(make_settings(url, folder, **given)) as client:
         writes = RecordedWrites(client)
         async with writes.running():
             await fault(writes)
     return writes
+
+
+def count_rows(server: PostgresServer, table: str) -> int:
+    return int(server.execute(f'\\c "{server.url("users")}"\nSELECT count(*) FROM {table}'))
+
+
+async def has_imported(server: PostgresServer, number: int) -> bool:
+    return await asyncio.to_thread(count_rows, server, "users") >= number
+
+
+def set_read_only(server: PostgresServer, value: str) -> None:
+    server.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value};\nSELECT pg_reload_conf()")
+
+
+# What is done to the server in the middle of an import, and how it ends.
+FAULTS_OF_IMPORTS: dict[str, tuple[Callable[[PostgresServer], object], Callable[[PostgresServer], object]]] = {
+    "restart": (PostgresServer.restart, end_sessions),
+    "standby": (restart_as_standby, lambda server: server.execute("SELECT pg_promote()")),
+    "read-only": (lambda server: set_read_only(server, "on"), lambda server: set_read_only(server, "off")),
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -127,6 +157,55 @@ async def test_a_fault_of_the_server_loses_and_doubles_nothing(
     writes = await put_fault(url, tmp_path, lambda writes: fault(server, writes))
 
     await writes.verify(server.url("users"))
+
+
+@pytest.mark.parametrize("fault", [end_all_sessions, crash, become_a_standby_and_be_promoted])
+async def test_every_event_is_delivered_in_order_whatever_befalls_the_server(
+    server: PostgresServer, url: str, tmp_path: Path, sink: Sink, fault: Fault
+) -> None:
+    writes = await put_fault(url, tmp_path, lambda writes: fault(server, writes), k_sink=sink.url)
+    relayed = await asyncio.to_thread(command, tmp_path, "relay", DATABASE_URL=server.url("users"), K_SINK=sink.url)
+
+    await writes.verify(server.url("users"))
+    assert relayed.returncode == 0, relayed.stderr
+    versions = sink.versions()
+    assert {f"{USERS}/{user}": len(seen) for user, seen in versions.items() if len(seen) > 1} == {
+        path: 1 + number for path, number in writes.changes.items()
+    }
+    assert all(seen == list(range(1, len(seen) + 1)) for seen in versions.values())
+    assert len(versions) == len(writes.created)
+
+
+@pytest.mark.parametrize("fault", FAULTS_OF_IMPORTS)
+async def test_an_import_goes_on_after_a_fault_in_its_middle(
+    server: PostgresServer, url: str, tmp_path: Path, fault: str
+) -> None:
+    body = [json.dumps({"email": f"u{number}@example.org"}).encode() + b"\n" for number in range(RECORDS)]
+    begin, end = FAULTS_OF_IMPORTS[fault]
+    answers: list[httpx.Response] = []
+    async with running(make_settings(url, tmp_path, cache="none", database_timeout=1)) as client:
+
+        async def pieces(half: int) -> AsyncIterator[bytes]:
+            """The file, with the fault after the first chunks."""
+            yield b"".join(body[:half])
+            await eventually(lambda: has_imported(server, half))
+            await asyncio.to_thread(begin, server)
+            yield b"".join(body[half:])
+
+        async def is_well() -> bool:
+            return (await client.get(f"{USERS}/imports")).status_code == 200
+
+        for half in (2000, 4000, 6000):
+            answers.append(await client.post(f"{USERS}/imports", content=pieces(half), headers=IMPORT_HEADERS))
+            await asyncio.to_thread(end, server)
+            await eventually(is_well)
+        answers.append(await client.post(f"{USERS}/imports", content=b"".join(body), headers=IMPORT_HEADERS))
+
+    refused = [answer for answer in answers if answer.status_code != 202]
+    assert [answer.status_code for answer in refused] == [503] * (3 if fault != "restart" else len(refused))
+    assert {answer.json()["code"] for answer in refused} <= {"database_unavailable"}
+    assert (answers[-1].json()["created"], answers[-1].json()["failed"]) == (RECORDS, 0)
+    assert count_rows(server, "users") == count_rows(server, "user_changes") == RECORDS
 
 
 @pytest.mark.parametrize("end", [PgBouncer.stop, PgBouncer.kill])
