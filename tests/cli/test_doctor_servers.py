@@ -9,7 +9,12 @@ from support.process import command
 from support.servers import PostgresServer, RedisServer
 from support.settings import make_settings
 
-PERMITTED = "+@read +@write +@connection +@scripting +@pubsub +info"
+DOCUMENT = Path(__file__).parents[2] / "docs/connections.md"
+# What docs/connections.md gives to the user of Redis behind `on` and the password.
+DOCUMENTED = next(
+    line.split(maxsplit=5)[5] for line in DOCUMENT.read_text().splitlines() if line.startswith("ACL SETUSER")
+)
+PERMITTED = DOCUMENTED.partition("invalidations ")[2]
 
 
 def findings(folder: Path, **environ: str) -> tuple[int, str]:
@@ -66,12 +71,24 @@ def test_an_acl_without_the_channel_is_named_with_the_remedy(
     database_url: str, limited_url: str, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     lacking = findings(tmp_path, DATABASE_URL=database_url, REDIS_URL=limited_url)
-    own_redis.command(f"ACL SETUSER service on >pass ~user-service:* &user-service:invalidations {PERMITTED}")
+    own_redis.command(f"ACL SETUSER service on >pass {DOCUMENTED}")
     fine = findings(tmp_path, DATABASE_URL=database_url, REDIS_URL=limited_url)
 
     assert lacking[0] == 1
     assert "&user-service:invalidations" in lacking[1]
     assert fine[0] == 0, fine[1]
+
+
+def test_an_acl_that_is_too_small_for_the_rate_limits_is_named(
+    database_url: str, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    own_redis.command(f"ACL SETUSER service reset on >pass {DOCUMENTED.replace(' +time', '')}")
+    url = own_redis.url.replace("unix://", "unix://service:pass@")
+    status, text = findings(tmp_path, DATABASE_URL=database_url, REDIS_URL=url)
+
+    assert status == 1
+    assert "lacks a permission" in text
+    assert "+time" in text
 
 
 async def test_the_log_says_why_an_invalidation_was_refused(
@@ -92,3 +109,28 @@ async def test_the_log_says_why_an_invalidation_was_refused(
     assert len(without) == 1
     assert without[0].reason.startswith("NoPermissionError: ")  # type: ignore[attr-defined]
     assert errors[("publish",)] == 2
+
+
+async def test_the_documented_acl_is_enough_for_everything(
+    database_url: str, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    own_redis.command(f"ACL SETUSER service reset on >pass {DOCUMENTED}")
+    url = own_redis.url.replace("unix://", "unix://service:pass@")
+    settings = make_settings(database_url, tmp_path, redis_url=url, rate_limit_internal_max=1000)
+    async with running(settings) as client:
+        client.resources.cache.shared.budget_seconds = 30.0  # type: ignore[attr-defined]
+        path = await client.make()
+        await client.get(path)
+        await client.patch(path, json={"given_name": "Ada"})
+        await client.get(path)
+        cleared = await client.delete("/api/v1/cache")
+        limited = await client.get(path)
+        errors = dict(client.resources.metrics.cache_errors.values)
+        limit_errors = dict(client.resources.metrics.rate_limit_errors.values)
+    log = own_redis.command("ACL LOG")
+
+    assert cleared.status_code == 200
+    assert "ratelimit" in limited.headers
+    assert not any(errors.values()), errors
+    assert not any(limit_errors.values()), limit_errors
+    assert log == b"*0\r\n"

@@ -82,7 +82,19 @@ async def test_an_import_that_is_cut_is_a_503_and_goes_on_where_it_stopped(datab
     assert (resumed.status_code, resumed.json()["created"]) == (202, 2500)
 
 
-@pytest.mark.parametrize("what", ["import", "update"])
+BATCH = {"items": [{"data": {"email": "grace@example.org"}}]}
+EVENT = {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "/tests",
+    "type": "org.userservice.batch.create.v1",
+    "datacontenttype": "application/json",
+    "data": BATCH,
+}
+EVENT_HEADERS = {"Content-Type": "application/cloudevents+json"}
+
+
+@pytest.mark.parametrize("what", ["import", "update", "batch", "event", "list"])
 async def test_a_request_that_waits_for_a_lock_is_a_503(database_url: str, tmp_path: Path, what: str) -> None:
     with serving(tmp_path, DATABASE_URL=database_url, SHUTDOWN_TIMEOUT="1") as service:
         async with service.async_client() as client:
@@ -92,6 +104,12 @@ async def test_a_request_that_waits_for_a_lock_is_a_503(database_url: str, tmp_p
                 await holder.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
                 if what == "import":
                     waiting = client.post(IMPORTS, content=b"".join(RECORDS), headers=IMPORT_HEADERS)
+                elif what == "batch":
+                    waiting = client.post(f"{USERS}/batch/create", json=BATCH)
+                elif what == "event":
+                    waiting = client.post("/events", json=EVENT, headers=EVENT_HEADERS)
+                elif what == "list":
+                    waiting = client.get(USERS)
                 else:
                     waiting = client.patch(path, json={"given_name": "Ada"})
                 sending = asyncio.create_task(waiting)

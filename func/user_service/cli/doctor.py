@@ -169,7 +169,7 @@ async def check_redis(settings: Settings) -> Finding:
         return True, "not set: each replica has its own cache; set REDIS_URL for more than one replica"
     from redis.exceptions import RedisError
 
-    from user_service.cache.diagnosis import find_redis_fault
+    from user_service.cli.redis_diagnosis import find_redis_fault
 
     try:
         fault = await find_redis_fault(settings)

@@ -7,6 +7,7 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
 from user_service.cache.redis import INVALIDATE_SCRIPT, INVALIDATION, channel_name, connect, key_prefix
+from user_service.security.rate_limits import TAKE, WINDOW_SECONDS
 from user_service.settings import Settings
 
 SECONDS = 5.0
@@ -56,12 +57,16 @@ async def find_missing_permission(redis: Redis, prefix: str) -> str | None:
         refusal = await redis.register_script(INVALIDATE_SCRIPT)(keys=[key], args=[1, fence, channel, message])
         if refusal:
             raise NoPermissionError(refusal.decode())
+        await redis.register_script(TAKE)(keys=[f"{prefix}rate:doctor"], args=[WINDOW_SECONDS * 1000, 0, 0])
         async with redis.pubsub() as pubsub:
             await pubsub.subscribe(channel)
             await pubsub.get_message(timeout=SECONDS)
-    except NoPermissionError as error:
+    except ResponseError as error:
+        # A script's command that is not permitted is a plain ResponseError.
+        if not isinstance(error, NoPermissionError) and "can't run this command" not in str(error):
+            raise
         return (
             f"the user of REDIS_URL lacks a permission ({error}): give it `ACL SETUSER name ~{prefix}* &{channel} "
-            "+@read +@write +@connection +@scripting +@pubsub +info`; see docs/connections.md#redis"
+            "+@read +@write +@connection +@scripting +@pubsub +info +time`; see docs/connections.md#redis"
         )
     return None
