@@ -60,6 +60,8 @@ class BlindIndex:
         # Words of names and metadata pairs repeat: a look-up is faster than a hash.
         self.cached_word = lru_cache(MAX_CACHED_TERMS)(self.hash_word)
         self.cached_pair = lru_cache(MAX_CACHED_TERMS, typed=True)(self.hash_pair)
+        self.domains = PrefixedHmac(key, b"domain\0")
+        self.cached_domain = lru_cache(MAX_CACHED_TERMS)(self.hash_domain)
         self.usernames = PrefixedHmac(key, b"username\0")
         self.external_ids = PrefixedHmac(key, b"external_id\0")
         self.phones = PrefixedHmac(key, b"phone\0")
@@ -91,6 +93,13 @@ class BlindIndex:
 
     def hash_word(self, word: str) -> int:
         return unpack_term(self.words.digest(word.encode()))
+
+    def domain(self, domain: str) -> int:
+        """The term of the domain of a normalised e-mail address."""
+        return self.cached_domain(domain) if len(domain) <= MAX_CACHED_LENGTH else self.hash_domain(domain)
+
+    def hash_domain(self, domain: str) -> int:
+        return unpack_term(self.domains.digest(domain.encode()))
 
     def pair(self, name: str, value: Scalar) -> int:
         """The term of a metadata pair. A value and its `scalar_text` have the same term."""

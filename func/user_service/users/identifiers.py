@@ -21,6 +21,7 @@ from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, Bl
 from user_service.errors import AliasTaken, EmailTaken, ExternalIdTaken, ServiceError, UsernameTaken
 from user_service.postgres.session import Session
 from user_service.users.model import User
+from user_service.values.emails import email_domain
 
 # A byte for the kind, and the blind index.
 Identifier = bytes
@@ -69,10 +70,13 @@ def held(user: User, index: BlindIndex) -> list[Identifier]:
 
 
 def search_terms(user: User, index: BlindIndex) -> set[int]:
-    """The terms that find a user: of its names and metadata. A deleted user, which holds no identifier, is found by
-    those that it had.
+    """The terms that find a user: of its names, its metadata, and the domains of its addresses. A deleted user, which
+    holds no identifier, is found by those that it had.
     """
     terms = index.user_terms((user.given_name, user.family_name, user.display_name), user.metadata)
+    if user.email:
+        terms.add(index.domain(email_domain(user.email)))
+        terms.update(index.domain(email_domain(alias)) for alias in user.aliases or ())
     if user.deleted_at is not None:
         terms.update(unpack_term(key[1:]) for key in identifiers(user, index))
     return terms

@@ -27,6 +27,7 @@ from user_service.users.validation import (
     accept_preferences,
     check_aliases,
     check_creation,
+    check_domain,
     check_email,
     check_id,
     check_locale,
@@ -45,6 +46,11 @@ Email = Annotated[
     str,
     Field(max_length=1016, json_schema_extra=EMAIL_SCHEMA, examples=["ada@example.org"]),
     AfterValidator(check_email),
+]
+EmailDomain = Annotated[
+    str,
+    Field(max_length=1016, json_schema_extra={"format": "email-domain", "maxLength": 253}, examples=["example.org"]),
+    AfterValidator(check_domain),
 ]
 Alias = Annotated[
     str,

@@ -35,6 +35,7 @@ class SearchQuery:
     """The parameters of a page of the list."""
 
     email: str | None = None
+    email_domain: str | None = None
     username: str | None = None
     phone: str | None = None
     external_id: str | None = None
@@ -134,6 +135,8 @@ class UserSearch:
     def terms(self, query: SearchQuery) -> list[int]:
         terms = {self.index.pair(name, value) for name, value in query.metadata.items()}
         terms |= {self.index.word(word) for word in split_words(query.q or "")}
+        if query.email_domain is not None:
+            terms.add(self.index.domain(query.email_domain))
         return sorted(terms)
 
     def identifiers(self, query: SearchQuery) -> list[tuple[int, bytes]]:

@@ -12,7 +12,7 @@ import orjson
 from pydantic import ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic_core import PydanticCustomError
 
-from user_service.values.emails import email_key, normalise_email
+from user_service.values.emails import email_key, normalise_domain, normalise_email
 from user_service.values.ids import EPOCH, id_time, parse_id
 from user_service.values.timestamps import parse_rfc3339
 from user_service.values.timezones import zones
@@ -65,6 +65,13 @@ def check_email(text: str) -> str:
         return normalise_email(text)
     except ValueError as error:
         raise PydanticCustomError("email", "{reason}", {"reason": str(error)}) from None
+
+
+def check_domain(text: str) -> str:
+    try:
+        return normalise_domain(text)
+    except ValueError as error:
+        raise PydanticCustomError("domain", "{reason}", {"reason": str(error)}) from None
 
 
 def check_id(value: Any) -> UUID:

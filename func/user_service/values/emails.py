@@ -34,6 +34,19 @@ def normalise_email(text: str) -> str:
     return normalise_international_email(trimmed)
 
 
+def normalise_domain(text: str) -> str:
+    """A domain as `normalise_email` writes it. Raises ValueError with a reason for the API's client."""
+    try:
+        return email_domain(normalise_email(f"x@{text.strip()}"))
+    except ValueError:
+        raise ValueError("not a domain of e-mail addresses; expected one such as example.org") from None
+
+
+def email_domain(email: str) -> str:
+    """The domain of a normalised address."""
+    return email.rpartition("@")[2]
+
+
 def normalise_international_email(trimmed: str) -> str:
     """`normalise_email` for any address, by a library whose reasons are replaced, because they quote the address."""
     from email_validator import EmailNotValidError, validate_email

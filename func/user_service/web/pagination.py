@@ -12,7 +12,7 @@ from pydantic import Field
 from user_service.errors import FieldError, ValidationFailed
 from user_service.users.cursors import CursorCodec
 from user_service.users.exports import select_fields
-from user_service.users.schemas import Email, ExternalId, Username, UserRead
+from user_service.users.schemas import Email, EmailDomain, ExternalId, Username, UserRead
 from user_service.users.search import SearchPage, SearchQuery
 from user_service.web.dependencies import get_resources
 from user_service.web.problems import request_context
@@ -43,6 +43,9 @@ PAGE_PARAMETERS: Final = frozenset({"cursor", "limit", "fields", "count"})
 async def parse_filters(
     request: Request,
     email: Annotated[Email | None, Query(description="The e-mail address or an alias")] = None,
+    email_domain: Annotated[
+        EmailDomain | None, Query(description="The domain of the e-mail address or of an alias")
+    ] = None,
     username: Annotated[Username | None, Query()] = None,
     phone: Annotated[QueryPhone | None, Query()] = None,
     external_id: Annotated[ExternalId | None, Query()] = None,
@@ -56,6 +59,7 @@ async def parse_filters(
     """The filters of a list or an export. Raises ValidationFailed."""
     return SearchQuery(
         email=email,
+        email_domain=email_domain,
         username=username,
         phone=phone,
         external_id=external_id,

@@ -13,6 +13,8 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 
 schemathesis.openapi.format("timezone", st.sampled_from(sorted(zones())))
 
+schemathesis.openapi.format("email-domain", st.emails().map(lambda email: email.rpartition("@")[2]))
+
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ async def test_an_export_has_the_user_the_trail_and_what_else_is_stored(client: 
     assert export["user"] == user
     assert export["changes"] == (await client.get(user_url(user, "/audit"))).json()["items"]
     stored = export["stored"]
-    assert stored["blind_indexes"] == {"email": True, "identifiers": 1, "search_terms": 2}
+    assert stored["blind_indexes"] == {"email": True, "identifiers": 1, "search_terms": 3}
     assert len(stored["idempotency_answers"]) == 1
     assert [(reply["source"], reply["id"]) for reply in stored["event_replies"]] == [("/tests", "e-1")]
     assert stored["as_actor"] == {"names": [], "changes": 0, "imports": []}
