@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from support.application import running
+from support.application import running, started
 from support.process import command
 from support.servers import PostgresServer, RedisServer
 from support.settings import make_settings
+from user_service.app import Application
+from user_service.bootstrap import Resources
 
 DOCUMENT = Path(__file__).parents[2] / "docs/connections.md"
 # What docs/connections.md gives to the user of Redis behind `on` and the password.
@@ -117,7 +119,7 @@ async def test_the_documented_acl_is_enough_for_everything(
     own_redis.command(f"ACL SETUSER service reset on >pass {DOCUMENTED}")
     url = own_redis.url.replace("unix://", "unix://service:pass@")
     settings = make_settings(database_url, tmp_path, redis_url=url, rate_limit_internal_max=1000)
-    async with running(settings) as client:
+    async with started(Application(Resources(settings, rate_limit_budget_seconds=30))) as client:
         client.resources.cache.shared.budget_seconds = 30.0  # type: ignore[attr-defined]
         path = await client.make()
         await client.get(path)
