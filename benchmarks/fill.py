@@ -32,10 +32,11 @@ FROM (SELECT n, md5(n::text) AS hash, to_timestamp(({FIRST_MILLISECOND} + n) / 1
   CASE WHEN n % 20 = 0 THEN 'suspended' WHEN n % 20 = 1 THEN 'deleted' ELSE 'active' END AS status
   FROM generate_series($1::bigint, $2::bigint) AS n) AS made
 """
-# Random indexes, as those of phone numbers are: only the service can compute one.
+# Random indexes of e-mail addresses, as those of phone numbers are: only the service can compute one.
 IDENTIFIERS = f"""
 INSERT INTO identifiers (kind, index, user_id)
-SELECT kind, decode(md5(kind || '-' || n), 'hex'), {ID}
+SELECT kind, CASE kind WHEN {EMAIL} THEN decode(md5('email' || n), 'hex') ELSE convert_to('list-' || n, 'UTF8') END,
+  {ID}
 FROM (SELECT n, md5(n::text) AS hash FROM generate_series($1::bigint, $2::bigint) AS n WHERE n % 20 <> 1) AS made,
   unnest(ARRAY[{EMAIL}, {EXTERNAL_ID}]) AS kind
 """

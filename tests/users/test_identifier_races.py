@@ -36,7 +36,7 @@ async def expect_the_table_to_agree(service: BatchService) -> None:
             if user["username"]:
                 expected.add((USERNAME, INDEX.username(user["username"]), user["id"]))
             if user["external_id"]:
-                expected.add((EXTERNAL_ID, INDEX.external_id(user["external_id"]), user["id"]))
+                expected.add((EXTERNAL_ID, user["external_id"].encode(), user["id"]))
         cursor = page["next_cursor"]
         if not cursor:
             break

@@ -41,7 +41,7 @@ def expected_rows(*users: dict[str, Any]) -> set[tuple[int, bytes, str]]:
         if user["username"] is not None:
             found.add((USERNAME, INDEX.username(user["username"]), user["id"]))
         if user["external_id"] is not None:
-            found.add((EXTERNAL_ID, INDEX.external_id(user["external_id"]), user["id"]))
+            found.add((EXTERNAL_ID, user["external_id"].encode(), user["id"]))
     return found
 
 

@@ -1,8 +1,10 @@
 """Blind indexes: HMAC-SHA-256 over normalised values, so that encrypted values can be looked up.
 
-The index of an e-mail address, a username or an external id is 16 bytes, the key of table `identifiers`. A term (a
-whole word of a name, one metadata pair, or an identifier of a deleted user) is the first 8 bytes as a signed integer,
-the key of the inverted index `user_terms`. The index of a phone number, which several users may have, is a term too.
+The index of an e-mail address or a username is 16 bytes, the key of table `identifiers`. External ids, in clear in
+`users` too, are there as they are: most callers count them up, and new ones stay side by side in the table's index.
+The index of an external id is for tables that must not keep it after an erasure. A term (a whole word of a name, one
+metadata pair, or an identifier of a deleted user) is the first 8 bytes as a signed integer, the key of the inverted
+index `user_terms`. The index of a phone number, which several users may have, is a term too.
 """
 
 import re

@@ -45,7 +45,8 @@ COPIED_USER_COLUMNS: Final = (
 )
 USER_START: Final = Struct(">hi16siqiqiii?")
 COPIED_IDENTIFIER_COLUMNS: Final = ("kind", "index", "user_id")
-IDENTIFIER_ROW: Final = Struct(">hihi16si16s")
+IDENTIFIER_START: Final = Struct(">hihi")
+UUID_FIELD: Final = Struct(">i16s")
 COPIED_TERM_COLUMNS: Final = ("term", "user_id")
 TERM_ROW: Final = Struct(">hiqi16s")
 COPIED_CHANGE_COLUMNS: Final = (
@@ -101,15 +102,15 @@ def encode_users(
 
 
 def encode_identifiers(users: Sequence[User], wanted: Sequence[Iterable[Identifier]]) -> bytes:
-    """The identifiers of users as `COPIED_IDENTIFIER_COLUMNS`, sorted by the primary key, the order in which all
+    """The identifiers of users as `COPIED_IDENTIFIER_COLUMNS`, sorted by kind, length and value, the order in which all
     transactions claim identifiers.
     """
-    row = IDENTIFIER_ROW.pack
+    start, field = IDENTIFIER_START.pack, UUID_FIELD.pack
     rows = []
     for user, identifiers in zip(users, wanted, strict=True):
-        user_id = user.id.bytes
+        user_id = field(16, user.id.bytes)
         for key in identifiers:
-            rows.append(row(3, 2, key[0], 16, key[1:], 16, user_id))  # noqa: PERF401
+            rows.append(start(3, 2, key[0], len(key) - 1) + key[1:] + user_id)  # noqa: PERF401
     return join_rows(rows)
 
 

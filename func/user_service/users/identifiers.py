@@ -1,4 +1,4 @@
-"""Identifiers: values that only one living user can have. Table `identifiers` holds the blind index of each.
+"""Identifiers: values that only one living user can have. Table `identifiers` has the blind index of each.
 
 1. A living user holds its e-mail address and aliases, which are of one kind, its username and its external id.
 2. What users ask for is inserted first, in the order of the primary key. PostgreSQL decides which of several
@@ -17,13 +17,13 @@ from uuid import UUID
 
 from sqlalchemy import TextClause, text
 
-from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, unpack_term
+from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, encode_text, unpack_term
 from user_service.errors import AliasTaken, EmailTaken, ExternalIdTaken, ServiceError, UsernameTaken
 from user_service.postgres.session import Session
 from user_service.users.model import User
 from user_service.values.emails import email_domain
 
-# A byte for the kind, and the blind index.
+# A byte for the kind, and the blind index, or the external id in UTF-8.
 Identifier = bytes
 # An identifier, and the user that has it or asks for it.
 Row = tuple[Identifier, UUID]
@@ -37,9 +37,10 @@ EMAIL_KIND, USERNAME_KIND, EXTERNAL_ID_KIND = (bytes([kind]) for kind in (EMAIL,
 ROWS: Final = (
     "unnest(CAST(:kinds AS smallint[]), CAST(:indexes AS bytea[]), CAST(:ids AS uuid[])) AS v(kind, index, user_id)"
 )
+# In the order of the rows that `encode_identifiers` makes.
 CLAIM: Final = text(
     f"INSERT INTO identifiers (kind, index, user_id) SELECT v.kind, v.index, v.user_id FROM {ROWS}"  # noqa: S608
-    " ORDER BY v.kind, v.index ON CONFLICT DO NOTHING RETURNING kind, index, user_id"
+    " ORDER BY v.kind, length(v.index), v.index ON CONFLICT DO NOTHING RETURNING kind, index, user_id"
 )
 PASS_ON: Final = text(
     f"UPDATE identifiers AS i SET user_id = v.user_id FROM {ROWS} WHERE i.kind = v.kind AND i.index = v.index"  # noqa: S608
@@ -60,13 +61,19 @@ def identifiers(user: User, index: BlindIndex) -> list[Identifier]:
     if user.username is not None:
         found.append(USERNAME_KIND + index.username(user.username))
     if user.external_id is not None:
-        found.append(EXTERNAL_ID_KIND + index.external_id(user.external_id))
+        found.append(EXTERNAL_ID_KIND + encode_text(user.external_id))
     return found
 
 
 def held(user: User, index: BlindIndex) -> list[Identifier]:
     """The identifiers that a user holds: a deleted one holds none."""
     return [] if user.is_deleted else identifiers(user, index)
+
+
+def identifier_hashes(user: User, index: BlindIndex) -> list[bytes]:
+    """The blind indexes of the identifiers that a user has, or had before it was deleted."""
+    found = [key[1:] for key in identifiers(user, index) if key[0] != EXTERNAL_ID]
+    return found if user.external_id is None else [*found, index.external_id(user.external_id)]
 
 
 def search_terms(user: User, index: BlindIndex) -> set[int]:
@@ -78,7 +85,7 @@ def search_terms(user: User, index: BlindIndex) -> set[int]:
         terms.add(index.domain(email_domain(user.email)))
         terms.update(index.domain(email_domain(alias)) for alias in user.aliases or ())
     if user.deleted_at is not None:
-        terms.update(unpack_term(key[1:]) for key in identifiers(user, index))
+        terms.update(map(unpack_term, identifier_hashes(user, index)))
     return terms
 
 

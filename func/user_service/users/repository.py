@@ -8,7 +8,7 @@ from uuid import UUID
 from asyncpg import UniqueViolationError
 from sqlalchemy import TextClause, text
 
-from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, BlindIndex
+from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, BlindIndex, encode_text
 from user_service.encryption.cipher import Cipher
 from user_service.errors import IdTaken, ServiceError
 from user_service.postgres.session import Session
@@ -142,7 +142,7 @@ class UserRepository:
 
     async def find_by_external_ids(self, external_ids: Collection[str]) -> dict[str, User]:
         """The living users of these external ids."""
-        indexes = {self.index.external_id(external_id): external_id for external_id in external_ids}
+        indexes = {encode_text(external_id): external_id for external_id in external_ids}
         return {indexes[key]: user for key, user in (await self.find_by_indexes(EXTERNAL_ID, indexes)).items()}
 
     async def find_by_emails(self, emails: Collection[str]) -> dict[str, User]:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, Text, cast, false, func, select, text, tuple_, union_all
 
-from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, unpack_term
+from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, encode_text, unpack_term
 from user_service.encryption.cipher import Cipher
 from user_service.postgres.session import Session
 from user_service.postgres.tables import identifiers, user_terms, users
@@ -139,16 +139,18 @@ class UserSearch:
             terms.add(self.index.domain(query.email_domain))
         return sorted(terms)
 
-    def identifiers(self, query: SearchQuery) -> list[tuple[int, bytes]]:
-        """The identifiers that a query names."""
+    def holders(self, query: SearchQuery) -> list[ColumnElement[bool]]:
+        """The conditions of the identifiers that a query names."""
         found = []
         if query.email is not None:
-            found.append((EMAIL, self.index.email(query.email)))
+            email = self.index.email(query.email)
+            found.append((EMAIL, email, email))
         if query.username is not None:
-            found.append((USERNAME, self.index.username(query.username)))
+            username = self.index.username(query.username)
+            found.append((USERNAME, username, username))
         if query.external_id is not None:
-            found.append((EXTERNAL_ID, self.index.external_id(query.external_id)))
-        return found
+            found.append((EXTERNAL_ID, encode_text(query.external_id), self.index.external_id(query.external_id)))
+        return [holds(kind, key, unpack_term(value) if query.sees_deleted else None) for kind, key, value in found]
 
     def column_conditions(self, query: SearchQuery) -> list[ColumnElement[bool]]:
         conditions: list[ColumnElement[bool]] = []
@@ -160,7 +162,7 @@ class UserSearch:
             conditions.append(users.c.phone_index == self.index.phone(query.phone))
         if query.updated_after is not None:
             conditions.append(users.c.updated_at > query.updated_after)
-        conditions += [holds(*identifier, deleted=query.sees_deleted) for identifier in self.identifiers(query)]
+        conditions += self.holders(query)
         return conditions
 
     def range_conditions(self, query: SearchQuery, ids: list[ColumnElement[UUID]]) -> list[ColumnElement[bool]]:
@@ -188,11 +190,11 @@ async def wait_for_reader(session: Session) -> None:
     await session.execute(IDLE_FOR_READER)
 
 
-def holds(kind: int, value: bytes, *, deleted: bool) -> ColumnElement[bool]:
-    """Whether a user holds an identifier, or is deleted and had it."""
-    living = select(identifiers.c.user_id).where(identifiers.c.kind == kind, identifiers.c.index == value)
-    if not deleted:
+def holds(kind: int, key: bytes, term: int | None) -> ColumnElement[bool]:
+    """Whether a user holds an identifier, or is deleted and had the one of a term."""
+    living = select(identifiers.c.user_id).where(identifiers.c.kind == kind, identifiers.c.index == key)
+    if term is None:
         return users.c.id == living.scalar_subquery()
     # Terms of eight bytes: another user's, by chance, would be one in 10^19.
-    gone = select(user_terms.c.user_id).where(user_terms.c.term == unpack_term(value))
+    gone = select(user_terms.c.user_id).where(user_terms.c.term == term)
     return users.c.id.in_(union_all(living, gone))

@@ -14,7 +14,6 @@ import pytest
 
 from support.api import USERS
 from support.application import started
-from support.leftovers import INDEX
 from support.waiting import eventually
 from user_service.app import Application
 from user_service.bootstrap import Resources
@@ -28,7 +27,7 @@ from user_service.users.imports.runner import CHUNK_RECORDS
 pytestmark = pytest.mark.anyio
 NDJSON = {"Content-Type": "application/x-ndjson"}
 IMPORTS = "/api/v1/users/imports"
-# An external id that another transaction claims, by its index.
+# An external id that another transaction claims.
 TAKE = f"INSERT INTO identifiers (kind, index, user_id) VALUES ({EXTERNAL_ID}, $1, gen_random_uuid())"
 
 # The state of the service's sessions: one waits for a lock, one has written its change log and waits for its turn.
@@ -126,11 +125,11 @@ async def test_a_deadlock_through_another_transaction_ends(
         await imported(client, people(-1, 1))
         transaction = other_session.transaction()
         await transaction.start()
-        await other_session.execute(TAKE, INDEX.external_id("u-5"))
+        await other_session.execute(TAKE, b"u-5")
         importing = asyncio.create_task(imported(client, people(0, 2 * CHUNK_RECORDS)))
 
         await eventually(partial(is_second_written, watcher))
-        await other_session.execute(TAKE, INDEX.external_id(f"u-{CHUNK_RECORDS + 500}"))
+        await other_session.execute(TAKE, f"u-{CHUNK_RECORDS + 500}".encode())
         await transaction.rollback()
         assert (await importing)["created"] == 2 * CHUNK_RECORDS
 
@@ -148,7 +147,7 @@ async def test_a_chunk_that_started_first_is_rolled_back_when_the_one_before_fai
 
         transaction = other_session.transaction()
         await transaction.start()
-        await other_session.execute(TAKE, INDEX.external_id("u-5"))
+        await other_session.execute(TAKE, b"u-5")
         importing = asyncio.create_task(client.post(IMPORTS, content=content, headers=headers))
         await eventually(partial(is_second_written, watcher))
         await watcher.execute("SELECT pg_terminate_backend($1)", await watcher.fetchval(BLOCKED_PID))

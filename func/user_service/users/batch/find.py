@@ -6,7 +6,7 @@ from uuid import UUID
 
 import orjson
 
-from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex
+from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, encode_text
 from user_service.errors import PayloadTooLarge
 from user_service.users.batch.bodies import MAX_ITEMS, FindBatch
 from user_service.users.batch.results import BatchResponse
@@ -41,7 +41,7 @@ async def find(body: FindBatch, reader: UserReader, index: BlindIndex, *, fresh:
     ids = [parse_id(text) for text in body.ids]
     indexes: dict[int, Sequence[bytes | None]] = {
         EMAIL: [index_email(text, index) for text in body.emails],
-        EXTERNAL_ID: [index.external_id(text) for text in body.external_ids],
+        EXTERNAL_ID: [encode_text(text) for text in body.external_ids],
         USERNAME: [index_username(text, index) for text in body.usernames],
     }
     found = await reader.find(

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from user_service.encryption.blind_index import BlindIndex
 from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS, INBOX, ResponseTable, RowKey
 from user_service.postgres.session import Session
-from user_service.users.identifiers import identifiers
+from user_service.users.identifiers import identifier_hashes
 from user_service.users.model import User
 
 # The condition on `jwt:` is that of the index.
@@ -33,7 +33,7 @@ class DataSubject:
 
     @classmethod
     def from_user(cls, user: User, index: BlindIndex) -> "DataSubject":
-        return cls(user.id, [UUID(bytes=key[1:]) for key in identifiers(user, index)])
+        return cls(user.id, [UUID(bytes=value) for value in identifier_hashes(user, index)])
 
 
 class SubjectData:
