@@ -2,14 +2,20 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
+from math import inf
 
 import pytest
 
 from support.connections import open_connections
 from support.forwarder import forwarding
 from support.servers import PostgresServer
+from support.waiting import eventually
+from user_service.errors import DatabaseUnavailable
+from user_service.observability.metrics import Metrics
 from user_service.postgres.connections import Connections
 from user_service.postgres.connector import CHECK_SECONDS, Connection
+from user_service.postgres.database import BEGIN, Database
 
 # Longer than any of this takes.
 SECONDS = 60.0
@@ -141,3 +147,41 @@ async def test_connections_that_were_expired_are_replaced_before_their_next_use(
 
     assert first != second == third
     assert CHECK_SECONDS < 5
+
+
+def make_read_only(server: PostgresServer) -> None:
+    server.execute("ALTER SYSTEM SET default_transaction_read_only = on;\nSELECT pg_reload_conf()")
+
+
+async def test_a_check_that_finds_a_read_only_server_expires_every_connection(own_postgres: PostgresServer) -> None:
+    async with open_connections(own_postgres.url("postgres")) as connections:
+        await connections.fill(2, seconds=SECONDS)
+        make_read_only(own_postgres)
+
+        async def are_expired() -> bool:
+            for connection in connections.idle:
+                connection.checked_at -= CHECK_SECONDS + 1
+            await use(connections)
+            return connections.connector.generation > 0
+
+        await eventually(are_expired)
+
+
+async def test_a_write_that_a_read_only_server_refuses_expires_every_connection(own_postgres: PostgresServer) -> None:
+    """At once, and not at the next check."""
+    async with open_connections(own_postgres.url("postgres")) as connections:
+        connector = connections.connector
+        database = Database(connector, Metrics(), size=2, seconds=SECONDS)
+        await database.fill()
+        make_read_only(own_postgres)
+
+        async def is_expired() -> bool:
+            for connection in database.connections.idle:
+                connection.checked_at = inf
+            with suppress(DatabaseUnavailable):
+                async with database.session(BEGIN) as session:
+                    await session.connection.execute("CREATE TABLE IF NOT EXISTS written ()")
+            return connector.generation > 0
+
+        await eventually(is_expired)
+        await database.close()
