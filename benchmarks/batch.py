@@ -50,8 +50,8 @@ def send_all(server: Server, verb: str, requests: Sequence[bytes]) -> list[bytes
 
     shares = [requests[start::CLIENTS] for start in range(CLIENTS)]
     with ThreadPoolExecutor(CLIENTS) as pool:
-        answers: list[Iterator[bytes]] = [iter(share) for share in pool.map(send, shares)]
-    return [next(answers[place % CLIENTS]) for place in range(len(requests))]
+        responses: list[Iterator[bytes]] = [iter(share) for share in pool.map(send, shares)]
+    return [next(responses[place % CLIENTS]) for place in range(len(requests))]
 
 
 def send_one(client: Client, verb: str, body: bytes) -> bytes:
@@ -103,8 +103,8 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
 
 def found_per_second(server: Server, batches: int) -> Callable[[], float]:
     """Users a second of finds of the same 1,000 ids, which the first find has brought into the cache."""
-    answer = json.loads(send_all(server, "create", bodies(1))[0])
-    ids = [item["id"] for item in answer["items"]]
+    response = json.loads(send_all(server, "create", bodies(1))[0])
+    ids = [item["id"] for item in response["items"]]
     request = json.dumps({"ids": ids}).encode()
     found = json.loads(send_all(server, "find", [request])[0])["found"]
     if [user["id"] for user in found] != ids:

@@ -65,11 +65,11 @@ def ask(port: int, request: FirstRequest) -> tuple[float, bytes]:
     """Time of the answer's first bytes, and the whole answer; OSError while no process listens."""
     with socket.create_connection((LOOPBACK, port), timeout=GIVE_UP_SECONDS) as connection:
         connection.sendall(request.content)
-        answer = connection.recv(65_536)
+        response = connection.recv(65_536)
         arrived = time.perf_counter()
         while more := connection.recv(65_536):
-            answer += more
-    return arrived, answer
+            response += more
+    return arrived, response
 
 
 def start(command: Sequence[str], *, env: Mapping[str, str], log: Path, port: int, request: FirstRequest) -> Start:
@@ -78,11 +78,11 @@ def start(command: Sequence[str], *, env: Mapping[str, str], log: Path, port: in
     with running(command, env=env, log=log) as process:
         while time.perf_counter() - began < GIVE_UP_SECONDS and process.poll() is None:
             try:
-                arrived, answer = ask(port, request)
+                arrived, response = ask(port, request)
             except OSError:
                 time.sleep(POLL_SECONDS)
                 continue
-            if answer.startswith(b"HTTP/1.1 %d " % request.status) and request.body_holds.encode() in answer:
+            if response.startswith(b"HTTP/1.1 %d " % request.status) and request.body_holds.encode() in response:
                 return Start((arrived - began) * 1_000, processor_seconds(process.pid) * 1_000)
             time.sleep(POLL_SECONDS)
         raise BenchmarkError(f"no {request.status} within {GIVE_UP_SECONDS:.0f} s")

@@ -58,9 +58,9 @@ class Writer(Thread):
                 value = {"locale": ("de", "fr")[number % 2], "metadata": {"n": number}}
                 places = [(number * ITEMS + place) % len(self.user_ids) for place in range(ITEMS)]
                 items = [{"id": self.user_ids[place], "data": value} for place in places]
-                answer = client.request("POST", "/api/v1/users/batch/update", expect=200, data={"items": items})
+                response = client.request("POST", "/api/v1/users/batch/update", expect=200, data={"items": items})
                 now = time.perf_counter()
-                self.answered |= {(item["id"], item["version"]): now for item in answer.json()["items"]}
+                self.answered |= {(item["id"], item["version"]): now for item in response.json()["items"]}
                 number += 1
                 time.sleep(max(0.0, begin + number * pause - time.perf_counter()))
 

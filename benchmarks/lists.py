@@ -37,9 +37,9 @@ def page_ms(client: Client, cursor: str | None) -> Callable[[], float]:
 
     def ask() -> float:
         started = time.perf_counter()
-        answer = client.get(path)
+        response = client.get(path)
         elapsed = time.perf_counter() - started
-        if len(answer.json()["items"]) != PAGE_LIMIT:
+        if len(response.json()["items"]) != PAGE_LIMIT:
             raise BenchmarkError(f"{path} is not a full page")
         return elapsed * 1_000
 

@@ -156,8 +156,8 @@ def ask(url: str, api_key: str, body: dict[str, Any] | None = None) -> tuple[int
         headers={"X-API-Key": api_key, "Content-Type": "application/json"},
     )
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return answer.status, json.load(answer)
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return response.status, json.load(response)
     except urllib.error.HTTPError as refusal:
         return refusal.code, {"detail": refusal.read().decode(errors="replace")[:300]}
     except (OSError, ValueError) as error:

@@ -70,17 +70,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def current_context() -> str:
-    answer = run("kubectl", "config", "current-context")
-    if answer.returncode:
+    response = run("kubectl", "config", "current-context")
+    if response.returncode:
         stop("no cluster: set KUBECONFIG, or name a context with --context (kubectl config get-contexts lists them)")
-    return answer.stdout.strip()
+    return response.stdout.strip()
 
 
 def detect_stack(context: str) -> str:
-    answer = run("kubectl", "--context", context, "api-versions")
-    if answer.returncode:
-        stop(f"the cluster of context '{context}' does not answer: {answer.stderr.strip()}")
-    return "knative" if "serving.knative.dev/v1" in answer.stdout.split() else "fallback"
+    response = run("kubectl", "--context", context, "api-versions")
+    if response.returncode:
+        stop(f"the cluster of context '{context}' does not answer: {response.stderr.strip()}")
+    return "knative" if "serving.knative.dev/v1" in response.stdout.split() else "fallback"
 
 
 def make_plan(stack: str, overlay: str, image: str | None, context: str) -> Plan:

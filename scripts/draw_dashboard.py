@@ -68,8 +68,8 @@ def ask(query: str, url: str, since: float, until: float) -> list[dict[str, Any]
     for variable, value in VALUES.items():
         query = query.replace(variable, value)
     asked = urlencode({"query": query, "start": since, "end": until, "step": STEP_SECONDS})
-    with urlopen(f"{url}/api/v1/query_range?{asked}") as answer:
-        result: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+    with urlopen(f"{url}/api/v1/query_range?{asked}") as response:
+        result: list[dict[str, Any]] = json.load(response)["data"]["result"]
         return result
 
 

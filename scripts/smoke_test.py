@@ -33,8 +33,8 @@ class Target:
         if key:
             request.add_header("X-API-Key", self.api_key)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return answer.status, decoded(answer.read())
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return response.status, decoded(response.read())
         except urllib.error.HTTPError as refusal:
             return refusal.code, decoded(refusal.read())
         except OSError as error:
@@ -52,18 +52,18 @@ class BrokenPromiseError(Exception):
     """The service answered something else than it promises."""
 
 
-def expect(promise: str, answer: tuple[int, Any], status: int) -> Any:
-    if answer[0] != status:
-        raise BrokenPromiseError(f"{promise}: {status} was expected, {answer[0]} came: {answer[1]}")
+def expect(promise: str, response: tuple[int, Any], status: int) -> Any:
+    if response[0] != status:
+        raise BrokenPromiseError(f"{promise}: {status} was expected, {response[0]} came: {response[1]}")
     print(f"ok   {promise}")
-    return answer[1]
+    return response[1]
 
 
 def wait_until_ready(target: Target, *, seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while (answer := target.ask("GET", "/api/health/ready", key=False))[0] != 200 and time.monotonic() < deadline:
+    while (response := target.ask("GET", "/api/health/ready", key=False))[0] != 200 and time.monotonic() < deadline:
         time.sleep(0.5)
-    expect("it is ready", answer, 200)
+    expect("it is ready", response, 200)
 
 
 def check_reading(target: Target) -> None:

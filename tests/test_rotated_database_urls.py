@@ -83,13 +83,13 @@ async def test_a_url_that_is_lost_or_makes_no_sense_is_refused_and_the_former_on
         else:
             secrets.swap(DATABASE_URL=text)
         outcomes = await check(client)
-        answers = [await client.get(path, headers=FRESH), await client.patch(path, json={"given_name": "Ada"})]
+        responses = [await client.get(path, headers=FRESH), await client.patch(path, json={"given_name": "Ada"})]
         await client.make()
         secrets.swap(DATABASE_URL=database_url)
         mended = await check(client)
 
     assert outcomes == {"refused": 1}
-    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [response.status_code for response in responses] == [200, 200]
     assert mended == {"refused": 1}
     said = capfd.readouterr().err
     assert "changed secrets are refused" in said

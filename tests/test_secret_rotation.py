@@ -87,14 +87,14 @@ async def test_what_does_not_fit_is_refused_and_what_was_there_goes_on(
         secrets.swap(**bad)
         await check(client)
         outcomes = await check(client)
-        answers = [await client.get(path, headers=FRESH), await client.get(USERS, params={"q": "ada"})]
+        responses = [await client.get(path, headers=FRESH), await client.get(USERS, params={"q": "ada"})]
         await client.make()
         ready, after = await is_ready(client), await meta(database_url)
         secrets.swap(ENCRYPTION_KEY=f"{K1},{K2}", BLIND_INDEX_KEY="", INTERNAL_API_KEY=API_KEY)
         mended = await check(client)
 
     assert outcomes == {"refused": 1}
-    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [response.status_code for response in responses] == [200, 200]
     assert ready
     assert after == before
     assert mended == {"refused": 1, "applied": 1}
@@ -115,11 +115,11 @@ async def test_of_two_replicas_with_different_keys_of_one_id_one_goes_on_with_wh
         paths = [await one.make(), await other.make()]
         folders[1].swap(ENCRYPTION_KEY=f"{K2},{K1}")
         mended = await check(other)
-        answers = [await client.get(path, headers=FRESH) for client in (one, other) for path in paths]
+        responses = [await client.get(path, headers=FRESH) for client in (one, other) for path in paths]
 
     assert outcomes == [{"applied": 1}, {"refused": 1, "outdated": 1}]
     assert mended["applied"] == 1
-    assert [answer.status_code for answer in answers] == [200] * 4
+    assert [response.status_code for response in responses] == [200] * 4
 
 
 async def test_a_key_that_is_not_loaded_yet_is_found_when_it_is_needed(database_url: str, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ async def test_a_key_that_is_not_loaded_yet_is_found_when_it_is_needed(database_
 
     assert (before.status_code, before.json()["code"], before.headers["retry-after"]) == (503, "key_not_loaded", "1")
     assert "'k2'" in before.json()["detail"]
-    assert [answer.status_code for answer in after] == [200, 200, 200]
+    assert [response.status_code for response in after] == [200, 200, 200]
     assert written.status_code == 200
     # It opens with the new key, and seals with the old one until it has compared the new one with the database.
     assert await key_ids(database_url) == {"k1": 2}
@@ -243,7 +243,7 @@ async def test_api_keys_change_at_once_and_without_a_gap(database_url: str, secr
         for keys in (API_KEY, f"{API_KEY},{new}", new):
             secrets.swap(INTERNAL_API_KEY=keys)
             await check(client)
-            answers = [await client.get(USERS, headers={"X-API-Key": key}) for key in (API_KEY, new)]
-            seen.append([answer.status_code for answer in answers])
+            responses = [await client.get(USERS, headers={"X-API-Key": key}) for key in (API_KEY, new)]
+            seen.append([response.status_code for response in responses])
 
     assert seen == [[200, 401], [200, 200], [401, 200]]

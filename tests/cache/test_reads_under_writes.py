@@ -29,9 +29,9 @@ class User:
 async def write(client: Client, users: list[User], random: Random, *, times: int) -> None:
     for number in range(times):
         user = random.choice(users)
-        answer = await client.patch(user.path, json={"metadata": {"number": number, "by": random.random()}})
-        assert answer.status_code == 200, answer.text
-        user.acknowledged = max(user.acknowledged, answer.json()["version"])
+        response = await client.patch(user.path, json={"metadata": {"number": number, "by": random.random()}})
+        assert response.status_code == 200, response.text
+        user.acknowledged = max(user.acknowledged, response.json()["version"])
 
 
 async def read(client: Client, users: list[User], random: Random, done: asyncio.Event) -> int:
@@ -40,9 +40,9 @@ async def read(client: Client, users: list[User], random: Random, done: asyncio.
         user = random.choice(users)
         least = user.acknowledged
         headers = {"Cache-Control": "no-cache"} if random.random() < 0.1 else {}
-        answer = await client.get(user.path, headers=headers)
-        assert answer.json()["version"] >= least
-        assert answer.headers["etag"] == f'"{answer.json()["version"]}"'
+        response = await client.get(user.path, headers=headers)
+        assert response.json()["version"] >= least
+        assert response.headers["etag"] == f'"{response.json()["version"]}"'
         reads += 1
         await asyncio.sleep(0)
     return reads

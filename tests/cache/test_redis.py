@@ -79,10 +79,10 @@ async def test_nothing_personal_stands_in_redis(database_url: str, redis_url: st
         await client.get(path)
         await client.patch(path, json={"family_name": f"{MARKED}son"})
         await eventually(lambda: client.is_cached(path))
-        answer = await client.get(path)
+        response = await client.get(path)
         dump = await dump_values(redis_url)
 
-    assert answer.json()["family_name"] == f"{MARKED}son"
+    assert response.json()["family_name"] == f"{MARKED}son"
     assert len(dump) == 2
     for needle in (MARKED, "4915112345678", "example.org"):
         assert all(needle.lower().encode() not in part.lower() for part in dump)

@@ -32,14 +32,14 @@ def errors(client: Client) -> float:
 
 async def name_at(client: Client, path: str) -> str:
     async with asyncio.timeout(GUARD_SECONDS):
-        answer = await client.get(path)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["given_name"])
+        response = await client.get(path)
+    assert response.status_code == 200, response.text
+    return str(response.json()["given_name"])
 
 
 async def ready(client: Client) -> tuple[int, str]:
-    answer = await client.get("/api/health/ready")
-    return answer.status_code, answer.json()["status"]
+    response = await client.get("/api/health/ready")
+    return response.status_code, response.json()["status"]
 
 
 async def is_ready(client: Client) -> bool:
@@ -119,17 +119,17 @@ async def test_redis_killed_and_restarted_under_traffic_never_shows_an_old_value
         async def write() -> None:
             nonlocal acknowledged
             for count in range(1, 41):
-                answer = await client.patch(path, json={"metadata": {"count": count}})
-                assert answer.status_code == 200, answer.text
-                acknowledged = answer.json()["version"]
+                response = await client.patch(path, json={"metadata": {"count": count}})
+                assert response.status_code == 200, response.text
+                acknowledged = response.json()["version"]
             done.set()
 
         async def read() -> None:
             while not done.is_set():
                 least = acknowledged
-                answer = await client.get(path)
-                assert answer.status_code == 200
-                assert answer.json()["version"] >= least
+                response = await client.get(path)
+                assert response.status_code == 200
+                assert response.json()["version"] >= least
                 await asyncio.sleep(0)
 
         async def disturb() -> None:

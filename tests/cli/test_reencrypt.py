@@ -69,8 +69,8 @@ AS_EVENT = {"content-type": "application/cloudevents+json"}
 
 
 async def list_names(client: Client, paths: list[str]) -> list[str]:
-    answers = [await client.get(f"{path}?include=deleted", headers={"Cache-Control": "no-cache"}) for path in paths]
-    return [answer.json()["given_name"] for answer in answers]
+    responses = [await client.get(f"{path}?include=deleted", headers={"Cache-Control": "no-cache"}) for path in paths]
+    return [response.json()["given_name"] for response in responses]
 
 
 @pytest.fixture

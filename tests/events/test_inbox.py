@@ -55,10 +55,10 @@ async def list_emails(client: httpx.AsyncClient) -> list[str]:
     return [user["email"] for user in page["items"]]
 
 
-def assert_reply(answer: httpx.Response, event: dict[str, Any]) -> dict[str, Any]:
+def assert_reply(response: httpx.Response, event: dict[str, Any]) -> dict[str, Any]:
     """The reply is a CloudEvent as api.md describes it; gives its data."""
-    assert answer.status_code == 200, answer.text
-    reply = binding.from_binary_event(binding.HTTPMessage(dict(answer.headers), answer.content))
+    assert response.status_code == 200, response.text
+    reply = binding.from_binary_event(binding.HTTPMessage(dict(response.headers), response.content))
     assert reply.get_type() == event["type"].replace(".v1", ".result.v1")
     assert reply.get_source() == "/user-service"
     assert reply.get_extension("causationid") == event["id"]
@@ -75,12 +75,12 @@ async def test_an_event_in_each_mode_is_processed_and_answered_by_an_event(
 ) -> None:
     event, data = make_event(), make_batch("ada@example.org", "grace@example.org")
     if mode == "structured":
-        answer = await send(client, {**event, "data": data}, path)
+        response = await send(client, {**event, "data": data}, path)
     elif mode == "base64":
-        answer = await send(client, {**event, "data_base64": base64.b64encode(orjson.dumps(data)).decode()}, path)
+        response = await send(client, {**event, "data_base64": base64.b64encode(orjson.dumps(data)).decode()}, path)
     else:
-        answer = await client.post(path, content=orjson.dumps(data), headers=binary_headers(event))
-    result = assert_reply(answer, event)
+        response = await client.post(path, content=orjson.dumps(data), headers=binary_headers(event))
+    result = assert_reply(response, event)
     assert result["summary"] == {"total": 2, "succeeded": 2, "failed": 0, "skipped": 0}
     assert sorted(await list_emails(client)) == ["ada@example.org", "grace@example.org"]
 
@@ -89,8 +89,8 @@ async def test_events_made_by_the_sdk_are_taken(client: Client) -> None:
     for index, write in enumerate((binding.to_binary_event, binding.to_structured_event)):
         event = CloudEvent({"type": CREATE, "source": "/sdk"}, make_batch(f"user-{index}@example.org"))
         message = write(event)
-        answer = await client.post("/events", content=message.body, headers=message.headers)
-        assert answer.status_code == 200, answer.text
+        response = await client.post("/events", content=message.body, headers=message.headers)
+        assert response.status_code == 200, response.text
     assert len(await list_emails(client)) == 2
 
 
@@ -104,11 +104,11 @@ async def test_the_same_event_again_gets_the_same_reply_and_has_no_effect(client
             return await send(client, {**event, "data": data})
         return await client.post("/events", content=orjson.dumps(data), headers=binary_headers(quoted))
 
-    answers = [await deliver(first)] + [await deliver(mode) for mode in ("structured", "binary", "structured")]
-    assert_reply(answers[0], event)
-    ours = [{n: v for n, v in answer.headers.items() if n.startswith(("ce-", "content-"))} for answer in answers]
+    responses = [await deliver(first)] + [await deliver(mode) for mode in ("structured", "binary", "structured")]
+    assert_reply(responses[0], event)
+    ours = [{n: v for n, v in response.headers.items() if n.startswith(("ce-", "content-"))} for response in responses]
     assert ours == [ours[0]] * 4
-    assert [answer.content for answer in answers] == [answers[0].content] * 4
+    assert [response.content for response in responses] == [responses[0].content] * 4
     assert await list_emails(client) == ["ada@example.org"]
 
 
@@ -167,9 +167,9 @@ async def test_another_body_or_type_under_the_same_id_is_refused(client: Client)
     event = make_event(data=make_batch("ada@example.org"))
     await send(client, event)
     for other in ({**event, "data": make_batch("b@example.org")}, {**event, "type": "org.userservice.batch.delete.v1"}):
-        answer = await send(client, other)
-        assert answer.status_code == 400
-        assert answer.json()["code"] in {"event_id_reused", "invalid_event"}
+        response = await send(client, other)
+        assert response.status_code == 400
+        assert response.json()["code"] in {"event_id_reused", "invalid_event"}
     assert (await send(client, {**event, "data": make_batch("b@example.org")})).json()["code"] == "event_id_reused"
     same_id = {**event, "source": "/elsewhere", "data": make_batch("b@example.org")}
     assert_reply(await send(client, same_id), same_id)
@@ -204,10 +204,10 @@ WRONG: dict[str, Any] = {
 
 async def test_what_is_no_event_of_ours_is_refused_for_good(client: Client) -> None:
     for name, document in WRONG.items():
-        answer = await client.post("/events", content=orjson.dumps(document), headers=STRUCTURED)
-        assert answer.status_code == 400, name
-        assert answer.headers["content-type"] == "application/problem+json", name
-        problem = answer.json()
+        response = await client.post("/events", content=orjson.dumps(document), headers=STRUCTURED)
+        assert response.status_code == 400, name
+        assert response.headers["content-type"] == "application/problem+json", name
+        problem = response.json()
         assert problem["code"] == "invalid_event", name
         assert problem["errors"] or "type" in problem["detail"], name
 
@@ -233,35 +233,35 @@ MALFORMED: list[tuple[dict[str, str], bytes, int]] = [
 
 async def test_a_malformed_request_gets_a_problem_that_a_broker_does_not_retry(client: Client) -> None:
     for headers, body, status in MALFORMED:
-        answer = await client.post("/events", content=body, headers=headers)
-        assert answer.status_code == status, (headers, body[:40], answer.text)
-        assert answer.headers["content-type"] == "application/problem+json"
+        response = await client.post("/events", content=body, headers=headers)
+        assert response.status_code == status, (headers, body[:40], response.text)
+        assert response.headers["content-type"] == "application/problem+json"
 
 
 async def test_an_attribute_that_is_given_twice_is_refused(client: Client) -> None:
     headers = [*binary_headers(make_event()).items(), ("ce-id", "another")]
-    answer = await client.post("/events", content=b'{"items": []}', headers=headers)
-    assert answer.status_code == 400
-    assert answer.json()["errors"][0]["pointer"] == "header:ce-id"
+    response = await client.post("/events", content=b'{"items": []}', headers=headers)
+    assert response.status_code == 400
+    assert response.json()["errors"][0]["pointer"] == "header:ce-id"
 
 
 async def test_header_values_lose_their_quotes_and_percent_signs_once(client: Client) -> None:
     event = make_event(id='"a \\"quoted\\" %2525 id"')
-    answer = await client.post("/events", content=b'{"items": []}', headers=binary_headers(event))
-    assert answer.status_code == 200
-    message = binding.HTTPMessage(dict(answer.headers), answer.content)
+    response = await client.post("/events", content=b'{"items": []}', headers=binary_headers(event))
+    assert response.status_code == 200
+    message = binding.HTTPMessage(dict(response.headers), response.content)
     assert binding.from_binary_event(message).get_extension("causationid") == 'a "quoted" %25 id'
 
 
 async def test_deliveries_at_the_same_time_have_one_effect(client: Client) -> None:
     event = make_event(data=make_batch(*(f"user-{index}@example.org" for index in range(100))))
-    answers = await asyncio.gather(*(send(client, event) for _ in range(8)))
-    assert {answer.status_code for answer in answers} <= {200, 409}
-    done = [answer for answer in answers if answer.status_code == 200]
-    assert len({answer.content for answer in done}) == 1
-    for answer in answers:
-        if answer.status_code == 409:
-            assert answer.json()["code"] == "event_in_progress"
+    responses = await asyncio.gather(*(send(client, event) for _ in range(8)))
+    assert {response.status_code for response in responses} <= {200, 409}
+    done = [response for response in responses if response.status_code == 200]
+    assert len({response.content for response in done}) == 1
+    for response in responses:
+        if response.status_code == 409:
+            assert response.json()["code"] == "event_in_progress"
     assert (await send(client, event)).content == done[0].content
     assert len(await list_emails(client)) == 100
 
@@ -279,8 +279,8 @@ async def test_an_event_that_is_being_processed_elsewhere_is_answered_409(client
     try:
         number = int.from_bytes(entry.name[:8], "big", signed=True)
         await elsewhere.fetchval("SELECT pg_advisory_lock($1)", number)
-        answer = await send(client, event)
-        assert (answer.status_code, answer.json()["code"]) == (409, "event_in_progress")
+        response = await send(client, event)
+        assert (response.status_code, response.json()["code"]) == (409, "event_in_progress")
     finally:
         await elsewhere.close()
 
@@ -293,10 +293,10 @@ async def test_an_event_that_is_being_processed_elsewhere_is_answered_409(client
 async def test_a_batch_of_events_is_answered_by_a_batch_of_replies(client: Client) -> None:
     ping = {"specversion": "1.0", "id": "p", "source": "/ping", "type": "dev.knative.sources.ping"}
     events = [make_event(data=make_batch("a@example.org")), ping, make_event(data=make_batch("b@example.org"))]
-    answer = await client.post("/events", content=orjson.dumps(events), headers=BATCHED)
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "application/cloudevents-batch+json"
-    replies = answer.json()
+    response = await client.post("/events", content=orjson.dumps(events), headers=BATCHED)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/cloudevents-batch+json"
+    replies = response.json()
     assert [reply["causationid"] for reply in replies] == [events[0]["id"], events[2]["id"]]
     assert [reply["data"]["summary"]["succeeded"] for reply in replies] == [1, 1]
     again = await client.post("/events", content=orjson.dumps(events), headers=BATCHED)
@@ -309,9 +309,9 @@ async def test_a_batch_of_events_is_answered_by_a_batch_of_replies(client: Clien
 
 async def test_a_batch_with_a_wrong_event_is_refused_before_any_is_processed(client: Client) -> None:
     events = [make_event(data=make_batch("a@example.org")), make_event(data={"items": 7})]
-    answer = await client.post("/events", content=orjson.dumps(events), headers=BATCHED)
-    assert answer.status_code == 400
-    assert answer.json()["errors"][0]["pointer"] == "/1/data/items"
+    response = await client.post("/events", content=orjson.dumps(events), headers=BATCHED)
+    assert response.status_code == 400
+    assert response.json()["errors"][0]["pointer"] == "/1/data/items"
     assert await list_emails(client) == []
 
 
@@ -319,8 +319,8 @@ async def test_a_ping_relays_what_waits_and_gets_an_empty_answer(database_url: s
     async with running(make_settings(database_url, tmp_path)) as client:
         await client.make()
     async with running(make_settings(database_url, tmp_path, k_sink=sink.url)) as client:
-        answer = await send(client, make_event("dev.knative.sources.ping"))
-        assert (answer.status_code, answer.content) == (204, b"")
+        response = await send(client, make_event("dev.knative.sources.ping"))
+        assert (response.status_code, response.content) == (204, b"")
         await asyncio.to_thread(sink.wait_for, 1)
 
 
@@ -337,8 +337,8 @@ async def test_the_event_endpoint_asks_for_credentials_unless_the_network_is_tru
 ) -> None:
     event = make_event(data=make_batch("ada@example.org"))
     for path in ("/events", "/"):
-        answer = await client.post(path, json=event, headers={**STRUCTURED, "x-api-key": "wrong"})
-        assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")
+        response = await client.post(path, json=event, headers={**STRUCTURED, "x-api-key": "wrong"})
+        assert (response.status_code, response.json()["code"]) == (401, "unauthenticated")
     async with running(make_settings(database_url, tmp_path, events_trust_network=True)) as trusting:
         del trusting.headers["x-api-key"]
         assert_reply(await send(trusting, event), event)

@@ -83,7 +83,9 @@ async def test_another_request_under_the_key_is_refused(service: BatchService) -
         await service.batch("create", [{"data": body}], key="a-key"),
     ]
 
-    assert [(answer.status_code, answer.json()["code"]) for answer in others] == [(422, "idempotency_key_reused")] * 3
+    assert [(response.status_code, response.json()["code"]) for response in others] == [
+        (422, "idempotency_key_reused")
+    ] * 3
     assert await service.count("users") == 1
 
 
@@ -103,16 +105,16 @@ async def test_twenty_at_once_have_one_effect(service: BatchService, door: str) 
             return await service.batch("create", items, key="k")
         return await service.client.post(USERS, json=items[0]["data"], headers=keyed("k"))
 
-    answers = await asyncio.gather(*(send() for _ in range(20)))
+    responses = await asyncio.gather(*(send() for _ in range(20)))
     last = await send()
 
-    seen = Counter((answer.status_code, answer.headers.get(REPLAYED)) for answer in answers)
+    seen = Counter((response.status_code, response.headers.get(REPLAYED)) for response in responses)
     success = 200 if door == "batch" else 201
     assert seen.pop((success, None)) == 1
     assert set(seen) <= {(success, "true"), (409, None)}
-    refusals = {answer.json()["code"] for answer in answers if answer.status_code == 409}
+    refusals = {response.json()["code"] for response in responses if response.status_code == 409}
     assert refusals <= {"idempotency_in_progress"}
-    assert len({answer.content for answer in [*answers, last] if answer.is_success}) == 1
+    assert len({response.content for response in [*responses, last] if response.is_success}) == 1
     assert last.headers[REPLAYED] == "true"
     assert await service.count("users") == (100 if door == "batch" else 1)
 
@@ -137,8 +139,8 @@ async def test_decisions_of_the_database_are_stored_and_client_errors_are_not(se
 
     async def twice(method: str, url: str, body: Any, key: str, **headers: str) -> tuple[int, bool]:
         for _ in range(2):
-            answer = await service.client.request(method, url, json=body, headers=keyed(key, **headers))
-        return answer.status_code, REPLAYED in answer.headers
+            response = await service.client.request(method, url, json=body, headers=keyed(key, **headers))
+        return response.status_code, REPLAYED in response.headers
 
     assert await twice("POST", USERS, {"email": "taken@example.org"}, "taken") == (409, True)
     assert await twice("PATCH", address, {}, "stale", **{"If-Match": '"7"'}) == (412, True)
@@ -165,10 +167,10 @@ async def test_a_dry_run_leaves_its_key_free(service: BatchService) -> None:
     items = [creation()]
     await service.batch("create", items, dry_run=True, key="k")
 
-    answer = await service.batch("create", items, key="k")
+    response = await service.batch("create", items, key="k")
 
-    assert outcomes(answer) == ["created"]
-    assert REPLAYED not in answer.headers
+    assert outcomes(response) == ["created"]
+    assert REPLAYED not in response.headers
 
 
 async def test_after_a_day_a_key_is_new_and_old_ones_are_cleared(service: BatchService) -> None:
@@ -178,10 +180,10 @@ async def test_after_a_day_a_key_is_new_and_old_ones_are_cleared(service: BatchS
     assert 86_000 < await service.database.fetchval(remaining) <= 86_400
     await service.database.execute("UPDATE idempotency_keys SET expires_at = now() - interval '1 second'")
 
-    answer = await service.client.post(USERS, json=creation()["data"], headers=keyed("key-0"))
+    response = await service.client.post(USERS, json=creation()["data"], headers=keyed("key-0"))
 
-    assert answer.status_code == 201
-    assert REPLAYED not in answer.headers
+    assert response.status_code == 201
+    assert REPLAYED not in response.headers
     assert await service.count("idempotency_keys") == 1
 
 
@@ -195,10 +197,10 @@ async def test_stored_responses_are_encrypted(service: BatchService) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 255, 256])
 async def test_keys_have_1_to_255_characters(service: BatchService, length: int) -> None:
-    answer = await service.client.post(USERS, json=creation()["data"], headers=keyed("k" * length))
+    response = await service.client.post(USERS, json=creation()["data"], headers=keyed("k" * length))
 
     if length in (1, 255):
-        assert answer.status_code == 201
+        assert response.status_code == 201
     else:
-        assert answer.status_code == 422
-        assert answer.json()["errors"][0]["pointer"] == "header:Idempotency-Key"
+        assert response.status_code == 422
+        assert response.json()["errors"][0]["pointer"] == "header:Idempotency-Key"

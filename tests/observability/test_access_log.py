@@ -54,8 +54,8 @@ def service(
     postgres.drop_database("logs")
 
 
-def find_line(service: ServiceProcess, answer: httpx.Response) -> dict[str, object]:
-    request_id = answer.headers["x-request-id"]
+def find_line(service: ServiceProcess, response: httpx.Response) -> dict[str, object]:
+    request_id = response.headers["x-request-id"]
     service.wait_for(request_id)
     (line,) = [line for line in service.lines() if line.get("request_id") == request_id]
     return line
@@ -65,13 +65,13 @@ def test_a_request_is_one_line_with_ids_route_and_rows(service: ServiceProcess) 
     with service.client() as client:
         for _ in range(2):
             create_user(client, given_name="Emmy", family_name="Noether")
-        answer = client.get(USERS, params={"q": "noether"})
+        response = client.get(USERS, params={"q": "noether"})
 
-    line = find_line(service, answer)
+    line = find_line(service, response)
 
     assert line["message"] == "request"
     assert (line["method"], line["route"], line["status"], line["rows"]) == ("GET", USERS, 200, 2)
-    assert line["trace_id"] == answer.headers["traceparent"].split("-")[1]
+    assert line["trace_id"] == response.headers["traceparent"].split("-")[1]
     assert (line["level"], line["principal"]) == ("info", "api_key")
     assert float(str(line["milliseconds"])) > 0
 
@@ -80,14 +80,14 @@ def test_rows_are_the_users_that_were_read_or_changed(service: ServiceProcess) -
     batch = {"items": [{"data": {"email": f"{uuid4().hex}@example.org"}} for _ in range(4)]}
     with service.client() as client:
         path = user_url(create_user(client))
-        answers = [
+        responses = [
             (client.get(path), 1),
             (client.patch(path, json={"locale": "de"}), 1),
             (client.get(f"{USERS}/{uuid4()}"), None),
             (client.post(f"{USERS}/batch/create", json=batch), 4),
         ]
 
-    assert [find_line(service, answer)["rows"] for answer, _ in answers] == [rows for _, rows in answers]
+    assert [find_line(service, response)["rows"] for response, _ in responses] == [rows for _, rows in responses]
 
 
 def test_a_line_of_json_is_an_object_of_its_own() -> None:

@@ -75,8 +75,8 @@ def use_everything(client: httpx.Client) -> int:
         (200, client.get("/api/health/live")),
         (200, client.get("/api/health/ready")),
     ]
-    for number, (status, answer) in enumerate(asked):
-        assert answer.status_code == status, (number, answer.text)
+    for number, (status, response) in enumerate(asked):
+        assert response.status_code == status, (number, response.text)
     return 1 + len(asked)
 
 
@@ -106,7 +106,7 @@ def test_an_access_line_says_what_was_asked_and_by_what_kind_of_principal(databa
     with serving(tmp_path, DATABASE_URL=database_url, **PRODUCTION) as service:
         with service.client() as client:
             path = created_path(client.post(USERS, json=person(1)))
-            answer = client.get(path, headers={"X-Request-ID": "my-request", "traceparent": TRACE})
+            response = client.get(path, headers={"X-Request-ID": "my-request", "traceparent": TRACE})
             client.get("/api/health/live")
             client.get(path, headers={"X-API-Key": "wrong"})
             client.get("/api/v1/nowhere/at/all")
@@ -114,9 +114,9 @@ def test_an_access_line_says_what_was_asked_and_by_what_kind_of_principal(databa
     access = [line for line in service.lines() if line["logger"] == "access"]
     read = access[1]
 
-    assert answer.headers["x-request-id"] == read["request_id"] == "my-request"
+    assert response.headers["x-request-id"] == read["request_id"] == "my-request"
     assert read["trace_id"] == TRACE[3:35]
-    assert answer.headers["traceparent"][:36] == TRACE[:36]
+    assert response.headers["traceparent"][:36] == TRACE[:36]
     assert isinstance(read["milliseconds"], float)
     assert [(line["method"], line["route"], line["status"], line["principal"]) for line in access] == [
         ("POST", "/api/v1/users", 201, "api_key"),
@@ -136,16 +136,16 @@ def test_a_database_error_leaves_no_value_in_the_log(
     )
     with serving(tmp_path, DATABASE_URL=database_url, **PRODUCTION) as service:
         with service.client() as client:
-            answer = client.post(USERS, json={**person(1), "external_id": "zqmark-external"})
+            response = client.post(USERS, json={**person(1), "external_id": "zqmark-external"})
         service.stop()
     errors = [line for line in service.lines() if line["level"] == "error" and line["logger"] != "access"]
 
-    assert answer.status_code == 500
-    assert answer.json()["code"] == "internal_error"
+    assert response.status_code == 500
+    assert response.json()["code"] == "internal_error"
     assert [line["error"] for line in errors] == ["CheckViolationError"]
-    assert errors[0]["request_id"] == answer.headers["x-request-id"]
+    assert errors[0]["request_id"] == response.headers["x-request-id"]
     expect_no_marks(service.read_log())
-    expect_no_marks(answer.text)
+    expect_no_marks(response.text)
 
 
 async def test_text_on_request() -> None:

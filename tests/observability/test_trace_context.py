@@ -28,12 +28,12 @@ ANSWERS = [
 async def test_every_answer_carries_them(shared_client: httpx.AsyncClient, method: str, path: str, status: int) -> None:
     headers = {"X-Request-ID": "order-7:retry/2", "traceparent": f"00-{TRACE}-{SPAN}-01"}
 
-    answer = await shared_client.request(method, path, headers=headers)
+    response = await shared_client.request(method, path, headers=headers)
 
-    assert answer.status_code == status
-    assert answer.headers.get_list("x-request-id") == ["order-7:retry/2"]
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    (traceparent,) = answer.headers.get_list("traceparent")
+    assert response.status_code == status
+    assert response.headers.get_list("x-request-id") == ["order-7:retry/2"]
+    assert response.headers["x-content-type-options"] == "nosniff"
+    (traceparent,) = response.headers.get_list("traceparent")
     match = TRACEPARENT.fullmatch(traceparent)
     assert match
     assert match[1] == TRACE
@@ -42,16 +42,16 @@ async def test_every_answer_carries_them(shared_client: httpx.AsyncClient, metho
 
 
 async def test_a_refused_caller_gets_them_too(shared_client: httpx.AsyncClient) -> None:
-    answer = await shared_client.get(USERS, headers={"X-API-Key": "wrong", "X-Request-ID": "mine"})
+    response = await shared_client.get(USERS, headers={"X-API-Key": "wrong", "X-Request-ID": "mine"})
 
-    assert (answer.status_code, answer.headers["x-request-id"]) == (401, "mine")
+    assert (response.status_code, response.headers["x-request-id"]) == (401, "mine")
 
 
 async def test_they_are_made_where_there_are_none(shared_client: httpx.AsyncClient) -> None:
-    answers = [await shared_client.get("/api/health/live") for _ in range(2)]
+    responses = [await shared_client.get("/api/health/live") for _ in range(2)]
 
-    assert len({answer.headers["x-request-id"] for answer in answers}) == 2
-    traces = {TRACEPARENT.fullmatch(answer.headers["traceparent"])[1] for answer in answers}  # type: ignore[index]
+    assert len({response.headers["x-request-id"] for response in responses}) == 2
+    traces = {TRACEPARENT.fullmatch(response.headers["traceparent"])[1] for response in responses}  # type: ignore[index]
     assert len(traces) == 2
 
 
@@ -62,10 +62,10 @@ async def test_they_are_made_where_there_are_none(shared_client: httpx.AsyncClie
 async def test_an_id_that_is_no_plain_token_is_replaced(shared_client: httpx.AsyncClient, value: str) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.get(user_url(user), headers=[("X-Request-ID", value.encode("latin-1"))])
+    response = await shared_client.get(user_url(user), headers=[("X-Request-ID", value.encode("latin-1"))])
 
-    assert answer.status_code == 200
-    assert re.fullmatch(r"[0-9a-f]{24}", answer.headers["x-request-id"])
+    assert response.status_code == 200
+    assert re.fullmatch(r"[0-9a-f]{24}", response.headers["x-request-id"])
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ async def test_an_id_that_is_no_plain_token_is_replaced(shared_client: httpx.Asy
     ],
 )
 async def test_a_trace_context_that_is_none_begins_a_new_trace(shared_client: httpx.AsyncClient, value: str) -> None:
-    answer = await shared_client.get("/api/health/live", headers=[("traceparent", value.encode("latin-1"))])
+    response = await shared_client.get("/api/health/live", headers=[("traceparent", value.encode("latin-1"))])
 
-    match = TRACEPARENT.fullmatch(answer.headers["traceparent"])
+    match = TRACEPARENT.fullmatch(response.headers["traceparent"])
     assert match
     assert match[1] != TRACE
 
 
 async def test_a_trace_context_of_a_later_version_is_continued(shared_client: httpx.AsyncClient) -> None:
-    answer = await shared_client.get("/api/health/live", headers={"traceparent": f"01-{TRACE}-{SPAN}-01-what-comes"})
+    response = await shared_client.get("/api/health/live", headers={"traceparent": f"01-{TRACE}-{SPAN}-01-what-comes"})
 
-    assert answer.headers["traceparent"].startswith(f"00-{TRACE}-")
+    assert response.headers["traceparent"].startswith(f"00-{TRACE}-")

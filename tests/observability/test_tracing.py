@@ -72,16 +72,16 @@ def traced(client: httpx.Client, method: str, path: str, **options: Any) -> tupl
 
 
 def test_a_request_is_a_span_in_its_callers_trace(client: httpx.Client, collector: Collector) -> None:
-    answer, trace_id = traced(client, "GET", user_url(create_user(client)))
+    response, trace_id = traced(client, "GET", user_url(create_user(client)))
 
     span = collector.wait_for(trace_id, READ)
 
     assert (span.kind, span.parent_id, span.failed) == ("server", PARENT, False)
     assert span.attributes["http.route"] == "/api/v1/users/{user_id}"
     assert span.attributes["http.response.status_code"] == 200
-    assert span.attributes["user_service.request_id"] == answer.headers["x-request-id"]
+    assert span.attributes["user_service.request_id"] == response.headers["x-request-id"]
     assert span.resource["service.name"] == "user-service"
-    assert answer.headers["traceparent"] == f"00-{trace_id}-{span.span_id}-01"
+    assert response.headers["traceparent"] == f"00-{trace_id}-{span.span_id}-01"
 
 
 def test_a_read_shows_redis_and_postgresql_below_its_request(client: httpx.Client, collector: Collector) -> None:
@@ -91,8 +91,8 @@ def test_a_read_shows_redis_and_postgresql_below_its_request(client: httpx.Clien
     deadline = time.monotonic() + PATIENCE_SECONDS
     while redis is None:
         assert time.monotonic() < deadline, "no read asked Redis"
-        answer, trace_id = traced(client, "GET", f"{USERS}/{uuid4()}")
-        assert answer.status_code == 404
+        response, trace_id = traced(client, "GET", f"{USERS}/{uuid4()}")
+        assert response.status_code == 404
         request = collector.wait_for(trace_id, READ)
         statement = collector.wait_for(trace_id, "SELECT")
         # Ended before its request did, and so was sent with it or before it.
@@ -105,9 +105,9 @@ def test_a_read_shows_redis_and_postgresql_below_its_request(client: httpx.Clien
 def test_a_write_shows_its_statements_and_none_of_its_values(client: httpx.Client, collector: Collector) -> None:
     body = {"email": "katherine.johnson@example.org", "given_name": "Katherine", "phone": "+12025550143"}
 
-    answer, trace_id = traced(client, "POST", USERS, json=body)
+    response, trace_id = traced(client, "POST", USERS, json=body)
 
-    assert answer.status_code == 201
+    assert response.status_code == 201
     request = collector.wait_for(trace_id, "POST /api/v1/users")
     inserted = collector.wait_for(trace_id, "INSERT")
     assert inserted.parent_id == request.span_id
@@ -118,11 +118,11 @@ def test_a_write_shows_its_statements_and_none_of_its_values(client: httpx.Clien
 def test_a_change_is_recorded_under_the_span_that_made_it(
     client: httpx.Client, collector: Collector, postgres: PostgresServer
 ) -> None:
-    answer, trace_id = traced(client, "POST", USERS, json={"email": f"{uuid4().hex}@example.org"})
+    response, trace_id = traced(client, "POST", USERS, json={"email": f"{uuid4().hex}@example.org"})
     request = collector.wait_for(trace_id, "POST /api/v1/users")
 
     kept = postgres.execute(
-        f"\\connect tracing\nSELECT traceparent FROM user_changes WHERE user_id = '{answer.json()['id']}'"
+        f"\\connect tracing\nSELECT traceparent FROM user_changes WHERE user_id = '{response.json()['id']}'"
     )
 
     assert kept.strip() == f"00-{trace_id}-{request.span_id}-01"
@@ -133,9 +133,9 @@ def test_an_event_is_one_trace_from_the_broker_to_the_sink(
 ) -> None:
     trace_id = uuid4().hex
 
-    answer = send_batch_event(client, traceparent=f"00-{trace_id}-{PARENT}-01")
+    response = send_batch_event(client, traceparent=f"00-{trace_id}-{PARENT}-01")
 
-    assert answer.status_code == 200
+    assert response.status_code == 200
     processed = collector.wait_for(trace_id, "process org.userservice.batch.create.v1")
     inserted = collector.wait_for(trace_id, "INSERT")
     published = collector.wait_for(trace_id, "publish created")
@@ -152,11 +152,11 @@ def test_a_trace_that_the_caller_does_not_sample_is_not_sent(client: httpx.Clien
     path = user_url(create_user(client))
     quiet = uuid4().hex
 
-    answer = client.get(path, headers={"traceparent": f"00-{quiet}-{PARENT}-00"})
+    response = client.get(path, headers={"traceparent": f"00-{quiet}-{PARENT}-00"})
     _, loud = traced(client, "GET", path)
     collector.wait_for(loud, READ)
 
-    assert answer.headers["traceparent"].split("-")[1::2] == [quiet, "00"]
+    assert response.headers["traceparent"].split("-")[1::2] == [quiet, "00"]
     assert [span for span in collector.spans if span.trace_id == quiet] == []
 
 
@@ -172,11 +172,11 @@ def test_probes_and_scrapes_make_no_spans(client: httpx.Client, collector: Colle
 
 
 def test_a_fault_marks_its_span(client: httpx.Client, collector: Collector) -> None:
-    answer, trace_id = traced(client, "GET", USERS, headers={"X-API-Key": "wrong"})
+    response, trace_id = traced(client, "GET", USERS, headers={"X-API-Key": "wrong"})
 
     span = collector.wait_for(trace_id, "GET unmatched")
 
-    assert answer.status_code == 401
+    assert response.status_code == 401
     assert not span.failed
     assert "user_service.principal_kind" not in span.attributes
 

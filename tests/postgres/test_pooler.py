@@ -64,14 +64,14 @@ async def client(role: PostgresServer, pooler_url: str, tmp_path: Path) -> Async
 async def test_everything_works_through_a_pooler(client: Client) -> None:
     paths = [await client.make(given_name="Ada", metadata={"plan": "pro"}) for _ in range(20)]
     for _ in range(3):
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(client.get(path) for path in paths),
             *(client.patch(path, json={"given_name": "Grace"}) for path in paths),
             *(client.get(USERS, params={"q": "grace", "limit": "5"}) for _ in paths),
             *(client.post(f"{path}/login") for path in paths),
         )
-        assert {answer.status_code for answer in answers} <= {200, 204}, [
-            a.text for a in answers if a.status_code > 299
+        assert {response.status_code for response in responses} <= {200, 204}, [
+            a.text for a in responses if a.status_code > 299
         ]
     lines = b"".join(json.dumps({"email": f"u{number}@example.org"}).encode() + b"\n" for number in range(3000))
     imported = await client.post(f"{USERS}/imports", content=lines, headers={"Content-Type": "application/x-ndjson"})
@@ -87,7 +87,7 @@ async def test_everything_works_through_a_pooler(client: Client) -> None:
     assert len(followed) == 20 * 5 + 3000 + 1 + 1
     assert (imported.status_code, imported.json()["created"]) == (202, 3000)
     assert len(exported.text.splitlines()) == 3020
-    assert [answer.status_code for answer in once] == [201, 201]
+    assert [response.status_code for response in once] == [201, 201]
     assert once[0].json() == once[1].json()
     assert (person.status_code, purged.status_code) == (200, 204)
 
@@ -154,9 +154,9 @@ async def test_a_pooler_that_stops_keeping_statements_is_a_503_that_names_it(
             path = await client.make()
             await asyncio.to_thread(pooler.stop)
             await asyncio.to_thread(pooler.start, max_prepared_statements="0")
-            answers = []
+            responses = []
             for _ in range(10):
-                answers += await asyncio.gather(
+                responses += await asyncio.gather(
                     *(client.get(path) for _ in range(10)),
                     *(client.get(USERS) for _ in range(10)),
                     *(client.patch(path, json={"given_name": "Ada"}) for _ in range(10)),
@@ -165,11 +165,11 @@ async def test_a_pooler_that_stops_keeping_statements_is_a_503_that_names_it(
             await asyncio.to_thread(pooler.start)
 
             async def is_well() -> bool:
-                answer = await client.patch(path, json={"given_name": "Grace"})
-                return answer.status_code == 200
+                response = await client.patch(path, json={"given_name": "Grace"})
+                return response.status_code == 200
 
             await eventually(is_well)
 
-    refused = [answer for answer in answers if answer.status_code != 200]
-    assert {answer.status_code for answer in refused} == {503}
-    assert any("PgBouncer 1.21 or later" in answer.json()["detail"] for answer in refused)
+    refused = [response for response in responses if response.status_code != 200]
+    assert {response.status_code for response in refused} == {503}
+    assert any("PgBouncer 1.21 or later" in response.json()["detail"] for response in refused)

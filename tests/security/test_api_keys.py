@@ -51,11 +51,11 @@ def bare(client: httpx.AsyncClient, method: str, path: str, headers: dict[str, s
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 async def test_no_endpoint_answers_without_a_key(shared_client: httpx.AsyncClient, method: str, path: str) -> None:
-    answer = await shared_client.send(bare(shared_client, method, path, {}))
+    response = await shared_client.send(bare(shared_client, method, path, {}))
 
-    assert answer.headers["www-authenticate"] == "Bearer"
+    assert response.headers["www-authenticate"] == "Bearer"
     if method != "HEAD":
-        expect_problem(answer, 401, "unauthenticated")
+        expect_problem(response, 401, "unauthenticated")
 
 
 @pytest.mark.parametrize("headers", WRONG, ids=lambda headers: repr(headers)[:40])
@@ -63,8 +63,8 @@ async def test_a_wrong_key_opens_none(shared_client: httpx.AsyncClient, headers:
     user = await make_user(shared_client)
 
     for path in (USERS, user_url(user), f"{user_url(user)[:-1]}0"):
-        answer = await shared_client.send(bare(shared_client, "GET", path, headers))
-        problem = expect_problem(answer, 401, "unauthenticated")
+        response = await shared_client.send(bare(shared_client, "GET", path, headers))
+        problem = expect_problem(response, 401, "unauthenticated")
         assert API_KEY not in str(problem)
 
 
@@ -86,8 +86,8 @@ async def test_each_of_the_keys_opens_every_endpoint(shared_client: httpx.AsyncC
     user = await make_user(shared_client)
 
     for method, path in [("GET", USERS), ("GET", "/api/v1/cache"), ("GET", user_url(user)), ("DELETE", user_url(user))]:
-        answer = await shared_client.send(bare(shared_client, method, path, headers))
-        assert answer.is_success
+        response = await shared_client.send(bare(shared_client, method, path, headers))
+        assert response.is_success
 
 
 @pytest.mark.parametrize("path", ["/api/health/live", "/api/health/ready", "/metrics", "/openapi.json", "/docs"])

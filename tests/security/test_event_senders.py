@@ -29,8 +29,8 @@ def test_users_need_the_scope_for_events(trusting: Settings, shared_issuer: Issu
         for name, claims in {"without": {}, "reader": {"scope": "users:read"}}.items():
             token = shared_issuer.token(**claims)
             for door in ("/events", "/"):
-                answer = client.post(door, headers={"Authorization": f"Bearer {token}"})
-                statuses[name, door] = answer.status_code
+                response = client.post(door, headers={"Authorization": f"Bearer {token}"})
+                statuses[name, door] = response.status_code
         statuses["anonymous", "/events"] = client.post("/events").status_code
 
     assert set(statuses.values()) == {401, 403}

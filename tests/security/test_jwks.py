@@ -94,14 +94,16 @@ def test_keys_are_read_again_in_the_background(key_server: Issuer) -> None:
     assert key_server.asked == 2
 
 
-@pytest.mark.parametrize("answer", [(500, None), (200, b"<html>"), (200, b'{"keys": []}'), (302, None), (200, b"[")])
-def test_kept_keys_serve_while_the_issuer_is_out_of_order(key_server: Issuer, answer: tuple[int, bytes | None]) -> None:
+@pytest.mark.parametrize("response", [(500, None), (200, b"<html>"), (200, b'{"keys": []}'), (302, None), (200, b"[")])
+def test_kept_keys_serve_while_the_issuer_is_out_of_order(
+    key_server: Issuer, response: tuple[int, bytes | None]
+) -> None:
     key_id = next(iter(key_server.private))
 
     async def run() -> tuple[Any, Any]:
         keys = eager(key_server)
         before = await keys.find(key_id, "ES256")
-        key_server.status, key_server.document = answer
+        key_server.status, key_server.document = response
         await keys.find(key_id, "ES256")
         if keys.refreshing is not None:
             await keys.refreshing
@@ -121,12 +123,12 @@ def test_without_keys_a_token_is_answered_with_503(key_server: Issuer, database_
     )
 
     with live(settings) as server, server.client(Authorization=f"Bearer {key_server.token()}") as client:
-        answer = client.get(USERS)
+        response = client.get(USERS)
         with server.client() as internal:
             by_key = internal.get(USERS)
 
-    assert (answer.status_code, answer.json()["code"]) == (503, "issuer_unavailable")
-    assert answer.headers["retry-after"]
+    assert (response.status_code, response.json()["code"]) == (503, "issuer_unavailable")
+    assert response.headers["retry-after"]
     assert by_key.status_code == 200
 
 

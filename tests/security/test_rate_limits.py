@@ -46,10 +46,10 @@ def as_subject(server: LiveServer, issuer: Issuer, subject: str) -> httpx.Client
     return server.client(Authorization=f"Bearer {issuer.token(sub=subject, scope=' '.join(SCOPES))}")
 
 
-def remaining(answer: httpx.Response) -> int:
+def remaining(response: httpx.Response) -> int:
     """What the answer says is left, its header's form checked."""
-    state = re.fullmatch(r'"default";r=(\d+);t=(\d+)', answer.headers["ratelimit"])
-    assert state is not None, answer.headers["ratelimit"]
+    state = re.fullmatch(r'"default";r=(\d+);t=(\d+)', response.headers["ratelimit"])
+    assert state is not None, response.headers["ratelimit"]
     assert 0 <= int(state[2]) <= 60
     return int(state[1])
 
@@ -62,9 +62,9 @@ def test_a_subject_has_so_many_requests_and_another_its_own(limited: Settings, s
         with as_subject(server, shared_issuer, "other") as client:
             other = client.get(USERS)
 
-    assert [answer.status_code for answer in granted] == [200] * 10
-    assert [remaining(answer) for answer in granted] == list(range(9, -1, -1))
-    assert {answer.headers["ratelimit-policy"] for answer in granted} == {'"default";q=10;w=60'}
+    assert [response.status_code for response in granted] == [200] * 10
+    assert [remaining(response) for response in granted] == list(range(9, -1, -1))
+    assert {response.headers["ratelimit-policy"] for response in granted} == {'"default";q=10;w=60'}
     assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert remaining(refused) == 0
@@ -104,8 +104,8 @@ def test_keys_have_no_limit_unless_one_is_set(limited: Settings) -> None:
     with live(replace(limited, rate_limit_internal_max=3)) as server, server.client() as client:
         bound = [client.get(USERS).status_code for _ in range(4)]
 
-    assert [answer.status_code for answer in free] == [200] * 12
-    assert all("ratelimit" not in answer.headers for answer in free)
+    assert [response.status_code for response in free] == [200] * 12
+    assert all("ratelimit" not in response.headers for response in free)
     assert bound == [200, 200, 200, 429]
 
 

@@ -36,10 +36,10 @@ def test_a_principal_without_a_scope_is_forbidden(server: LiveServer, shared_iss
         with client_with(server, shared_issuer, SCOPES - {scope}) as client:
             for method, path in requests:
                 body = {"email": "ada@example.org"} if method in {"PUT", "PATCH"} or path == USERS else None
-                answer = client.request(method, path.format(id=user["id"]), json=body)
+                response = client.request(method, path.format(id=user["id"]), json=body)
                 if method != "HEAD":
-                    assert scope in expect_problem(answer, 403, "forbidden")["detail"]
-                assert answer.status_code == 403
+                    assert scope in expect_problem(response, 403, "forbidden")["detail"]
+                assert response.status_code == 403
     with server.client() as client:
         assert client.get(user_url(user), headers={"Cache-Control": "no-cache"}).json() == user
 

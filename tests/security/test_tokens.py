@@ -28,9 +28,9 @@ def anonymous(server: LiveServer) -> httpx.Client:
     return server.client(Accept="application/json")
 
 
-def expect_refusal(answer: httpx.Response, status: int, code: str) -> str:
-    problem = answer.json()
-    assert (answer.status_code, problem["code"]) == (status, code), problem
+def expect_refusal(response: httpx.Response, status: int, code: str) -> str:
+    problem = response.json()
+    assert (response.status_code, problem["code"]) == (status, code), problem
     detail: str = problem["detail"]
     return detail
 
@@ -137,18 +137,18 @@ def test_a_token_is_refused_when_it_is(server: LiveServer, shared_issuer: Issuer
     token = REFUSED[kind](shared_issuer)
 
     with anonymous(server) as client:
-        answer = client.get(USERS, headers={"Authorization": b"Bearer " + token.encode("latin-1")})
+        response = client.get(USERS, headers={"Authorization": b"Bearer " + token.encode("latin-1")})
 
-    detail = expect_refusal(answer, 401, "unauthenticated")
-    assert answer.headers["www-authenticate"] == "Bearer"
+    detail = expect_refusal(response, 401, "unauthenticated")
+    assert response.headers["www-authenticate"] == "Bearer"
     assert token not in detail
 
 
 def test_an_oversized_token_is_refused_for_its_size(server: LiveServer, shared_issuer: Issuer) -> None:
     with anonymous(server) as client:
-        answer = client.get(USERS, headers=bearer(REFUSED["oversized"](shared_issuer)))
+        response = client.get(USERS, headers=bearer(REFUSED["oversized"](shared_issuer)))
 
-    assert "longer than 8192 bytes" in expect_refusal(answer, 401, "unauthenticated")
+    assert "longer than 8192 bytes" in expect_refusal(response, 401, "unauthenticated")
 
 
 def test_two_authorization_headers_are_refused_though_both_are_good(server: LiveServer, shared_issuer: Issuer) -> None:
@@ -160,9 +160,9 @@ def test_two_authorization_headers_are_refused_though_both_are_good(server: Live
 
     with server.connect() as connection:
         connection.sendall(request.encode())
-        answer = connection.recv(65536)
+        response = connection.recv(65536)
 
-    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert response.startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize("key", [API_KEY, "not-a-key-of-this-service"])
@@ -170,9 +170,9 @@ def test_a_key_and_a_token_together_are_refused(server: LiveServer, shared_issue
     token = shared_issuer.token(scope="users:read")
 
     with anonymous(server) as client:
-        answer = client.get(USERS, headers={**bearer(token), "X-API-Key": key})
+        response = client.get(USERS, headers={**bearer(token), "X-API-Key": key})
 
-    assert "different credentials" in expect_refusal(answer, 401, "unauthenticated")
+    assert "different credentials" in expect_refusal(response, 401, "unauthenticated")
 
 
 @pytest.mark.parametrize("name", ["access_token", "token", "api_key", "x-api-key"])
@@ -180,9 +180,9 @@ def test_a_credential_in_the_query_is_no_credential(server: LiveServer, shared_i
     token = shared_issuer.token(scope="users:read")
 
     with anonymous(server) as client:
-        answer = client.get(USERS, params={name: token})
+        response = client.get(USERS, params={name: token})
 
-    expect_refusal(answer, 401, "unauthenticated")
+    expect_refusal(response, 401, "unauthenticated")
 
 
 @pytest.mark.parametrize(
@@ -196,16 +196,16 @@ def test_a_credential_in_the_query_is_no_credential(server: LiveServer, shared_i
 )
 def test_scopes_are_found_under_each_name(server: LiveServer, shared_issuer: Issuer, claims: dict[str, Any]) -> None:
     with anonymous(server) as client:
-        answer = client.get(USERS, headers=bearer(shared_issuer.token(**claims)))
+        response = client.get(USERS, headers=bearer(shared_issuer.token(**claims)))
 
-    assert answer.status_code == 200
+    assert response.status_code == 200
 
 
 def test_an_unknown_scope_gives_nothing(server: LiveServer, shared_issuer: Issuer) -> None:
     with anonymous(server) as client:
-        answer = client.get(USERS, headers=bearer(shared_issuer.token(scope="users:* admin USERS:READ")))
+        response = client.get(USERS, headers=bearer(shared_issuer.token(scope="users:* admin USERS:READ")))
 
-    expect_refusal(answer, 403, "forbidden")
+    expect_refusal(response, 403, "forbidden")
 
 
 @pytest.mark.parametrize(
@@ -227,15 +227,15 @@ def test_known_and_unknown_users_are_refused_alike_and_without_a_look(
     token = shared_issuer.token()
     looked = dict(server.metrics.cache_hits.values), dict(server.metrics.cache_misses.values)
 
-    answers = []
+    responses = []
     with anonymous(server) as client:
         for user_id in (known, uuid4()):
             url = f"{USERS}/{user_id}{ending}"
-            answer = client.request(method, url, headers={**bearer(token), "X-Request-ID": "same"}, json={})
-            answers.append((answer.status_code, answer.content))
+            response = client.request(method, url, headers={**bearer(token), "X-Request-ID": "same"}, json={})
+            responses.append((response.status_code, response.content))
 
-    assert answers[0] == answers[1]
-    assert scope in httpx.Response(403, content=answers[0][1]).json()["detail"]
+    assert responses[0] == responses[1]
+    assert scope in httpx.Response(403, content=responses[0][1]).json()["detail"]
     assert (dict(server.metrics.cache_hits.values), dict(server.metrics.cache_misses.values)) == looked
 
 
@@ -245,9 +245,9 @@ def test_the_fast_path_serves_tokens(server: LiveServer, shared_issuer: Issuer) 
     token = shared_issuer.token(scope="users:read")
 
     with anonymous(server) as client:
-        answers = [client.get(f"{USERS}/{made['id']}", headers=bearer(token)) for _ in range(3)]
+        responses = [client.get(f"{USERS}/{made['id']}", headers=bearer(token)) for _ in range(3)]
 
-    assert [answer.json() for answer in answers] == [made] * 3
+    assert [response.json() for response in responses] == [made] * 3
 
 
 def test_the_trail_names_a_subject_by_a_hash(server: LiveServer, shared_issuer: Issuer) -> None:

@@ -325,12 +325,12 @@ def test_a_body_over_the_bound_is_refused(hasty: LiveServer, chunked: bool) -> N
     framed = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     with hasty.connect() as connection:
         connection.sendall(POST + (framed if chunked else b"Content-Length: %d\r\n\r\n%s" % (len(body), body)))
-        answer = next_answer(connection)
+        response = next_answer(connection)
 
-    assert answer.startswith(b"HTTP/1.1 413 ")
-    assert b'"code":"payload_too_large"' in answer
-    assert chunked or b"262,144 bytes" in answer
-    assert answer.count(b"HTTP/1.1 ") == 1
+    assert response.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":"payload_too_large"' in response
+    assert chunked or b"262,144 bytes" in response
+    assert response.count(b"HTTP/1.1 ") == 1
 
 
 def test_a_body_longer_than_it_says_is_no_part_of_the_request(hasty: LiveServer) -> None:
@@ -367,12 +367,12 @@ def test_more_connections_than_allowed_are_turned_away(hasty: LiveServer) -> Non
 def test_deep_json_is_refused(hasty: LiveServer, depth: int, field: str) -> None:
     body = b'{"email": "a@example.org", "%s": %s1%s}' % (field.encode(), b'{"a":' * depth, b"}" * depth)
     with hasty.client() as client:
-        answer = client.post(
+        response = client.post(
             USERS.decode(), content=body, headers={"X-API-Key": API_KEY, "Content-Type": "application/json"}
         )
 
-    code = answer.json()["code"]
-    assert (answer.status_code, code) in {
+    code = response.json()["code"]
+    assert (response.status_code, code) in {
         (400, "malformed_json"),
         (413, "payload_too_large"),
         (422, "validation_failed"),

@@ -29,9 +29,9 @@ class BatchService:
 
     async def make(self, count: int, **fields: Any) -> list[str]:
         """The ids of new users."""
-        answer = await self.batch("create", [creation(**fields) for _ in range(count)])
-        assert answer.status_code == 200, answer.text
-        return [item["id"] for item in answer.json()["items"]]
+        response = await self.batch("create", [creation(**fields) for _ in range(count)])
+        assert response.status_code == 200, response.text
+        return [item["id"] for item in response.json()["items"]]
 
     async def user(self, user_id: str, **headers: str) -> Any:
         return (await self.client.get(f"{USERS}/{user_id}", headers=headers)).json()
@@ -58,9 +58,9 @@ def creation(**fields: Any) -> dict[str, Any]:
     return {"data": {"email": f"{uuid4().hex}@example.org", **fields}}
 
 
-def outcomes(answer: httpx.Response) -> list[str]:
+def outcomes(response: httpx.Response) -> list[str]:
     """Each item's status, or its error's code."""
-    items = answer.json()["items"]
+    items = response.json()["items"]
     return [item["error"]["code"] if item["status"] == "failed" else item["status"] for item in items]
 
 

@@ -60,15 +60,15 @@ class Broker:
     async def attempt(self, client: httpx.AsyncClient, event: Event) -> bool:
         self.attempts += 1
         try:
-            answer = await self.send(client, event)
+            response = await self.send(client, event)
         except httpx.TransportError:
             return False
-        if answer.status_code in RETRIED or answer.status_code >= 500:
+        if response.status_code in RETRIED or response.status_code >= 500:
             return False
-        if not answer.is_success:
-            self.dead_letters[event["id"]] = answer.status_code
+        if not response.is_success:
+            self.dead_letters[event["id"]] = response.status_code
             return True
-        return self.route_reply(event, answer)
+        return self.route_reply(event, response)
 
     async def send(self, client: httpx.AsyncClient, event: Event) -> httpx.Response:
         if self.chance.random() < 0.5:
@@ -77,14 +77,14 @@ class Broker:
         headers = {**attributes, "content-type": "application/json"}
         return await client.post("/events", content=orjson.dumps(event["data"]), headers=headers)
 
-    def route_reply(self, event: Event, answer: httpx.Response) -> bool:
+    def route_reply(self, event: Event, response: httpx.Response) -> bool:
         """A 2xx with a body that is no event counts as a failure, and is one of the service."""
-        if not answer.content:
+        if not response.content:
             return True
-        head = answer.headers
+        head = response.headers
         if not {"ce-id", "ce-source", "ce-type", "ce-specversion"} <= set(head):
-            self.faults.append(f"{answer.status_code} without an event")
+            self.faults.append(f"{response.status_code} without an event")
             return False
-        self.replies[event["id"]].add((head["ce-id"], head["ce-time"], answer.content))
-        self.documents[event["id"]] = answer.json()
+        self.replies[event["id"]].add((head["ce-id"], head["ce-time"], response.content))
+        self.documents[event["id"]] = response.json()
         return True

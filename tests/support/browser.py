@@ -24,8 +24,8 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run -
 class Page:
     """One tab. What the browser tells by itself is kept in `events`."""
 
-    def __init__(self, wishes: int, answers: int) -> None:
-        self.wishes, self.answers = wishes, os.fdopen(answers, "rb")
+    def __init__(self, wishes: int, responses: int) -> None:
+        self.wishes, self.answers = wishes, os.fdopen(responses, "rb")
         self.asked = 0
         self.session: str | None = None
         self.events: list[dict[str, Any]] = []
@@ -41,12 +41,12 @@ class Page:
             message["sessionId"] = self.session
         os.write(self.wishes, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self.receive()
-            if answer.get("id") == self.asked:
-                assert "error" not in answer, answer
-                result: dict[str, Any] = answer["result"]
+            response = self.receive()
+            if response.get("id") == self.asked:
+                assert "error" not in response, response
+                result: dict[str, Any] = response["result"]
                 return result
-            self.events.append(answer)
+            self.events.append(response)
 
     def receive(self) -> dict[str, Any]:
         text = bytearray()
@@ -97,7 +97,7 @@ def browsing(folder: Path) -> Iterator[Page]:
     """A page of a browser that knows nothing yet."""
     assert CHROMIUM is not None
     to_browser, wishes = os.pipe()
-    answers, from_browser = os.pipe()
+    responses, from_browser = os.pipe()
 
     def take_pipes() -> None:
         # The protocol wants its pipes at 3 and 4; either may be where the other has to go.
@@ -118,7 +118,7 @@ def browsing(folder: Path) -> Iterator[Page]:
     os.close(to_browser)
     os.close(from_browser)
     try:
-        page = Page(wishes, answers)
+        page = Page(wishes, responses)
         yield page
         page.answers.close()
     finally:

@@ -104,6 +104,6 @@ class Cluster:
     def call(self, *requests: dict[str, Any], allowed: bool = True) -> list[dict[str, Any]]:
         """The answers to requests (method, path or url, body, headers) of one caller, in order."""
         task = {"requests": [{"url": self.address + request.pop("path", ""), **request} for request in requests]}
-        answers = self.wait_for_result(self.start_caller(task, allowed=allowed))
-        assert isinstance(answers, list)
-        return answers
+        responses = self.wait_for_result(self.start_caller(task, allowed=allowed))
+        assert isinstance(responses, list)
+        return responses

@@ -23,8 +23,8 @@ def ask(request: dict[str, Any]) -> dict[str, Any]:
     headers = KEY | request.get("headers", {})
     message = urllib.request.Request(request["url"], data=content, headers=headers, method=request.get("method", "GET"))
     try:
-        with urllib.request.urlopen(message, timeout=60) as answer:
-            return {"status": answer.status, "body": decoded(answer.read())}
+        with urllib.request.urlopen(message, timeout=60) as response:
+            return {"status": response.status, "body": decoded(response.read())}
     except urllib.error.HTTPError as refusal:
         return {"status": refusal.code, "body": decoded(refusal.read())}
     except OSError as error:
@@ -64,12 +64,12 @@ class Load:
             content = json.dumps({"external_id": name, "email": f"{name}@example.org"})
             try:
                 connection.request("POST", "/api/v1/users", body=content, headers=KEY)
-                answer = connection.getresponse()
-                answer.read()
-                if answer.status == 201:
+                response = connection.getresponse()
+                response.read()
+                if response.status == 201:
                     self.acknowledged.append(name)
                 else:
-                    self.failures.append(f"{name}: {answer.status}")
+                    self.failures.append(f"{name}: {response.status}")
             except (OSError, http.client.HTTPException) as error:
                 self.failures.append(f"{name}: {error!r}")
                 connection.close()

@@ -49,8 +49,8 @@ class HttpDoor:
         self.client = httpx.Client(base_url=url, timeout=PATIENCE_SECONDS)
 
     def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        answer = self.client.request(method, target, headers=dict(headers), content=body)
-        return Answer(answer.status_code, dict(answer.headers), answer.content)
+        response = self.client.request(method, target, headers=dict(headers), content=body)
+        return Answer(response.status_code, dict(response.headers), response.content)
 
 
 @contextmanager
@@ -69,10 +69,10 @@ class LambdaDoor:
         self.payload = payload
 
     def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        answer = self.invoke(self.payload(method, target, headers, body))
-        content = answer.get("body") or ""
-        decoded = base64.b64decode(content) if answer["isBase64Encoded"] else content.encode()
-        return Answer(answer["statusCode"], answer.get("headers") or {}, decoded)
+        response = self.invoke(self.payload(method, target, headers, body))
+        content = response.get("body") or ""
+        decoded = base64.b64decode(content) if response["isBase64Encoded"] else content.encode()
+        return Answer(response["statusCode"], response.get("headers") or {}, decoded)
 
     def invoke(self, event: dict[str, object] | None) -> dict[str, object]:
         assert self.process.stdin is not None
@@ -81,8 +81,8 @@ class LambdaDoor:
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         assert line, "the runtime ended; its log says why"
-        answer: dict[str, object] = json.loads(line)
-        return answer
+        response: dict[str, object] = json.loads(line)
+        return response
 
 
 @contextmanager

@@ -13,8 +13,8 @@ context = SimpleNamespace(
     memory_limit_in_mb=512,
 )
 for line in sys.stdin:
-    answer = aws_lambda.handler(json.loads(line), context)
-    sys.stdout.write(json.dumps(answer) + "\n")
+    response = aws_lambda.handler(json.loads(line), context)
+    sys.stdout.write(json.dumps(response) + "\n")
     sys.stdout.flush()
 for environment in aws_lambda.environments:
     environment.close()

@@ -69,9 +69,9 @@ class Prometheus:
         self.url = url
 
     def ask(self, path: str, **parameters: str | float) -> Any:
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=PATIENCE_SECONDS).json()
-        assert answer["status"] == "success", answer
-        return answer["data"]
+        response = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=PATIENCE_SECONDS).json()
+        assert response["status"] == "success", response
+        return response["data"]
 
     def values(self, query: str) -> list[float]:
         return [float(series["value"][1]) for series in self.ask("query", query=query)["result"]]

@@ -40,19 +40,21 @@ class RecordedWrites:
         headers = {"Idempotency-Key": uuid4().hex}
         async with asyncio.timeout(PATIENCE_SECONDS):
             while True:
-                answer = await self.client.request(method, path, json=body, headers=headers)
-                self.statuses[answer.status_code] += 1
-                if answer.status_code not in EXPECTED:
-                    self.failures.append(f"{method} {path}: {answer.status_code} {answer.text}")
-                if answer.is_success:
-                    return answer
+                response = await self.client.request(method, path, json=body, headers=headers)
+                self.statuses[response.status_code] += 1
+                if response.status_code not in EXPECTED:
+                    self.failures.append(f"{method} {path}: {response.status_code} {response.text}")
+                if response.is_success:
+                    return response
                 await asyncio.sleep(0.05)
 
     async def read(self, path: str, version: int) -> None:
-        answer = await self.client.get(path, headers=FRESH)
-        is_right = answer.status_code == 503 or (answer.status_code == 200 and answer.json()["version"] == version)
+        response = await self.client.get(path, headers=FRESH)
+        is_right = response.status_code == 503 or (
+            response.status_code == 200 and response.json()["version"] == version
+        )
         if not is_right:
-            self.failures.append(f"GET {path} at version {version}: {answer.status_code} {answer.text}")
+            self.failures.append(f"GET {path} at version {version}: {response.status_code} {response.text}")
 
     async def write(self) -> None:
         while not self.stopping:
@@ -65,9 +67,9 @@ class RecordedWrites:
                 await self.read(path, version=2 + number)
             emails = [f"{uuid4().hex}@example.org" for _ in range(5)]
             items = [{"data": {"email": email}} for email in emails]
-            answer = await self.send("POST", f"{USERS}/batch/create", {"items": items})
-            if answer.json()["summary"]["succeeded"] != len(items):
-                self.failures.append(answer.text)
+            response = await self.send("POST", f"{USERS}/batch/create", {"items": items})
+            if response.json()["summary"]["succeeded"] != len(items):
+                self.failures.append(response.text)
             self.created.update(emails)
 
     @property

@@ -33,11 +33,11 @@ async def test_a_certificate_that_stops_being_valid_is_503_and_named_until_it_is
                 authority.server_context(days=-1),
                 authority.server_context(host="elsewhere"),
             ]
-            answers = []
+            responses = []
             for context in bad:
                 forwarder.context = context
                 client.resources.pool.connector.generation += 1
-                answers += [await client.get(path), await client.patch(path, json={"given_name": "Ada"})]
+                responses += [await client.get(path), await client.patch(path, json={"given_name": "Ada"})]
             forwarder.context = authority.server_context()
 
             async def is_well() -> bool:
@@ -45,9 +45,11 @@ async def test_a_certificate_that_stops_being_valid_is_503_and_named_until_it_is
 
             await eventually(is_well)
 
-    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(503, "database_unavailable")}
-    assert {answer.headers["retry-after"] for answer in answers} == {"1"}
-    assert [answer.json()["detail"] for answer in answers if "certificate" not in answer.json()["detail"]] == []
+    assert {(response.status_code, response.json()["code"]) for response in responses} == {
+        (503, "database_unavailable")
+    }
+    assert {response.headers["retry-after"] for response in responses} == {"1"}
+    assert [response.json()["detail"] for response in responses if "certificate" not in response.json()["detail"]] == []
 
 
 async def test_at_the_start_the_certificate_is_named_and_awaited(
@@ -81,9 +83,9 @@ async def test_an_authority_that_is_replaced_is_used_by_new_connections(
             forwarder.context = later.server_context()
             authority.path.write_bytes(later.path.read_bytes())
             client.resources.pool.connector.expire()
-            answers = [await client.get(path), await client.patch(path, json={"given_name": "Ada"})]
+            responses = [await client.get(path), await client.patch(path, json={"given_name": "Ada"})]
 
-    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [response.status_code for response in responses] == [200, 200]
 
 
 async def test_a_file_that_is_lost_is_a_503_that_names_it_until_it_is_back(
@@ -96,7 +98,7 @@ async def test_a_file_that_is_lost_is_a_503_that_names_it_until_it_is_back(
             path = await client.make()
             hidden = authority.path.rename(tmp_path / "hidden")
             client.resources.pool.connector.expire()
-            answers = [await client.get(path), await client.patch(path, json={"given_name": "Ada"})]
+            responses = [await client.get(path), await client.patch(path, json={"given_name": "Ada"})]
             hidden.rename(authority.path)
 
             async def is_well() -> bool:
@@ -105,8 +107,10 @@ async def test_a_file_that_is_lost_is_a_503_that_names_it_until_it_is_back(
             await eventually(is_well)
 
     expected = f"DATABASE_URL: sslrootcert names the file {authority.path}, which can't be read (FileNotFoundError)."
-    assert {answer.status_code for answer in answers} == {503}
-    assert [answer.json()["detail"] for answer in answers if not answer.json()["detail"].startswith(expected)] == []
+    assert {response.status_code for response in responses} == {503}
+    assert [
+        response.json()["detail"] for response in responses if not response.json()["detail"].startswith(expected)
+    ] == []
 
 
 async def test_a_replica_that_can_not_be_reached_over_tls_leaves_lists_to_the_primary_and_is_named(
@@ -121,8 +125,8 @@ async def test_a_replica_that_can_not_be_reached_over_tls_leaves_lists_to_the_pr
             settings = make_settings(database_url, tmp_path, database_read_url=url, database_timeout=1)
             async with running(settings) as client:
                 await client.make()
-                answer = await client.get(USERS)
-                assert (answer.status_code, len(answer.json()["items"])) == (200, len(reasons) + 1)
+                response = await client.get(USERS)
+                assert (response.status_code, len(response.json()["items"])) == (200, len(reasons) + 1)
             reasons.append([record for record in caplog.records if "read replica" in record.message][-1].reason)  # type: ignore[attr-defined]
 
     assert "certificate has expired" in reasons[0]

@@ -26,12 +26,12 @@ def database_name(url: str) -> str:
 
 async def ask_at_once(client: Client, path: str, number: int) -> set[int]:
     """The statuses of so many reads, lists and creates at the same time."""
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(client.get(path, headers=FRESH) for _ in range(number)),
         *(client.get(USERS) for _ in range(number)),
         *(client.post(USERS, json={"email": f"{uuid4().hex}@example.org"}) for _ in range(number)),
     )
-    return {answer.status_code for answer in answers}
+    return {response.status_code for response in responses}
 
 
 @pytest.mark.parametrize("unreachable", [silent_host, full_host])

@@ -24,9 +24,9 @@ PAUSE_SECONDS = 40
 RECORDS = [json.dumps({"email": f"u{number}@example.org"}).encode() + b"\n" for number in range(2500)]
 
 
-def expect_shutting_down(answer: httpx.Response) -> None:
-    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json"), answer.text
-    assert (answer.json()["code"], answer.headers["retry-after"]) == ("shutting_down", "1")
+def expect_shutting_down(response: httpx.Response) -> None:
+    assert (response.status_code, response.headers["content-type"]) == (503, "application/problem+json"), response.text
+    assert (response.json()["code"], response.headers["retry-after"]) == ("shutting_down", "1")
 
 
 def expect_quiet(service: ServiceProcess) -> None:
@@ -115,10 +115,10 @@ async def test_a_request_that_waits_for_a_lock_is_a_503(database_url: str, tmp_p
                 sending = asyncio.create_task(waiting)
                 await eventually(lambda: waits_for_a_lock(database_url))
                 status = await end(service)
-                answer = await sending
+                response = await sending
             await holder.close()
 
-    expect_shutting_down(answer)
+    expect_shutting_down(response)
     expect_quiet(service)
     assert status == 0
 
@@ -176,8 +176,8 @@ async def fill(service: ServiceProcess) -> None:
     preferences = {f"key{number}": "x" * 100 for number in range(100)}
     lines = [json.dumps({"email": f"u{number}@example.org", "preferences": preferences}) for number in range(2000)]
     async with service.async_client() as client:
-        answer = await client.post(IMPORTS, content="\n".join(lines).encode(), headers=IMPORT_HEADERS)
-    assert (answer.status_code, answer.json()["created"]) == (202, 2000)
+        response = await client.post(IMPORTS, content="\n".join(lines).encode(), headers=IMPORT_HEADERS)
+    assert (response.status_code, response.json()["created"]) == (202, 2000)
 
 
 @pytest.mark.parametrize("fault", ["stop", "session ended"])
@@ -238,9 +238,9 @@ async def test_an_export_that_can_not_begin_is_a_503(database_url: str, tmp_path
             holder = await asyncpg.connect(database_url)
             async with holder.transaction():
                 await holder.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
-                answer = await client.get(f"{USERS}/export")
+                response = await client.get(f"{USERS}/export")
             await holder.close()
 
-    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json"), answer.text
-    assert (answer.json()["code"], answer.headers["retry-after"]) == ("database_unavailable", "1")
+    assert (response.status_code, response.headers["content-type"]) == (503, "application/problem+json"), response.text
+    assert (response.json()["code"], response.headers["retry-after"]) == ("database_unavailable", "1")
     expect_quiet(service)

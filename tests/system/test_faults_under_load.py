@@ -182,7 +182,7 @@ async def test_an_import_goes_on_after_a_fault_in_its_middle(
 ) -> None:
     body = [json.dumps({"email": f"u{number}@example.org"}).encode() + b"\n" for number in range(RECORDS)]
     begin, end = FAULTS_OF_IMPORTS[fault]
-    answers: list[httpx.Response] = []
+    responses: list[httpx.Response] = []
     async with running(make_settings(url, tmp_path, cache="none", database_timeout=1)) as client:
 
         async def pieces(half: int) -> AsyncIterator[bytes]:
@@ -196,15 +196,15 @@ async def test_an_import_goes_on_after_a_fault_in_its_middle(
             return (await client.get(f"{USERS}/imports")).status_code == 200
 
         for half in (2000, 4000, 6000):
-            answers.append(await client.post(f"{USERS}/imports", content=pieces(half), headers=IMPORT_HEADERS))
+            responses.append(await client.post(f"{USERS}/imports", content=pieces(half), headers=IMPORT_HEADERS))
             await asyncio.to_thread(end, server)
             await eventually(is_well)
-        answers.append(await client.post(f"{USERS}/imports", content=b"".join(body), headers=IMPORT_HEADERS))
+        responses.append(await client.post(f"{USERS}/imports", content=b"".join(body), headers=IMPORT_HEADERS))
 
-    refused = [answer for answer in answers if answer.status_code != 202]
-    assert [answer.status_code for answer in refused] == [503] * (3 if fault != "restart" else len(refused))
-    assert {answer.json()["code"] for answer in refused} <= {"database_unavailable"}
-    assert (answers[-1].json()["created"], answers[-1].json()["failed"]) == (RECORDS, 0)
+    refused = [response for response in responses if response.status_code != 202]
+    assert [response.status_code for response in refused] == [503] * (3 if fault != "restart" else len(refused))
+    assert {response.json()["code"] for response in refused} <= {"database_unavailable"}
+    assert (responses[-1].json()["created"], responses[-1].json()["failed"]) == (RECORDS, 0)
     assert count_rows(server, "users") == count_rows(server, "user_changes") == RECORDS
 
 

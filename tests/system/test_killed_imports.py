@@ -46,9 +46,9 @@ def live_and_die(service: ServiceProcess, file: int, seconds: float) -> httpx.Re
     url = service.url
     killer = threading.Timer(seconds, service.process.kill)
     killer.start()
-    answer = send(url, file)
+    response = send(url, file)
     killer.cancel()
-    return answer
+    return response
 
 
 def wait_until_ready(service: ServiceProcess) -> None:
@@ -58,8 +58,8 @@ def wait_until_ready(service: ServiceProcess) -> None:
 
 
 def exported(url: str) -> list[str]:
-    with httpx.stream("GET", f"{url}/api/v1/users/export", headers={"X-API-Key": API_KEY}, timeout=120) as answer:
-        return [json.loads(line)["external_id"] for line in answer.iter_lines()]
+    with httpx.stream("GET", f"{url}/api/v1/users/export", headers={"X-API-Key": API_KEY}, timeout=120) as response:
+        return [json.loads(line)["external_id"] for line in response.iter_lines()]
 
 
 def test_an_import_survives_fifty_kills(database_url: str, tmp_path: Path) -> None:
@@ -70,10 +70,10 @@ def test_an_import_survives_fifty_kills(database_url: str, tmp_path: Path) -> No
         with serving(tmp_path, DATABASE_URL=database_url) as service:
             wait_until_ready(service)
             while True:
-                answer = live_and_die(service, file, chance.uniform(0.01, LONGEST_LIFE_SECONDS))
-                if answer is None or answer.status_code != 202:
+                response = live_and_die(service, file, chance.uniform(0.01, LONGEST_LIFE_SECONDS))
+                if response is None or response.status_code != 202:
                     break
-                assert (answer.json()["created"], answer.json()["failed"]) == (USERS, 0)
+                assert (response.json()["created"], response.json()["failed"]) == (USERS, 0)
                 file = next(files)
             service.process.kill()
         kills += 1

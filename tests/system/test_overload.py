@@ -51,8 +51,8 @@ def make(server: LiveServer) -> str:
 
 def change(server: LiveServer, url: str) -> tuple[int, str, str | None]:
     with server.client() as client:
-        answer = client.patch(url, json={"given_name": "Ada"})
-    return answer.status_code, answer.json()["code"], answer.headers.get("retry-after")
+        response = client.patch(url, json={"given_name": "Ada"})
+    return response.status_code, response.json()["code"], response.headers.get("retry-after")
 
 
 def test_a_request_past_its_deadline_is_given_up_down_to_its_statement(
@@ -62,13 +62,13 @@ def test_a_request_past_its_deadline_is_given_up_down_to_its_statement(
 
     with live(settings) as server:
         url = make(server)
-        answer = change(server, url)
+        response = change(server, url)
         # The statement would sleep for ten minutes, and its own timeout is five.
         wait_for_active(postgres, database, 0)
         with server.client() as client:
             after = client.get(url, headers={"Cache-Control": "no-cache", "X-API-Key": settings.internal_api_key[0]})
 
-    assert answer == (503, "request_timed_out", "1")
+    assert response == (503, "request_timed_out", "1")
     assert after.json()["version"] == 1
 
 
@@ -133,9 +133,9 @@ async def test_reads_that_redis_answers_go_on_too(database_url: str, redis_url: 
         shared: Any = other.resources.cache
         shared.shared.budget_seconds = 30.0
         other.application.max_in_flight = 0
-        answers = [await other.get(path), await other.get(unknown)]
+        responses = [await other.get(path), await other.get(unknown)]
 
-    assert [answer.status_code for answer in answers] == [200, 503]
+    assert [response.status_code for response in responses] == [200, 503]
 
 
 def status_of_read(server: LiveServer, url: str) -> int:

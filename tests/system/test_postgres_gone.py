@@ -44,21 +44,21 @@ async def client(spare_url: str, tmp_path: Path) -> AsyncIterator[Client]:
 
 async def ask_everything(client: Client, path: str) -> dict[str, httpx.Response]:
     async with asyncio.timeout(GUARD_SECONDS):
-        answers = await asyncio.gather(*(ask(client, path) for ask in REQUESTS.values()))
-    return dict(zip(REQUESTS, answers, strict=True))
+        responses = await asyncio.gather(*(ask(client, path) for ask in REQUESTS.values()))
+    return dict(zip(REQUESTS, responses, strict=True))
 
 
-def expect_unavailable(answers: dict[str, httpx.Response]) -> None:
-    for name, answer in answers.items():
-        assert (name, answer.status_code) == (name, 503), answer.text
-        assert answer.json()["code"] == "database_unavailable"
-        assert 1 <= int(answer.headers["retry-after"]) <= 60
+def expect_unavailable(responses: dict[str, httpx.Response]) -> None:
+    for name, response in responses.items():
+        assert (name, response.status_code) == (name, 503), response.text
+        assert response.json()["code"] == "database_unavailable"
+        assert 1 <= int(response.headers["retry-after"]) <= 60
 
 
 async def is_well(client: Client) -> bool:
-    answers = [await client.get(USERS), await client.post(USERS, json={"email": "a@b"}), await client.get(READY)]
-    assert 500 not in [answer.status_code for answer in answers]
-    return [answer.status_code for answer in answers] == [200, 422, 200]
+    responses = [await client.get(USERS), await client.post(USERS, json={"email": "a@b"}), await client.get(READY)]
+    assert 500 not in [response.status_code for response in responses]
+    return [response.status_code for response in responses] == [200, 422, 200]
 
 
 @pytest.mark.parametrize("fault", [stopped, frozen])
@@ -105,7 +105,7 @@ async def test_cached_reads_go_on(spare_url: str, spare_postgres: PostgresServer
             uncached = await client.get(other)
             afterwards = await client.get(path)
 
-    assert {(answer.status_code, answer.json()["given_name"]) for answer in cached} == {(200, "Ada")}
+    assert {(response.status_code, response.json()["given_name"]) for response in cached} == {(200, "Ada")}
     assert (fresh.status_code, uncached.status_code, afterwards.status_code) == (503, 503, 200)
 
 
@@ -134,7 +134,7 @@ async def test_readiness_gives_up_after_three_failed_checks_and_returns_after_on
         back = await check(client)
 
     assert before.status_code == 200
-    assert [answer.status_code for answer in away] == [200, 200, 503]
+    assert [response.status_code for response in away] == [200, 200, 503]
     assert away[-1].headers["retry-after"] == "1"
     assert away[-1].json() == {"status": "unavailable", "checks": {"database": "unavailable"}}
     assert back.status_code == 200
@@ -192,11 +192,11 @@ async def test_a_locked_table_is_503_for_reads_too(client: Client, spare_url: st
     async with asyncio.timeout(GUARD_SECONDS):
         async with holder.transaction():
             await holder.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
-            answers = await asyncio.gather(client.get(path), client.get(USERS))
+            responses = await asyncio.gather(client.get(path), client.get(USERS))
         afterwards = await client.get(path)
     await holder.close()
 
-    expect_unavailable(dict(zip(("read", "list"), answers, strict=True)))
+    expect_unavailable(dict(zip(("read", "list"), responses, strict=True)))
     assert afterwards.status_code == 200
 
 
@@ -206,12 +206,12 @@ async def test_more_writers_than_connections_wait_or_are_refused_but_never_break
     settings = make_settings(spare_url, tmp_path, postgres_max_connections=2)
     async with running(settings) as client, asyncio.timeout(GUARD_SECONDS * 2):
         path = await client.make()
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(client.patch(path, json={"metadata": {"number": number}}) for number in range(60))
         )
         version = (await client.get(path)).json()["version"]
 
-    statuses = [answer.status_code for answer in answers]
+    statuses = [response.status_code for response in responses]
     assert set(statuses) <= {200, 503}
     assert version == 1 + statuses.count(200)
 

@@ -33,8 +33,8 @@ def creation(name: str) -> dict[str, Any]:
 
 
 async def send(client: httpx.AsyncClient, name: str) -> int:
-    answer = await client.post("/events", content=orjson.dumps(creation(name)), headers=HEADERS)
-    return answer.status_code
+    response = await client.post("/events", content=orjson.dumps(creation(name)), headers=HEADERS)
+    return response.status_code
 
 
 async def count_users(database_url: str) -> int:

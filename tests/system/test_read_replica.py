@@ -52,15 +52,15 @@ async def client(database_url: str, replica_url: str, tmp_path: Path) -> AsyncIt
 
 
 async def listed(client: Client, **query: str) -> list[str]:
-    answer = await client.get(USERS, params=query)
-    assert answer.status_code == 200, answer.text
-    return [user["email"] for user in answer.json()["items"]]
+    response = await client.get(USERS, params=query)
+    assert response.status_code == 200, response.text
+    return [user["email"] for user in response.json()["items"]]
 
 
 async def exported(client: Client) -> list[str]:
-    answer = await client.get(EXPORT)
-    assert answer.status_code == 200, answer.text
-    return [json.loads(line)["email"] for line in answer.text.splitlines()]
+    response = await client.get(EXPORT)
+    assert response.status_code == 200, response.text
+    return [json.loads(line)["email"] for line in response.text.splitlines()]
 
 
 async def test_lists_come_from_the_replica_and_finds_by_key_from_the_primary(client: Client) -> None:
@@ -128,13 +128,13 @@ async def test_all_pools_together_stay_within_the_budget(
     requests += [client.post(USERS, json={"email": f"u{number}@example.org"}) for number in range(60)]
     path = await client.make()
     requests += [client.get(path, headers={"Cache-Control": "no-cache"}) for _ in range(60)]
-    answers = await asyncio.gather(*requests)
+    responses = await asyncio.gather(*requests)
     count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'user-service' AND datname = '{}'"
     name = database_url.rpartition("?")[0].rpartition("/")[2]
     on_primary = int(postgres.execute(count.format(name)))
     on_replica = int(own_postgres.execute(count.format("replica")))
 
-    assert {answer.status_code for answer in answers} <= {200, 201, 503}
+    assert {response.status_code for response in responses} <= {200, 201, 503}
     assert on_primary > 1
     assert on_replica >= 1
     assert on_primary + on_replica <= MAX_CONNECTIONS

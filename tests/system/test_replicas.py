@@ -66,10 +66,10 @@ def test_staleness_is_reckoned_from_the_oldest_newer_version() -> None:
 async def write(clients: list[httpx.AsyncClient], users: list[User], random: Random, end: float) -> None:
     while monotonic() < end:
         user, replica = random.choice(users), random.randrange(REPLICAS)
-        answer = await clients[replica].patch(user.path, json={"metadata": {"by": random.random()}})
-        assert answer.status_code in {200, 503}, answer.text
-        if answer.status_code == 200:
-            user.acknowledged.append((monotonic(), answer.json()["version"], replica))
+        response = await clients[replica].patch(user.path, json={"metadata": {"by": random.random()}})
+        assert response.status_code in {200, 503}, response.text
+        if response.status_code == 200:
+            user.acknowledged.append((monotonic(), response.json()["version"], replica))
         await asyncio.sleep(random.expovariate(20))
 
 
@@ -78,9 +78,9 @@ async def read(
 ) -> None:
     while monotonic() < end:
         user, asked_at = random.choice(users), monotonic()
-        answer = await clients[replica].get(user.path)
-        assert answer.status_code == 200, answer.text
-        version = answer.json()["version"]
+        response = await clients[replica].get(user.path)
+        assert response.status_code == 200, response.text
+        version = response.json()["version"]
         staleness = user.staleness(version, asked_at)
         seen.staleness.append(staleness)
         if staleness > PROMISED_SECONDS:
@@ -134,7 +134,7 @@ async def test_no_replica_reads_what_is_older_than_is_promised(
         created = [
             await clients[0].post(USERS, json={"email": f"{uuid4().hex}@example.org"}) for _ in range(USERS_UNDER_TEST)
         ]
-        users = [User(created_path(answer)) for answer in created]
+        users = [User(created_path(response)) for response in created]
         end = monotonic() + SECONDS
         disturbing = asyncio.ensure_future(disturb(own_redis, services, random))
         await asyncio.gather(

@@ -74,9 +74,9 @@ class Pod:
                 await asyncio.sleep(0.02)
                 continue
             writer.write(request.encode())
-            answer = await reader.read()
+            response = await reader.read()
             writer.close()
-            if answer.startswith(b"HTTP/1.1 200"):
+            if response.startswith(b"HTTP/1.1 200"):
                 return
             await asyncio.sleep(0.02)
 

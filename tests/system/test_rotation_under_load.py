@@ -60,11 +60,11 @@ class Load:
         self.rounds: Counter[Callable[[], Awaitable[None]]] = Counter()
 
     async def ask(self, method: str, path: str, **options: object) -> httpx.Response:
-        answer = await random.choice(self.replicas).http.request(method, path, **options)  # type: ignore[arg-type]
+        response = await random.choice(self.replicas).http.request(method, path, **options)  # type: ignore[arg-type]
         self.answered += 1
-        if not answer.is_success:
-            self.failures.append(f"{method} {path}: {answer.status_code} {answer.text}")
-        return answer
+        if not response.is_success:
+            self.failures.append(f"{method} {path}: {response.status_code} {response.text}")
+        return response
 
     async def read(self) -> None:
         await self.ask("GET", random.choice(self.paths))
@@ -177,7 +177,7 @@ async def test_a_rotation_from_the_first_step_to_the_last_fails_no_request(
     assert load.answered > 100
     assert done.returncode == 0, done.stderr
     assert "The key k1 can now be removed" in done.stdout
-    assert [answer.status_code for answer in with_the_old_key] == [401, 401]
+    assert [response.status_code for response in with_the_old_key] == [401, 401]
     assert set(await key_ids(database_url)) == {"k2"}
     assert "encryption-key:k1" not in await meta(database_url)
     with serving(tmp_path, **environs[1]) as alone, alone.client() as client:

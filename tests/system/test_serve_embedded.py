@@ -20,8 +20,8 @@ def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health/ready") as answer:
-                assert answer.status == 200
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health/ready") as response:
+                assert response.status == 200
                 return
         except urllib.error.URLError:
             assert process.poll() is None

@@ -200,8 +200,8 @@ async def test_wrong_keys_for_a_database_that_comes_later_never_become_ready(
     async with asyncio.timeout(60):
         await verifying
     client = Client(application)
-    answers = [(await client.get(path)).status_code for path in (LIVE, READY, USERS)]
+    responses = [(await client.get(path)).status_code for path in (LIVE, READY, USERS)]
     await client.aclose()
     await application.stop()
 
-    assert answers == [200, 503, 503]
+    assert responses == [200, 503, 503]

@@ -57,9 +57,9 @@ def switch_over(primary: PostgresServer, standby: PostgresServer) -> None:
 
 
 async def can_change(client: Client, path: str) -> bool:
-    answer = await client.patch(path, json={"given_name": "Grace"})
-    assert answer.status_code in {200, 503}, answer.text
-    return answer.status_code == 200
+    response = await client.patch(path, json={"given_name": "Grace"})
+    assert response.status_code in {200, 503}, response.text
+    return response.status_code == 200
 
 
 async def test_a_refused_write_moves_every_connection_to_the_new_primary(
@@ -98,9 +98,11 @@ async def test_a_server_that_became_a_standby_answers_no_read(tmp_path: Path, pr
         path = await client.make()
         restart_as_standby(primary)
 
-        answers = [await client.get(path, headers=FRESH), await client.get(USERS), await client.delete(path)]
+        responses = [await client.get(path, headers=FRESH), await client.get(USERS), await client.delete(path)]
 
-    assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(503, "database_unavailable")] * 3
+    assert [(response.status_code, response.json()["code"]) for response in responses] == [
+        (503, "database_unavailable")
+    ] * 3
 
 
 @pytest.mark.parametrize("wanted", ["any", "primary", "read-write"])

@@ -22,14 +22,14 @@ def database_name(url: str) -> str:
 
 
 async def ask(client: Client, path: str) -> list[tuple[int, str]]:
-    answers = [
+    responses = [
         await client.get(path, headers=FRESH),
         await client.get(USERS),
         await client.patch(path, json={"given_name": "Ada"}),
         await client.post(f"{USERS}/batch/create", json={"items": [{"data": {"email": "b@example.org"}}]}),
         await client.get(f"{USERS}/export"),
     ]
-    return [(answer.status_code, answer.json().get("detail", "")) for answer in answers]
+    return [(response.status_code, response.json().get("detail", "")) for response in responses]
 
 
 async def is_ready(client: Client) -> bool:
@@ -49,15 +49,15 @@ async def test_a_role_without_permissions_is_named_at_the_start_and_while_runnin
         await eventually(lambda: is_ready(client))
         path = await client.make()
         postgres.execute(f"{inside}REVOKE ALL ON users FROM {role}")
-        answers = await ask(client, path)
+        responses = await ask(client, path)
         postgres.execute(f"{inside}GRANT ALL ON users TO {role}")
         mended = await client.get(path, headers=FRESH)
     postgres.execute(f"{inside}DROP OWNED BY {role}; DROP ROLE {role}")
 
     assert refused.status_code == 503
     assert MAY_NOT in said
-    assert [status for status, _ in answers] == [503] * 5
-    assert [detail for _, detail in answers if MAY_NOT not in detail] == []
+    assert [status for status, _ in responses] == [503] * 5
+    assert [detail for _, detail in responses if MAY_NOT not in detail] == []
     assert mended.status_code == 200
 
 
@@ -69,10 +69,10 @@ async def test_tables_that_are_replaced_while_running_are_a_503(
     async with running(make_settings(database_url, tmp_path, cache="none")) as client:
         path = await client.make()
         await asyncio.to_thread(postgres.execute, rename.format("users", "away"))
-        answers = await ask(client, path)
+        responses = await ask(client, path)
         await asyncio.to_thread(postgres.execute, rename.format("away", "users"))
         mended = await client.get(path, headers=FRESH)
 
-    assert [status for status, _ in answers] == [503] * 5
-    assert [detail for _, detail in answers if NOT_MIGRATED not in detail] == []
+    assert [status for status, _ in responses] == [503] * 5
+    assert [detail for _, detail in responses if NOT_MIGRATED not in detail] == []
     assert mended.status_code == 200

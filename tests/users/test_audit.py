@@ -25,10 +25,10 @@ async def test_each_change_shows_actor_fields_and_time(client: httpx.AsyncClient
     headers = {"X-Request-ID": "the-request"}
     changed = await client.patch(user_url(user), json={"locale": "fr", "status": "suspended"}, headers=headers)
 
-    answer = await client.get(user_url(user, "/audit"))
+    response = await client.get(user_url(user, "/audit"))
 
-    assert answer.headers["cache-control"] == "private, no-store"
-    page = answer.json()
+    assert response.headers["cache-control"] == "private, no-store"
+    page = response.json()
     assert page["next_cursor"] is None
     assert [(item["version"], item["type"], item["status"]) for item in page["items"]] == [
         (1, "created", "active"),
@@ -48,7 +48,7 @@ async def test_each_change_shows_actor_fields_and_time(client: httpx.AsyncClient
     assert [UUID(item["id"]).version for item in page["items"]] == [7, 7]
     assert datetime.fromisoformat(page["items"][0]["changed_at"])
     for value in (user["given_name"], user["email"], API_KEY):
-        assert value not in answer.text
+        assert value not in response.text
 
 
 async def test_pages_follow_each_other_to_the_end(client: httpx.AsyncClient) -> None:
@@ -59,10 +59,10 @@ async def test_pages_follow_each_other_to_the_end(client: httpx.AsyncClient) -> 
     seen: list[int] = []
     address: str | None = f"{user_url(user)}/audit?limit=3"
     while address is not None:
-        answer = await client.get(address)
-        page = answer.json()
+        response = await client.get(address)
+        page = response.json()
         seen += [item["version"] for item in page["items"]]
-        address = str(answer.url.join(answer.links["next"]["url"])) if "next" in answer.links else None
+        address = str(response.url.join(response.links["next"]["url"])) if "next" in response.links else None
         assert (address is None) == (page["next_cursor"] is None)
 
     assert seen == [1, 2, 3, 4, 5, 6, 7]
@@ -76,8 +76,8 @@ async def test_a_cursor_is_of_one_trail_and_not_to_be_altered(client: httpx.Asyn
     listed = (await client.get(USERS, params={"limit": 1})).json()["next_cursor"]
 
     for user, text in ((users[1], cursor), (users[0], listed), (users[0], cursor[:-1] + "~"), (users[0], "")):
-        answer = await client.get(user_url(user, "/audit"), params={"cursor": text})
-        expect_problem(answer, 400, "invalid_cursor")
+        response = await client.get(user_url(user, "/audit"), params={"cursor": text})
+        expect_problem(response, 400, "invalid_cursor")
     expect_problem(await client.get(USERS, params={"cursor": cursor}), 400, "invalid_cursor")
 
 

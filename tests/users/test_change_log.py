@@ -108,14 +108,14 @@ async def test_an_upsert_is_a_creation_or_an_update(client: httpx.AsyncClient, d
 async def test_a_change_knows_who_made_it_in_which_request(
     client: httpx.AsyncClient, database: Any, headers: dict[str, str], key: str
 ) -> None:
-    answer = await client.post(USERS, json={"email": unique_email()}, headers=HEADERS | headers)
+    response = await client.post(USERS, json={"email": unique_email()}, headers=HEADERS | headers)
 
     change = await only_change(database, 0)
     assert change["actor"] == f"api-key:{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     assert change["request_id"] == "the-request"
-    assert change["traceparent"] == answer.headers["traceparent"]
+    assert change["traceparent"] == response.headers["traceparent"]
     assert change["traceparent"].startswith(f"00-{TRACE}-")
-    assert change["changed_at"].isoformat()[:16] == answer.json()["created_at"][:16]
+    assert change["changed_at"].isoformat()[:16] == response.json()["created_at"][:16]
     assert change["event_id"].version == 7
 
 
@@ -136,14 +136,14 @@ async def test_what_changes_nothing_leaves_no_row(client: httpx.AsyncClient, dat
     other = await make_user(client)
     before = await changes(database)
 
-    for answer in (
+    for response in (
         await client.patch(user_url(user), json={"given_name": "Ada"}),
         await client.patch(user_url(user), json={}),
         await client.put(f"{USERS}/by-external-id/crm-1", json={"email": user["email"]}),
         await client.get(user_url(user)),
     ):
-        assert answer.status_code == 200
-    for answer in (
+        assert response.status_code == 200
+    for response in (
         await client.post(USERS, json={"email": user["email"]}),
         await client.patch(user_url(user), json={"email": other["email"], "given_name": "Eve"}),
         await client.patch(user_url(user), json={"given_name": "Eve"}, headers={"If-Match": '"9"'}),
@@ -153,7 +153,7 @@ async def test_what_changes_nothing_leaves_no_row(client: httpx.AsyncClient, dat
         await client.post(user_url(user, "/activate")),
         await client.post(user_url(user, "/restore")),
     ):
-        assert answer.is_client_error
+        assert response.is_client_error
 
     assert await changes(database) == before
 

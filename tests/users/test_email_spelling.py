@@ -81,9 +81,9 @@ async def test_other_addresses_are_other_users(client: httpx.AsyncClient) -> Non
 
 @pytest.mark.parametrize("email", REFUSED, ids=lambda email: ascii(email)[:40])
 async def test_what_is_no_address_is_refused_without_repeating_it(shared_client: httpx.AsyncClient, email: str) -> None:
-    answer = await shared_client.post(USERS, json={"email": email})
+    response = await shared_client.post(USERS, json={"email": email})
 
-    assert email not in expect_fault(answer, "/email")["detail"]
+    assert email not in expect_fault(response, "/email")["detail"]
     expect_fault(await shared_client.get(USERS, params={"email": email}), "?email")
 
 

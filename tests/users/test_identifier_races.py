@@ -44,8 +44,8 @@ async def expect_the_table_to_agree(service: BatchService) -> None:
     assert {(row["kind"], row["index"], str(row["user_id"])) for row in rows} == expected
 
 
-def codes(*answers: httpx.Response) -> list[str]:
-    return sorted("done" if answer.is_success else answer.json()["code"] for answer in answers)
+def codes(*responses: httpx.Response) -> list[str]:
+    return sorted("done" if response.is_success else response.json()["code"] for response in responses)
 
 
 async def test_a_create_against_one_with_its_email_as_an_alias(service: BatchService) -> None:
@@ -68,8 +68,8 @@ async def test_batches_that_want_each_others_emails_as_aliases(service: BatchSer
         size = 60 if number % 2 else 20
         first = [creation(email=email) for email in emails[:size]]
         second = [creation(aliases=[email]) for email in reversed(emails[:size])]
-        answers = await asyncio.gather(service.batch("create", first), service.batch("create", second))
-        found = [outcome for answer in answers for outcome in outcomes(answer)]
+        responses = await asyncio.gather(service.batch("create", first), service.batch("create", second))
+        found = [outcome for response in responses for outcome in outcomes(response)]
         assert set(found) == {"created", "email_taken"}
         return found.count("created") - size
 

@@ -45,8 +45,8 @@ def expected_rows(*users: dict[str, Any]) -> set[tuple[int, bytes, str]]:
     return found
 
 
-async def expect_conflict(answer: Any, code: str) -> None:
-    assert (answer.status_code, answer.json()["code"]) == (409, code), answer.text
+async def expect_conflict(response: Any, code: str) -> None:
+    assert (response.status_code, response.json()["code"]) == (409, code), response.text
 
 
 @asked
@@ -59,8 +59,8 @@ async def test_a_create_is_refused_by_the_kind_of_what_is_taken(
     for many in (1, 60):
         items = [creation() for _ in range(many)] + [creation(**fields)]
         for mode, on_conflict in (("partial", "fail"), ("atomic", "fail")):
-            answer = await service.batch("create", items, mode=mode, on_conflict=on_conflict, dry_run=True)
-            error = answer.json()["errors"][0] if mode == "atomic" else answer.json()["items"][-1]["error"]
+            response = await service.batch("create", items, mode=mode, on_conflict=on_conflict, dry_run=True)
+            error = response.json()["errors"][0] if mode == "atomic" else response.json()["items"][-1]["error"]
             assert error["code"] == code
             if mode == "partial":
                 assert error["pointer"] == f"/items/{many}/data/{field}"
@@ -129,11 +129,11 @@ async def test_an_import_names_the_field_that_is_taken(service: BatchService, on
     records = [{"email": unique_email(), **fields} for fields in (ASKED["username"][0], ASKED["alias"][0])]
     content = "".join(json.dumps(record) + "\n" for record in records)
 
-    answer = await service.client.post(
+    response = await service.client.post(
         f"{USERS}/imports?on_conflict={on_conflict}", content=content, headers={"Content-Type": "application/x-ndjson"}
     )
 
-    errors = (await service.client.get(f"{USERS}/imports/{answer.json()['id']}/errors")).text.splitlines()
+    errors = (await service.client.get(f"{USERS}/imports/{response.json()['id']}/errors")).text.splitlines()
     found = [(error["code"], error["field"]) for error in map(json.loads, errors)]
     assert found == [("username_taken", "username"), ("email_taken", "aliases")]
 
@@ -242,9 +242,9 @@ async def test_every_filter_finds_the_user_deleted_or_not(service: BatchService)
     phones = ({"phone": "+442071838750"}, {"phone": "+44-20-71838750"}, {"phone": " 44 (20) 71838750"})
 
     async def ids(**params: str) -> list[str]:
-        answer = await service.client.get(USERS, params=params)
-        assert answer.status_code == 200, answer.text
-        return [item["id"] for item in answer.json()["items"]]
+        response = await service.client.get(USERS, params=params)
+        assert response.status_code == 200, response.text
+        return [item["id"] for item in response.json()["items"]]
 
     for params in filters:
         assert await ids(**params) == [user["id"]]

@@ -22,10 +22,10 @@ class Patient(httpx.ASGITransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         for _ in range(PATIENCE):
-            answer = await super().handle_async_request(request)
-            if answer.status_code != 503:
+            response = await super().handle_async_request(request)
+            if response.status_code != 503:
                 break
-        return answer
+        return response
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ async def client(application: Application) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def at_once(*requests: Any) -> Counter[int]:
-    return Counter(answer.status_code for answer in await asyncio.gather(*requests))
+    return Counter(response.status_code for response in await asyncio.gather(*requests))
 
 
 async def test_creates_of_one_email_make_one_user(client: httpx.AsyncClient) -> None:
@@ -102,13 +102,13 @@ async def test_a_restore_and_creates_of_its_email_leave_one_user(client: httpx.A
     user = await make_user(client)
     await client.delete(user_url(user))
 
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(client.post(user_url(user, "/restore")) for _ in range(5)),
         *(client.post(USERS, json={"email": user["email"]}) for _ in range(20)),
     )
 
-    assert Counter(answer.is_success for answer in answers) == {True: 1, False: 24}
-    assert {answer.status_code for answer in answers if not answer.is_success} == {409}
+    assert Counter(response.is_success for response in responses) == {True: 1, False: 24}
+    assert {response.status_code for response in responses if not response.is_success} == {409}
     assert len((await client.get(USERS)).json()["items"]) == 1
 
 
@@ -124,12 +124,12 @@ async def test_users_that_swap_their_emails_are_refused_in_order(client: httpx.A
     for _ in range(5):
         users = [await make_user(client) for _ in range(2)]
 
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             client.patch(user_url(users[0]), json={"email": users[1]["email"]}),
             client.patch(user_url(users[1]), json={"email": users[0]["email"]}),
         )
 
-        assert {answer.status_code for answer in answers} == {409}
+        assert {response.status_code for response in responses} == {409}
 
 
 async def test_deletions_and_purges_of_one_user_happen_once(client: httpx.AsyncClient) -> None:

@@ -58,9 +58,9 @@ async def test_a_body_must_be_an_object(shared_client: httpx.AsyncClient, body: 
     user = await make_user(shared_client)
     path = {"POST": USERS, "PATCH": user_url(user), "PUT": f"{USERS}/by-external-id/x"}[method]
 
-    answer = await shared_client.request(method, path, content=body, headers=JSON)
+    response = await shared_client.request(method, path, content=body, headers=JSON)
 
-    assert [fault["pointer"] for fault in expect_problem(answer, 422, "validation_failed")["errors"]] == [""]
+    assert [fault["pointer"] for fault in expect_problem(response, 422, "validation_failed")["errors"]] == [""]
 
 
 @pytest.mark.parametrize(
@@ -83,31 +83,31 @@ async def test_a_body_must_be_an_object(shared_client: httpx.AsyncClient, body: 
     ],
 )
 async def test_other_content_types_are_refused(shared_client: httpx.AsyncClient, content_type: str) -> None:
-    answer = await post(shared_client, b'{"email": "ada@example.org"}', content_type)
+    response = await post(shared_client, b'{"email": "ada@example.org"}', content_type)
 
-    problem = expect_problem(answer, 415, "unsupported_media_type")
+    problem = expect_problem(response, 415, "unsupported_media_type")
     assert "application/json" in problem["detail"]
 
 
 async def test_two_content_types_are_refused(shared_client: httpx.AsyncClient) -> None:
     lines = [("Content-Type", "application/json"), ("Content-Type", "text/plain")]
-    answer = await shared_client.post(USERS, content=b"{}", headers=lines)
+    response = await shared_client.post(USERS, content=b"{}", headers=lines)
 
-    expect_problem(answer, 415, "unsupported_media_type")
+    expect_problem(response, 415, "unsupported_media_type")
 
 
 async def test_a_missing_content_type_is_refused(shared_client: httpx.AsyncClient) -> None:
-    answer = await shared_client.post(USERS, content=b"{}")
+    response = await shared_client.post(USERS, content=b"{}")
 
-    assert "content-type" not in answer.request.headers
-    expect_problem(answer, 415, "unsupported_media_type")
+    assert "content-type" not in response.request.headers
+    expect_problem(response, 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate, gzip"])
 async def test_compressed_bodies_are_refused(shared_client: httpx.AsyncClient, coding: str) -> None:
-    answer = await shared_client.post(USERS, content=b"\x1f\x8b", headers=JSON | {"Content-Encoding": coding})
+    response = await shared_client.post(USERS, content=b"\x1f\x8b", headers=JSON | {"Content-Encoding": coding})
 
-    expect_problem(answer, 415, "unsupported_media_type")
+    expect_problem(response, 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ async def test_compressed_bodies_are_refused(shared_client: httpx.AsyncClient, c
     ],
 )
 async def test_spellings_of_the_content_type_will_do(shared_client: httpx.AsyncClient, content_type: str) -> None:
-    answer = await post(shared_client, f'{{"email": "{unique_email()}"}}'.encode(), content_type)
+    response = await post(shared_client, f'{{"email": "{unique_email()}"}}'.encode(), content_type)
 
-    assert answer.status_code == 201
+    assert response.status_code == 201
 
 
 async def test_a_body_over_the_limit_is_refused(shared_client: httpx.AsyncClient) -> None:
@@ -137,8 +137,8 @@ async def test_a_body_over_the_limit_is_refused(shared_client: httpx.AsyncClient
             yield b" " * 1024
 
     for body in (b" " * (LIMIT + 1), endless()):
-        answer = await shared_client.post(USERS, content=body, headers=JSON)
-        assert "262,144" in expect_problem(answer, 413, "payload_too_large")["detail"]
+        response = await shared_client.post(USERS, content=body, headers=JSON)
+        assert "262,144" in expect_problem(response, 413, "payload_too_large")["detail"]
 
 
 async def test_a_body_at_the_limit_is_read(shared_client: httpx.AsyncClient) -> None:
@@ -181,14 +181,14 @@ async def test_numbers_come_back_as_they_are(shared_client: httpx.AsyncClient, n
 
 
 async def test_many_faults_are_reported_up_to_a_hundred(shared_client: httpx.AsyncClient) -> None:
-    answer = await shared_client.post(USERS, json={f"field-{number}": 1 for number in range(15_000)})
+    response = await shared_client.post(USERS, json={f"field-{number}": 1 for number in range(15_000)})
 
-    assert len(expect_problem(answer, 422, "validation_failed")["errors"]) == 100
+    assert len(expect_problem(response, 422, "validation_failed")["errors"]) == 100
 
 
 async def test_a_body_where_none_belongs_is_ignored(shared_client: httpx.AsyncClient) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.post(user_url(user, "/suspend"), content=b"{", headers=JSON)
+    response = await shared_client.post(user_url(user, "/suspend"), content=b"{", headers=JSON)
 
-    assert answer.status_code == 200
+    assert response.status_code == 200

@@ -118,8 +118,8 @@ async def test_a_request_that_does_not_send_its_body_takes_no_place(service: Bat
     for _ in senders:
         await reading.acquire()
     assert not any(sender.done() for sender in senders)
-    answer = await large(service, "create", [creation()])
+    response = await large(service, "create", [creation()])
     for sender in senders:
         sender.cancel()
     await asyncio.gather(*senders, return_exceptions=True)
-    assert answer.status_code == 200
+    assert response.status_code == 200

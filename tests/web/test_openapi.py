@@ -57,15 +57,15 @@ async def test_the_document_is_complete(shared_client: httpx.AsyncClient) -> Non
         for operation in methods.values():
             assert operation["summary"]
             assert operation["description"], path
-            answers = operation["responses"]
-            assert any(status.startswith("2") for status in answers)
+            responses = operation["responses"]
+            assert any(status.startswith("2") for status in responses)
             if path.startswith("/api/v1"):
-                assert {"400", "401", "403", "422", "503"} <= set(answers)
+                assert {"400", "401", "403", "422", "503"} <= set(responses)
                 assert "X-Request-ID" in operation["responses"]["400"]["headers"]
                 assert operation["security"] == [{"ApiKey": []}, {"Bearer": []}]
-            for status, answer in answers.items():
+            for status, response in responses.items():
                 if status >= "400" and not path.startswith("/api/health"):
-                    assert list(answer["content"]) == ["application/problem+json"]
+                    assert list(response["content"]) == ["application/problem+json"]
 
 
 @pytest.mark.parametrize("schema", ["UserUpdate", "UserUpsert", "OwnUpdate"])

@@ -22,11 +22,11 @@ async def client(database_url: str, tmp_path: Path) -> AsyncIterator[Client]:
 
 
 async def read_series(client: Client) -> Series:
-    answer = await client.get("/metrics")
-    assert answer.headers["content-type"].startswith("text/plain; version=")
+    response = await client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(answer.text)
+        for family in text_string_to_metric_families(response.text)
         for sample in family.samples
     }
 

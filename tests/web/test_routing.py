@@ -41,13 +41,13 @@ async def test_other_methods_are_refused_with_those_allowed(
 
     request = shared_client.build_request("GET", address.format(id=user["id"]))
     request.method = method
-    answer = await shared_client.send(request)
+    response = await shared_client.send(request)
 
     if method == "HEAD":
-        assert (answer.status_code, answer.content) == (405, b"")
+        assert (response.status_code, response.content) == (405, b"")
     else:
-        expect_problem(answer, 405, "method_not_allowed")
-    assert {name.strip() for name in answer.headers["allow"].split(",")} == ADDRESSES[address]
+        expect_problem(response, 405, "method_not_allowed")
+    assert {name.strip() for name in response.headers["allow"].split(",")} == ADDRESSES[address]
 
 
 @pytest.mark.parametrize("address", [address for address, allowed in ADDRESSES.items() if "HEAD" in allowed])
@@ -87,6 +87,6 @@ async def test_a_head_is_a_get_without_the_body(shared_client: httpx.AsyncClient
 async def test_other_addresses_are_not_found(shared_client: httpx.AsyncClient, path: str) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.get(path.format(id=user["id"]))
+    response = await shared_client.get(path.format(id=user["id"]))
 
-    expect_problem(answer, 404, "not_found")
+    expect_problem(response, 404, "not_found")

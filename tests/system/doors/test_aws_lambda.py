@@ -50,10 +50,10 @@ def test_payloads_of_all_kinds_reach_one_environment(database_url: str, tmp_path
         made = []
         for number, payload in enumerate((http_api, http_api_stage, function_url, rest_api)):
             body = json.dumps({"email": f"user-{number}@example.org"}).encode()
-            answer: dict[str, Any] = door.invoke(payload("POST", USERS, JSON, body))
-            assert answer["statusCode"] == 201, answer
-            assert answer["isBase64Encoded"] is False
-            made.append(json.loads(answer["body"])["id"])
+            response: dict[str, Any] = door.invoke(payload("POST", USERS, JSON, body))
+            assert response["statusCode"] == 201, response
+            assert response["isBase64Encoded"] is False
+            made.append(json.loads(response["body"])["id"])
         listed = json.loads(door.ask("GET", USERS, KEY, b"").body)
     assert [user["id"] for user in listed["items"]] == made
 
@@ -126,6 +126,6 @@ def test_what_an_invocation_commits_is_relayed_before_it_ends(database_url: str,
 def test_a_database_that_is_away_at_the_start_is_answered_503(tmp_path: Path) -> None:
     environ = door_environ("postgresql://nobody@127.0.0.1:9/none")
     with lambda_door(tmp_path, http_api, **environ) as door:
-        answer = door.ask("GET", USERS, KEY, b"")
-        assert answer.status == 503
-        assert answer.headers["retry-after"]
+        response = door.ask("GET", USERS, KEY, b"")
+        assert response.status == 503
+        assert response.headers["retry-after"]

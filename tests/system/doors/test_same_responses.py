@@ -88,29 +88,29 @@ CHANGING = re.compile(
 )
 
 
-def comparable(answer: Answer) -> tuple[int, dict[str, str], str]:
+def comparable(response: Answer) -> tuple[int, dict[str, str], str]:
     """The answer without what differs from one run to the next."""
     headers = {
         name: CHANGING.sub("*", value)
-        for name, value in sorted(answer.headers.items())
+        for name, value in sorted(response.headers.items())
         if name in KEPT or name.startswith("ce-")
     }
-    assert {"x-request-id", "traceparent"} <= set(answer.headers)
-    return answer.status, headers, CHANGING.sub("*", answer.body.decode())
+    assert {"x-request-id", "traceparent"} <= set(response.headers)
+    return response.status, headers, CHANGING.sub("*", response.body.decode())
 
 
 def walk(door: Door) -> list[tuple[int, dict[str, str], str]]:
     """The answers to all steps, each with the status that it must have."""
-    user_id, answers = "", []
+    user_id, responses = "", []
     for step in STEPS:
         body = step.body if isinstance(step.body, bytes) else json.dumps(step.body).encode()
         headers = {"x-api-key": API_KEY, **step.headers}
-        answer = door.ask(step.method, step.target.replace("{id}", user_id), headers, body)
-        assert answer.status == step.status, (step, answer)
+        response = door.ask(step.method, step.target.replace("{id}", user_id), headers, body)
+        assert response.status == step.status, (step, response)
         if not user_id:
-            user_id = json.loads(answer.body)["id"]
-        answers.append(comparable(answer))
-    return answers
+            user_id = json.loads(response.body)["id"]
+        responses.append(comparable(response))
+    return responses
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +120,9 @@ def reference(
     """What `user-service serve` answers."""
     url = postgres.create_database("reference", template=migrated_template)
     with uvicorn_door(tmp_path_factory.mktemp("reference"), **door_environ(url)) as door:
-        answers = walk(door)
+        responses = walk(door)
     postgres.drop_database("reference")
-    return answers
+    return responses
 
 
 def opened(
@@ -142,6 +142,6 @@ def test_every_entry_point_gives_the_responses_of_uvicorn(
     request: pytest.FixtureRequest,
 ) -> None:
     with opened(name, tmp_path, request, door_environ(database_url)) as door:
-        answers = walk(door)
-    for step, answer, expected in zip(STEPS, answers, reference, strict=True):
-        assert answer == expected, step
+        responses = walk(door)
+    for step, response, expected in zip(STEPS, responses, reference, strict=True):
+        assert response == expected, step

@@ -14,10 +14,10 @@ def missing() -> str | None:
         return "end to end: KUBECONFIG names no cluster"
     if not shutil.which("kubectl"):
         return "end to end: kubectl is not on PATH"
-    answer = subprocess.run(
+    response = subprocess.run(
         ["kubectl", "version", "--request-timeout=10s"], capture_output=True, text=True, check=False
     )
-    return f"end to end: the cluster does not answer: {answer.stderr.strip()[:200]}" if answer.returncode else None
+    return f"end to end: the cluster does not answer: {response.stderr.strip()[:200]}" if response.returncode else None
 
 
 @pytest.fixture(scope="session")

@@ -91,8 +91,8 @@ def test_a_pod_without_the_client_label_does_not_get_through(plain: Cluster) -> 
     allowed = plain.call({"path": "/api/health/live"})
     refused = plain.call({"path": "/api/health/live"}, allowed=False)
 
-    assert [answer["status"] for answer in allowed] == [200]
-    assert [answer["status"] for answer in refused] == [0]
+    assert [response["status"] for response in allowed] == [200]
+    assert [response["status"] for response in refused] == [0]
 
 
 def test_a_drain_takes_one_pod_at_a_time(plain: Cluster) -> None:
@@ -128,8 +128,8 @@ def evict(cluster: Cluster, pod: str) -> bool:
 def test_the_first_request_wakes_a_service_that_sleeps(knative: Cluster) -> None:
     wait_until(lambda: not knative.pods(), "the service to be scaled to zero", seconds=300)
 
-    [answer] = knative.call({"path": "/api/v1/users?limit=1"})
-    assert answer["status"] == 200
+    [response] = knative.call({"path": "/api/v1/users?limit=1"})
+    assert response["status"] == 200
 
 
 def test_a_batch_through_the_broker_is_applied_once(knative: Cluster) -> None:
@@ -147,7 +147,7 @@ def test_a_batch_through_the_broker_is_applied_once(knative: Cluster) -> None:
         "body": {"items": [{"ref": "1", "data": user}]},
     }
     twice = knative.call(dict(event), dict(event))
-    assert [answer["status"] for answer in twice] == [202, 202]
+    assert [response["status"] for response in twice] == [202, 202]
 
     wait_until(
         lambda: bool(knative.call(find(user))[0]["body"]["items"]),

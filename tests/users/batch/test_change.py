@@ -19,10 +19,10 @@ async def test_updates_patch_each_user_and_log_it(service: BatchService) -> None
         {"id": ids[1], "data": {"given_name": "Ada"}},
     ]
 
-    answer = await service.batch("update", items)
+    response = await service.batch("update", items)
 
-    assert answer.status_code == 200
-    assert [(item["ref"], item["id"], item["version"]) for item in answer.json()["items"]] == [
+    assert response.status_code == 200
+    assert [(item["ref"], item["id"], item["version"]) for item in response.json()["items"]] == [
         ("a", ids[2], 2),
         (None, ids[0], 2),
         (None, ids[1], 1),
@@ -53,9 +53,9 @@ async def test_every_kind_of_bad_update_fails_alone(service: BatchService) -> No
         {"id": ids[3], "data": {"given_name": "Good"}},
     ]
 
-    answer = await service.batch("update", items)
+    response = await service.batch("update", items)
 
-    assert outcomes(answer) == [
+    assert outcomes(response) == [
         "validation_failed",
         "user_not_found",
         "user_not_found",
@@ -67,8 +67,8 @@ async def test_every_kind_of_bad_update_fails_alone(service: BatchService) -> No
         "validation_failed",
         "updated",
     ]
-    assert answer.json()["items"][0]["error"]["pointer"] == "/items/0/id"
-    assert "index 3" in answer.json()["items"][4]["error"]["detail"]
+    assert response.json()["items"][0]["error"]["pointer"] == "/items/0/id"
+    assert "index 3" in response.json()["items"][4]["error"]["detail"]
 
 
 async def test_the_first_of_two_items_with_one_address_gets_it(service: BatchService) -> None:
@@ -76,9 +76,9 @@ async def test_the_first_of_two_items_with_one_address_gets_it(service: BatchSer
     emails = ("N@x.org", "m@x.org", "n@X.org")
     items = [{"id": user_id, "data": {"email": email}} for user_id, email in zip(ids, emails, strict=True)]
 
-    answer = await service.batch("update", items)
+    response = await service.batch("update", items)
 
-    assert outcomes(answer) == ["updated", "updated", "duplicate_in_batch"]
+    assert outcomes(response) == ["updated", "updated", "duplicate_in_batch"]
 
 
 async def test_an_address_that_an_item_keeps_is_refused_to_another_item(service: BatchService) -> None:
@@ -86,10 +86,10 @@ async def test_an_address_that_an_item_keeps_is_refused_to_another_item(service:
     (other,) = await service.make(1)
     items = [{"id": other, "data": {"email": "kept@example.org"}}, {"id": keeper, "data": {"given_name": "K"}}]
 
-    answer = await service.batch("update", items)
+    response = await service.batch("update", items)
 
-    assert outcomes(answer) == ["duplicate_in_batch", "updated"]
-    assert "index 1" in answer.json()["items"][0]["error"]["detail"]
+    assert outcomes(response) == ["duplicate_in_batch", "updated"]
+    assert "index 1" in response.json()["items"][0]["error"]["detail"]
 
 
 async def test_deletes_and_restores_with_a_reused_address(service: BatchService) -> None:
@@ -113,9 +113,9 @@ async def test_two_deleted_users_with_one_address_are_not_both_restored(service:
         ids += await service.make(1, email="same@example.org")
         await service.batch("delete", [{"id": ids[-1]}])
 
-    answer = await service.batch("restore", [{"id": user_id} for user_id in reversed(ids)])
+    response = await service.batch("restore", [{"id": user_id} for user_id in reversed(ids)])
 
-    assert outcomes(answer) == ["restored", "duplicate_in_batch"]
+    assert outcomes(response) == ["restored", "duplicate_in_batch"]
     assert (await service.user(ids[1]))["status"] == "active"
 
 
@@ -128,11 +128,11 @@ async def test_atomic_applies_nothing_and_lists_every_failing_item(service: Batc
         {"id": ids[1], "data": {"email": "no"}},
     ]
 
-    answer = await service.batch("update", items, mode="atomic")
+    response = await service.batch("update", items, mode="atomic")
 
-    assert answer.status_code == 409
-    assert answer.headers["content-type"] == "application/problem+json"
-    problem = answer.json()
+    assert response.status_code == 409
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
     assert problem["code"] == "batch_refused"
     assert [(item["index"], item["ref"]) for item in problem["items"]] == [(1, "lost"), (2, None)]
     assert [fault["pointer"] for fault in problem["errors"]] == ["/items/1/id", "/items/2/data/email"]
@@ -142,9 +142,9 @@ async def test_atomic_applies_nothing_and_lists_every_failing_item(service: Batc
 
 
 async def test_atomic_applies_all_when_all_are_good(service: BatchService) -> None:
-    answer = await service.batch("create", [creation(), creation()], mode="atomic")
+    response = await service.batch("create", [creation(), creation()], mode="atomic")
 
-    assert answer.status_code == 200
+    assert response.status_code == 200
     assert await service.count("users") == 2
 
 
@@ -165,16 +165,16 @@ async def test_concurrent_batches_over_the_same_users_in_other_orders_all_end(se
     forwards = [{"id": user_id, "data": {"given_name": "A"}} for user_id in ids]
     gone = [{"id": user_id} for user_id in reversed(ids)]
 
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         service.batch("update", forwards),
         service.batch("delete", gone),
         service.batch("update", forwards[::-1]),
         service.batch("delete", gone[::-1]),
     )
 
-    first, deletion, second, other_deletion = answers
+    first, deletion, second, other_deletion = responses
     assert {"updated", "user_not_found"} >= set(outcomes(first)) | set(outcomes(second))
-    deleted = [set(outcomes(answer)) for answer in (deletion, other_deletion)]
+    deleted = [set(outcomes(response)) for response in (deletion, other_deletion)]
     assert {"deleted"} in deleted
     assert {"user_not_found"} in deleted
     assert await service.count("users WHERE status = 'deleted'") == 200
@@ -193,12 +193,12 @@ async def test_concurrent_upserts_with_crossed_keys_all_end(service: BatchServic
     def items(shift: int) -> list[dict[str, object]]:
         return [creation(email=f"e{n}@x.org", external_id=f"x{(n + shift) % count}") for n in range(count)]
 
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(service.batch("create", items(shift), on_conflict="update") for shift in (0, 7, 23, 41))
     )
 
-    assert {answer.status_code for answer in answers} <= {200, 207}
-    assert all(len(outcomes(answer)) == count for answer in answers)
+    assert {response.status_code for response in responses} <= {200, 207}
+    assert all(len(outcomes(response)) == count for response in responses)
     living = await service.count("users WHERE deleted_at IS NULL")
     assert living == await service.database.fetchval("SELECT count(*) FROM identifiers WHERE kind = 1")
 
@@ -219,17 +219,17 @@ async def give_up_a_batch(service: BatchService, low: str, high: str) -> httpx.R
             await connection.execute(lock, low)
         finally:
             await transaction.rollback()
-            answer = await batch
-    return answer
+            response = await batch
+    return response
 
 
 async def test_a_batch_that_postgresql_gave_up_is_run_again(service: BatchService) -> None:
     for _ in range(5):
         low, high = sorted(await service.make(2))
         with suppress(DeadlockDetectedError):
-            answer = await give_up_a_batch(service, low, high)
+            response = await give_up_a_batch(service, low, high)
             break
 
-    assert outcomes(answer) == ["updated", "updated"]
+    assert outcomes(response) == ["updated", "updated"]
     assert service.client.application.resources.metrics.database_errors.values == {("DeadlockDetectedError",): 1}
     assert await service.read_changes(low) == [(1, "created"), (2, "updated")]

@@ -12,13 +12,13 @@ async def test_a_thousand_items_with_one_wrong_create_the_others(service: BatchS
     items = [creation() for _ in range(1000)]
     items[500]["data"]["email"] = "not an address"
 
-    answer = await service.batch("create", items)
+    response = await service.batch("create", items)
 
-    assert answer.status_code == 207
-    assert answer.json()["summary"] == {"total": 1000, "succeeded": 999, "failed": 1, "skipped": 0}
-    assert outcomes(answer) == ["created"] * 500 + ["validation_failed"] + ["created"] * 499
-    assert [item["index"] for item in answer.json()["items"]] == list(range(1000))
-    assert answer.json()["items"][500]["error"]["pointer"] == "/items/500/data/email"
+    assert response.status_code == 207
+    assert response.json()["summary"] == {"total": 1000, "succeeded": 999, "failed": 1, "skipped": 0}
+    assert outcomes(response) == ["created"] * 500 + ["validation_failed"] + ["created"] * 499
+    assert [item["index"] for item in response.json()["items"]] == list(range(1000))
+    assert response.json()["items"][500]["error"]["pointer"] == "/items/500/data/email"
     assert await service.count("users") == 999
     assert await service.count("user_changes WHERE type = 'created' AND version = 1") == 999
 
@@ -33,10 +33,10 @@ async def test_users_of_a_batch_are_those_of_single_requests(service: BatchServi
         "metadata": {"plan": "pro", "seats": 3},
         "status": "pending",
     }
-    answer = await service.batch("create", [{"ref": "row-1", "data": fields}])
+    response = await service.batch("create", [{"ref": "row-1", "data": fields}])
     single = await service.client.post(USERS, json={**fields, "email": " Eda@EXAMPLE.org ", "external_id": "a-2"})
 
-    (item,) = answer.json()["items"]
+    (item,) = response.json()["items"]
     ours, theirs = await service.user(item["id"]), single.json()
     own = {"id", "email", "external_id", "created_at", "updated_at"}
     assert item == {"index": 0, "ref": "row-1", "status": "created", "id": ours["id"], "version": 1}
@@ -56,19 +56,19 @@ async def test_users_of_a_batch_are_those_of_single_requests(service: BatchServi
 async def test_the_later_of_two_spellings_fails_with_the_index_of_the_first(service: BatchService) -> None:
     items = [creation(), creation(email="Ada@Example.org"), creation(), creation(email=" ada@EXAMPLE.ORG")]
 
-    answer = await service.batch("create", items)
+    response = await service.batch("create", items)
 
-    assert outcomes(answer) == ["created", "created", "created", "duplicate_in_batch"]
-    assert "index 1" in answer.json()["items"][3]["error"]["detail"]
+    assert outcomes(response) == ["created", "created", "created", "duplicate_in_batch"]
+    assert "index 1" in response.json()["items"][3]["error"]["detail"]
 
 
 async def test_an_external_id_twice_is_a_duplicate_past_an_invalid_item(service: BatchService) -> None:
     items = [creation(email="no"), creation(external_id="x"), creation(external_id="x"), creation(external_id="y")]
 
-    answer = await service.batch("create", items)
+    response = await service.batch("create", items)
 
-    assert outcomes(answer) == ["validation_failed", "created", "duplicate_in_batch", "created"]
-    assert "index 1" in answer.json()["items"][2]["error"]["detail"]
+    assert outcomes(response) == ["validation_failed", "created", "duplicate_in_batch", "created"]
+    assert "index 1" in response.json()["items"][2]["error"]["detail"]
 
 
 async def test_every_kind_of_bad_item_is_reported_at_its_place(service: BatchService) -> None:
@@ -89,28 +89,28 @@ async def test_every_kind_of_bad_item_is_reported_at_its_place(service: BatchSer
         (creation(external_id="taken"), "external_id_taken", "/items/12/data/external_id"),
     ]
 
-    answer = await service.batch("create", [*(item for item, _, _ in bad), creation()])
+    response = await service.batch("create", [*(item for item, _, _ in bad), creation()])
 
-    assert answer.status_code == 207
-    items = answer.json()["items"]
+    assert response.status_code == 207
+    items = response.json()["items"]
     seen = [(item["error"]["code"], item["error"]["pointer"]) for item in items[:-1]]
     assert seen == [(code, pointer) for _, code, pointer in bad]
     assert items[-1]["status"] == "created"
-    assert "xxxx" not in answer.text
+    assert "xxxx" not in response.text
     assert await service.count("users") == 2
 
 
 async def test_skip_leaves_the_holder_and_names_it(service: BatchService) -> None:
     (known,) = await service.make(1, email="ada@example.org", given_name="Ada")
 
-    answer = await service.batch(
+    response = await service.batch(
         "create", [creation(email="ADA@example.org", given_name="Eda"), creation()], on_conflict="skip"
     )
 
-    assert answer.status_code == 200
-    assert outcomes(answer) == ["skipped", "created"]
-    assert answer.json()["summary"] == {"total": 2, "succeeded": 1, "failed": 0, "skipped": 1}
-    assert answer.json()["items"][0]["id"] == known
+    assert response.status_code == 200
+    assert outcomes(response) == ["skipped", "created"]
+    assert response.json()["summary"] == {"total": 2, "succeeded": 1, "failed": 0, "skipped": 1}
+    assert response.json()["items"][0]["id"] == known
     assert (await service.user(known))["given_name"] == "Ada"
 
 
@@ -125,10 +125,10 @@ async def test_update_finds_the_user_by_external_id_else_by_email(service: Batch
         creation(),
     ]
 
-    answer = await service.batch("create", items, on_conflict="update")
+    response = await service.batch("create", items, on_conflict="update")
 
-    assert outcomes(answer) == ["updated", "updated", "email_taken", "created"]
-    assert [item["id"] for item in answer.json()["items"][:2]] == [first, second]
+    assert outcomes(response) == ["updated", "updated", "email_taken", "created"]
+    assert [item["id"] for item in response.json()["items"][:2]] == [first, second]
     changed = await service.user(first)
     assert (changed["email"], changed["given_name"], changed["family_name"]) == ("new@example.org", "Changed", "Kept")
     assert (await service.user(second))["external_id"] == "two"
@@ -140,17 +140,17 @@ async def test_two_items_about_one_existing_user_update_it_once(service: BatchSe
     await service.make(1, external_id="one", email="one@example.org")
     items = [creation(), creation(external_id="one", given_name="A"), creation(email="one@example.org")]
 
-    answer = await service.batch("create", items, on_conflict="update")
+    response = await service.batch("create", items, on_conflict="update")
 
-    assert outcomes(answer) == ["created", "updated", "duplicate_in_batch"]
-    assert "index 1" in answer.json()["items"][2]["error"]["detail"]
+    assert outcomes(response) == ["created", "updated", "duplicate_in_batch"]
+    assert "index 1" in response.json()["items"][2]["error"]["detail"]
 
 
 async def test_an_empty_list_is_a_batch(service: BatchService) -> None:
     for verb in ("create", "update", "delete", "restore"):
-        answer = await service.batch(verb, [])
-        assert answer.status_code == 200
-        assert answer.json() == {"summary": {"total": 0, "succeeded": 0, "failed": 0, "skipped": 0}, "items": []}
+        response = await service.batch(verb, [])
+        assert response.status_code == 200
+        assert response.json() == {"summary": {"total": 0, "succeeded": 0, "failed": 0, "skipped": 0}, "items": []}
 
 
 async def test_a_dry_run_answers_as_if_and_changes_nothing(service: BatchService) -> None:

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.anyio
 
 
 async def find(service: BatchService, **keys: list[str]) -> Any:
-    answer = await service.client.post(f"{USERS}/batch/find", json=keys)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = await service.client.post(f"{USERS}/batch/find", json=keys)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
 @pytest.mark.parametrize("tier", ["memory", "redis", "none"])
@@ -78,7 +78,7 @@ async def test_cached_users_are_found_without_the_database(service: BatchService
 
 
 async def test_more_keys_than_a_batch_holds_are_refused(service: BatchService) -> None:
-    answer = await service.client.post(f"{USERS}/batch/find", json={"ids": ["a"] * 600, "emails": ["b"] * 401})
+    response = await service.client.post(f"{USERS}/batch/find", json={"ids": ["a"] * 600, "emails": ["b"] * 401})
 
-    assert answer.status_code == 413
-    assert "1,000" in answer.json()["detail"]
+    assert response.status_code == 413
+    assert "1,000" in response.json()["detail"]

@@ -46,9 +46,9 @@ def people(begin: int, count: int) -> list[dict[str, Any]]:
 
 async def imported(client: httpx.AsyncClient, users: list[dict[str, Any]], on_conflict: str = "fail") -> dict[str, Any]:
     content = "".join(json.dumps(user) + "\n" for user in users).encode()
-    answer = await client.post(f"{IMPORTS}?on_conflict={on_conflict}", content=content, headers=NDJSON)
-    assert answer.status_code == 202
-    found: dict[str, Any] = answer.json()
+    response = await client.post(f"{IMPORTS}?on_conflict={on_conflict}", content=content, headers=NDJSON)
+    assert response.status_code == 202
+    found: dict[str, Any] = response.json()
     assert (found["state"], found["position"]) == ("completed", len(users))
     return found
 
@@ -104,9 +104,9 @@ async def test_the_first_of_two_in_neighbouring_chunks_is_created(client: httpx.
     users[CHUNK_RECORDS + 1]["email"] = users[CHUNK_RECORDS - 2]["email"].upper()
     # No glance tells that these are the same.
     users[5]["email"], users[CHUNK_RECORDS + 5]["email"] = "ada@example.org", "\uff41da@example.org"
-    answer = await imported(client, users)
-    assert (answer["created"], answer["failed"]) == (2 * CHUNK_RECORDS - 2, 2)
-    failures = (await client.get(f"{IMPORTS}/{answer['id']}/errors")).text.splitlines()
+    response = await imported(client, users)
+    assert (response["created"], response["failed"]) == (2 * CHUNK_RECORDS - 2, 2)
+    failures = (await client.get(f"{IMPORTS}/{response['id']}/errors")).text.splitlines()
     assert [(json.loads(line)["record"], json.loads(line)["code"]) for line in failures] == [
         (CHUNK_RECORDS + 2, "email_taken"),
         (CHUNK_RECORDS + 6, "email_taken"),

@@ -24,9 +24,9 @@ async def export(client: httpx.AsyncClient, query: str = "") -> list[dict[str, A
 
 async def bring_in(client: httpx.AsyncClient, users: list[dict[str, Any]], query: str = "") -> dict[str, Any]:
     content = "".join(json.dumps(user) + "\n" for user in users).encode()
-    answer = await client.post(f"{IMPORTS}?{query}", content=content, headers=NDJSON)
-    assert answer.status_code == 202, answer.text
-    found: dict[str, Any] = answer.json()
+    response = await client.post(f"{IMPORTS}?{query}", content=content, headers=NDJSON)
+    assert response.status_code == 202, response.text
+    found: dict[str, Any] = response.json()
     listed = await client.get(f"{IMPORTS}/{found['id']}/errors")
     return {**found, "errors": [json.loads(line) for line in listed.text.splitlines()]}
 
@@ -90,9 +90,9 @@ async def test_csv_is_exported_and_taken_too(client: httpx.AsyncClient) -> None:
     assert exported.text.split("\r\n", 1)[0].split(",")[:3] == ["id", "external_id", "email"]
     await purge_all(client)
 
-    answer = await client.post(IMPORTS, content=exported.content, headers={"Content-Type": "text/csv"})
+    response = await client.post(IMPORTS, content=exported.content, headers={"Content-Type": "text/csv"})
 
-    assert (answer.json()["created"], answer.json()["failed"]) == (4, 0)
+    assert (response.json()["created"], response.json()["failed"]) == (4, 0)
     again = await export(client)
     kept = [*KEPT, "created_at"]
     assert sorted([user[name] for name in kept][1:] for user in again) == sorted(
@@ -107,13 +107,13 @@ async def test_an_export_takes_the_filters_of_the_list_and_fields(client: httpx.
     headers = {"Accept": accept}
 
     async def emails(**query: str) -> list[str]:
-        answer = await client.get(f"{USERS}/export", params={**query, "fields": "email"}, headers=headers)
-        assert answer.status_code == 200, answer.text
+        response = await client.get(f"{USERS}/export", params={**query, "fields": "email"}, headers=headers)
+        assert response.status_code == 200, response.text
         if accept == "text/csv":
-            head, *lines = answer.text.splitlines()
+            head, *lines = response.text.splitlines()
             assert head == "id,email"
             return [line.split(",")[1] for line in lines]
-        rows = [json.loads(line) for line in answer.text.splitlines()]
+        rows = [json.loads(line) for line in response.text.splitlines()]
         assert all(list(row) == ["id", "email"] for row in rows)
         return [row["email"] for row in rows]
 
@@ -126,8 +126,8 @@ async def test_an_export_takes_the_filters_of_the_list_and_fields(client: httpx.
 
 
 async def test_fields_that_do_not_exist_are_refused(client: httpx.AsyncClient) -> None:
-    answer = await client.get(f"{USERS}/export", params={"fields": "email,shoe_size"})
-    assert expect_fault(answer, "?fields")["code"] == "unknown_field"
+    response = await client.get(f"{USERS}/export", params={"fields": "email,shoe_size"})
+    assert expect_fault(response, "?fields")["code"] == "unknown_field"
 
 
 async def test_ids_are_kept_when_it_is_asked_for(client: httpx.AsyncClient) -> None:
@@ -218,5 +218,5 @@ async def test_times_and_ids_that_can_not_be_kept_are_refused(
 
 async def test_batches_do_not_take_what_imports_take(client: httpx.AsyncClient) -> None:
     item = {"data": {"email": "a@example.org", "created_at": "2026-01-31T12:00:00Z"}}
-    answer = await client.post(f"{USERS}/batch/create", json={"items": [item]})
-    assert answer.json()["items"][0]["error"]["pointer"] == "/items/0/data/created_at"
+    response = await client.post(f"{USERS}/batch/create", json={"items": [item]})
+    assert response.json()["items"][0]["error"]["pointer"] == "/items/0/data/created_at"

@@ -51,16 +51,16 @@ async def send_and_leave(application: Application, content: bytes, key: str) -> 
 
 
 async def exported(client: httpx.AsyncClient) -> list[dict[str, Any]]:
-    answer = await client.get("/api/v1/users/export")
-    assert answer.headers["content-type"] == "application/x-ndjson"
-    return [json.loads(line) for line in answer.text.splitlines()]
+    response = await client.get("/api/v1/users/export")
+    assert response.headers["content-type"] == "application/x-ndjson"
+    return [json.loads(line) for line in response.text.splitlines()]
 
 
 async def test_an_import_creates_its_users_and_says_so(client: httpx.AsyncClient) -> None:
-    answer = await client.post(IMPORTS, content=lines(people(2500)), headers=NDJSON)
-    assert answer.status_code == 202
-    found = (await client.get(created_path(answer))).json()
-    assert found == answer.json()
+    response = await client.post(IMPORTS, content=lines(people(2500)), headers=NDJSON)
+    assert response.status_code == 202
+    found = (await client.get(created_path(response))).json()
+    assert found == response.json()
     assert (found["state"], found["position"], found["created"], found["failed"]) == ("completed", 2500, 2500, 0)
     assert found["finished_at"] is not None
     assert [user["external_id"] for user in await exported(client)] == [f"u-{number}" for number in range(2500)]
@@ -72,9 +72,9 @@ async def test_failures_are_reported_by_record_and_field_and_the_others_are_crea
     users[3]["email"] = "nobody"
     users[1100]["email"] = "U7@EXAMPLE.org"
     users[1150] = {"email": "x@example.org", "shoe_size": 5}
-    answer = await client.post(IMPORTS, content=lines(users) + b"{bad\n", headers=NDJSON)
-    assert (answer.json()["created"], answer.json()["failed"], answer.json()["position"]) == (1197, 4, 1201)
-    failures = await client.get(f"{created_path(answer)}/errors")
+    response = await client.post(IMPORTS, content=lines(users) + b"{bad\n", headers=NDJSON)
+    assert (response.json()["created"], response.json()["failed"], response.json()["position"]) == (1197, 4, 1201)
+    failures = await client.get(f"{created_path(response)}/errors")
     told = [json.loads(line) for line in failures.text.splitlines()]
     assert [(line["record"], line["code"], line["pointer"]) for line in told] == [
         (4, "validation_failed", "/email"),
@@ -89,8 +89,8 @@ async def test_failures_are_reported_by_record_and_field_and_the_others_are_crea
 
 async def test_csv_is_taken_too(client: httpx.AsyncClient) -> None:
     content = b'email,given_name,metadata.plan\na@example.org,"Ada, Countess",pro\nb@example.org,,\n'
-    answer = await client.post(IMPORTS, content=content, headers=CSV)
-    assert answer.json()["created"] == 2
+    response = await client.post(IMPORTS, content=content, headers=CSV)
+    assert response.json()["created"] == 2
     first, second = await exported(client)
     assert (first["given_name"], first["metadata"]) == ("Ada, Countess", {"plan": "pro"})
     assert (second["given_name"], second["metadata"]) == (None, {})
@@ -102,8 +102,8 @@ async def test_on_conflict_decides_about_existing_users(
 ) -> None:
     await client.post(IMPORTS, content=lines(people(3)), headers=NDJSON)
     again = lines([{**user, "given_name": "Ada"} for user in people(4)])
-    answer = await client.post(f"{IMPORTS}?on_conflict={on_conflict}", content=again, headers=NDJSON)
-    assert (answer.json()["created"], answer.json()[outcome]) == (1, 3)
+    response = await client.post(f"{IMPORTS}?on_conflict={on_conflict}", content=again, headers=NDJSON)
+    assert (response.json()["created"], response.json()[outcome]) == (1, 3)
 
 
 async def test_the_same_file_under_the_same_key_is_imported_once(client: httpx.AsyncClient) -> None:
@@ -123,18 +123,18 @@ async def test_an_import_that_was_cut_off_goes_on_where_it_stopped(
     cut_off = (await client.get(IMPORTS)).json()["items"][0]
     assert cut_off["state"] == "interrupted"
     assert cut_off["position"] in {1000, 2000, 3000}
-    answer = await client.post(IMPORTS, content=lines(users), headers=headers)
-    assert (answer.json()["id"], answer.json()["state"]) == (cut_off["id"], "completed")
-    assert (answer.json()["created"], answer.json()["failed"]) == (5500, 0)
+    response = await client.post(IMPORTS, content=lines(users), headers=headers)
+    assert (response.json()["id"], response.json()["state"]) == (cut_off["id"], "completed")
+    assert (response.json()["created"], response.json()["failed"]) == (5500, 0)
     assert len(await exported(client)) == 5500
 
 
 async def test_two_requests_that_continue_one_import_apply_nothing_twice(client: httpx.AsyncClient) -> None:
     headers = {**NDJSON, "Idempotency-Key": "both"}
     content = lines(people(4000))
-    answers = await asyncio.gather(*(client.post(IMPORTS, content=content, headers=headers) for _ in range(4)))
-    assert 202 in {answer.status_code for answer in answers} <= {202, 409}
-    assert all(a.json()["code"] == "import_in_progress" for a in answers if a.status_code == 409)
+    responses = await asyncio.gather(*(client.post(IMPORTS, content=content, headers=headers) for _ in range(4)))
+    assert 202 in {response.status_code for response in responses} <= {202, 409}
+    assert all(a.json()["code"] == "import_in_progress" for a in responses if a.status_code == 409)
     last = await client.post(IMPORTS, content=content, headers=headers)
     assert (last.json()["created"], last.json()["failed"]) == (4000, 0)
     assert len(await exported(client)) == 4000
@@ -162,22 +162,22 @@ async def test_another_file_under_the_key_of_a_completed_import_is_refused(clien
 
 
 async def test_a_file_that_can_not_be_read_is_refused(client: httpx.AsyncClient) -> None:
-    answer = await client.post(IMPORTS, content=b"email,shoe_size\na@b.org,5\n", headers=CSV)
-    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/header")
+    response = await client.post(IMPORTS, content=b"email,shoe_size\na@b.org,5\n", headers=CSV)
+    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (422, "/header")
     assert (await client.get(IMPORTS)).json()["items"][0]["state"] == "failed"
     wrong = await client.post(IMPORTS, content=b"{}", headers={"Content-Type": "application/json"})
     assert (wrong.status_code, wrong.json()["code"]) == (415, "unsupported_media_type")
 
 
 async def test_an_empty_file_is_an_import_without_users(client: httpx.AsyncClient) -> None:
-    answer = await client.post(IMPORTS, content=b"", headers=NDJSON)
-    assert (answer.status_code, answer.json()["state"], answer.json()["position"]) == (202, "completed", 0)
+    response = await client.post(IMPORTS, content=b"", headers=NDJSON)
+    assert (response.status_code, response.json()["state"], response.json()["position"]) == (202, "completed", 0)
 
 
 async def test_an_import_that_is_not_there_is_not_found(client: httpx.AsyncClient) -> None:
     for path in ("", "/errors"):
-        answer = await client.get(f"{IMPORTS}/0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f{path}")
-        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+        response = await client.get(f"{IMPORTS}/0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f{path}")
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
 async def test_the_export_leaves_deleted_users_out_unless_they_are_asked_for(client: httpx.AsyncClient) -> None:
@@ -207,6 +207,6 @@ async def test_an_import_may_take_longer_than_other_requests(database_url: str, 
             await asyncio.sleep(0.5)
 
     async with started(Application(Resources(settings))) as client:
-        answer = await client.post(IMPORTS, content=slowly(), headers=NDJSON)
+        response = await client.post(IMPORTS, content=slowly(), headers=NDJSON)
 
-    assert (answer.status_code, answer.json()["created"]) == (202, 40)
+    assert (response.status_code, response.json()["created"]) == (202, 40)

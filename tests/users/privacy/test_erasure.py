@@ -30,9 +30,9 @@ async def test_a_tombstone_has_an_id_a_version_and_times(client: httpx.AsyncClie
     if deleted:
         await client.delete(user_url(user))
 
-    answer = await erase(client, user)
+    response = await erase(client, user)
 
-    assert (answer.status_code, answer.content) == (204, b"")
+    assert (response.status_code, response.content) == (204, b"")
     expect_problem(await client.get(user_url(user)), 404, "user_not_found")
     for headers in ({}, {"Cache-Control": "no-cache"}):
         shown = (await read_tombstone(client, user, **headers)).json()
@@ -157,9 +157,9 @@ async def test_two_users_of_one_batch_erased_at_once_are_both_redacted_in_its_re
     headers = {"Idempotency-Key": "k"}
     made = (await client.post(f"{USERS}/batch/create", json={"items": items}, headers=headers)).json()["items"]
 
-    answers = await asyncio.gather(*(erase(client, item) for item in made[:7]))
+    responses = await asyncio.gather(*(erase(client, item) for item in made[:7]))
 
-    assert {answer.status_code for answer in answers} == {204}
+    assert {response.status_code for response in responses} == {204}
     again = await client.post(f"{USERS}/batch/create", json={"items": items}, headers=headers)
     assert [item["ref"] for item in again.json()["items"]] == [None] * 7 + ["ref-7"]
 
@@ -173,26 +173,26 @@ async def test_an_erasure_among_changes_and_reads_leaves_a_tombstone_alone(
 
     async def change(number: int) -> None:
         headers = {"Idempotency-Key": f"k-{number}"}
-        answer = await client.patch(user_url(user), json={"display_name": f"Elwetritsch {number}"}, headers=headers)
+        response = await client.patch(user_url(user), json={"display_name": f"Elwetritsch {number}"}, headers=headers)
         # On a busy machine a change may wait for the row for longer than it may.
-        assert answer.status_code in {200, 404, 503}, answer.text
+        assert response.status_code in {200, 404, 503}, response.text
 
     async def read() -> None:
         while not over.is_set():
             begun_after = bool(late)
-            answer = await client.get(user_url(user), params={"include": "deleted"})
-            assert answer.status_code == 200
+            response = await client.get(user_url(user), params={"include": "deleted"})
+            assert response.status_code == 200
             if begun_after:
-                assert words_in(answer.content) == set()
+                assert words_in(response.content) == set()
             # A read that the cache answers would never let others go on.
             await asyncio.sleep(0.002)
 
     readers = [asyncio.create_task(read()) for _ in range(2)]
     changes = [asyncio.create_task(change(number)) for number in range(12)]
     await asyncio.wait(changes[:3])
-    while (answer := await erase(client, user)).status_code == 503:
+    while (response := await erase(client, user)).status_code == 503:
         continue
-    late.append(answer)
+    late.append(response)
     await asyncio.gather(*changes)
     over.set()
     await asyncio.gather(*readers)

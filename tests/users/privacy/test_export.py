@@ -19,12 +19,12 @@ async def test_an_export_has_the_user_the_trail_and_what_else_is_stored(client: 
     await client.post("/events", content=orjson.dumps(event | {"id": "e-2", "data": {"ids": []}}), headers=headers)
     await make_user(client)
 
-    answer = await client.get(user_url(user, "/export"))
+    response = await client.get(user_url(user, "/export"))
 
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["content-disposition"] == f'attachment; filename="user-{user["id"]}.json"'
-    assert answer.headers["cache-control"] == "no-store"
-    export = answer.json()
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["content-disposition"] == f'attachment; filename="user-{user["id"]}.json"'
+    assert response.headers["cache-control"] == "no-store"
+    export = response.json()
     assert set(export) == {"exported_at", "user", "stored", "changes"}
     assert export["user"] == user
     assert export["changes"] == (await client.get(user_url(user, "/audit"))).json()["items"]

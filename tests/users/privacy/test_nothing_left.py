@@ -68,8 +68,8 @@ async def live(client: httpx.AsyncClient, user_id: str) -> None:
     """Everything that leaves answers behind: changes, refusals, no change at all, finds, dry runs."""
     url = f"{USERS}/{user_id}"
     for number, patch in enumerate([{"display_name": "Elwetritsch II"}, {"display_name": "Elwetritsch II"}]):
-        answer = await client.patch(url, json=patch, headers={"Idempotency-Key": f"patch-{number}"})
-        assert answer.status_code == 200
+        response = await client.patch(url, json=patch, headers={"Idempotency-Key": f"patch-{number}"})
+        assert response.status_code == 200
     for verb in ("suspend", "activate"):
         assert (await client.post(f"{url}/{verb}", headers={"Idempotency-Key": verb})).status_code == 200
     assert (await client.delete(url)).status_code == 204

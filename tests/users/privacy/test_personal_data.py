@@ -118,10 +118,10 @@ async def test_a_dump_of_the_database_shows_none(client: httpx.AsyncClient, data
 async def test_an_error_shows_none(client: httpx.AsyncClient) -> None:
     user = await live_a_little(client)
 
-    for answer in await refusals(client, user):
-        assert answer.is_client_error
-        assert traces_in(answer.content) == []
-        assert traces_in(repr(answer.headers.raw).encode()) == []
+    for response in await refusals(client, user):
+        assert response.is_client_error
+        assert traces_in(response.content) == []
+        assert traces_in(repr(response.headers.raw).encode()) == []
 
 
 def test_the_search_for_traces_finds_them() -> None:
@@ -133,8 +133,8 @@ def test_the_search_for_traces_finds_them() -> None:
 async def test_no_log_line_shows_any_nor_a_key(service_process: ServiceProcess) -> None:
     async with service_process.async_client() as client:
         user = await live_a_little(client)
-        for answer in await refusals(client, user):
-            assert answer.is_client_error
+        for response in await refusals(client, user):
+            assert response.is_client_error
         assert (await client.get(USERS, params={"email": PERSONAL["email"], "q": "vorpalschwert"})).is_success
         refused = await client.get(user_url(user), headers={"X-API-Key": API_KEY + "x"})
         metrics = await client.get("/metrics")
@@ -157,11 +157,11 @@ async def test_a_row_that_does_not_open_is_an_error_that_shows_nothing(
     await connection.execute("UPDATE users SET personal = set_byte(personal, 40, 255 - get_byte(personal, 40))")
     await connection.close()
 
-    for answer in (
+    for response in (
         await client.get(user_url(user), headers={"Cache-Control": "no-cache"}),
         await client.get(USERS),
         await client.patch(user_url(user), json={"given_name": "Vorpalschwert"}),
     ):
-        assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
-        assert traces_in(answer.content) == []
+        assert (response.status_code, response.json()["code"]) == (500, "internal_error")
+        assert traces_in(response.content) == []
     assert traces_in(caplog.text.encode()) == []

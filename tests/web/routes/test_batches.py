@@ -24,25 +24,25 @@ async def chunks(body: bytes) -> AsyncIterator[bytes]:
 
 
 async def test_a_body_of_exactly_2_mib_is_taken(service: BatchService) -> None:
-    answer = await service.client.post(CREATE, content=make_batch(LIMIT), headers=JSON)
+    response = await service.client.post(CREATE, content=make_batch(LIMIT), headers=JSON)
 
-    assert answer.status_code == 200
+    assert response.status_code == 200
 
 
 async def test_one_byte_more_is_refused_and_the_limit_named(service: BatchService) -> None:
-    answer = await service.client.post(CREATE, content=make_batch(LIMIT + 1), headers=JSON)
+    response = await service.client.post(CREATE, content=make_batch(LIMIT + 1), headers=JSON)
 
-    assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
-    assert "2,097,152" in answer.json()["detail"]
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
+    assert "2,097,152" in response.json()["detail"]
+    assert response.headers["content-type"] == "application/problem+json"
     assert await service.count("users") == 0
 
 
 async def test_a_body_without_a_length_is_counted(service: BatchService) -> None:
-    answer = await service.client.post(CREATE, content=chunks(make_batch(LIMIT + 1)), headers=JSON)
+    response = await service.client.post(CREATE, content=chunks(make_batch(LIMIT + 1)), headers=JSON)
     taken = await service.client.post(CREATE, content=chunks(make_batch(LIMIT)), headers=JSON)
 
-    assert answer.status_code == 413
+    assert response.status_code == 413
     assert taken.status_code == 200
 
 
@@ -95,17 +95,17 @@ async def test_more_than_1000_items_are_refused_and_the_limit_named(service: Bat
     ],
 )
 async def test_what_is_no_batch_is_refused(service: BatchService, body: Any, pointer: str) -> None:
-    answer = await service.client.post(CREATE, json=body)
+    response = await service.client.post(CREATE, json=body)
 
-    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
-    assert pointer in [fault["pointer"] for fault in answer.json()["errors"]]
+    assert (response.status_code, response.json()["code"]) == (422, "validation_failed")
+    assert pointer in [fault["pointer"] for fault in response.json()["errors"]]
 
 
 @pytest.mark.parametrize("verb", ["create", "update", "delete", "restore", "find"])
 async def test_batches_are_posted(service: BatchService, verb: str) -> None:
     for method in ("GET", "PUT", "PATCH", "DELETE"):
-        answer = await service.client.request(method, f"{USERS}/batch/{verb}")
-        assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
+        response = await service.client.request(method, f"{USERS}/batch/{verb}")
+        assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")
 
 
 async def test_batches_are_counted(service: BatchService) -> None:

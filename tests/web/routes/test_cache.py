@@ -25,9 +25,9 @@ def change_behind(postgres: PostgresServer, database_url: str) -> None:
 
 
 async def read_metadata(client: Client, path: str, **headers: str) -> dict[str, str]:
-    answer = await client.get(path, headers=headers)
-    assert answer.status_code == 200
-    metadata: dict[str, str] = answer.json()["metadata"]
+    response = await client.get(path, headers=headers)
+    assert response.status_code == 200
+    metadata: dict[str, str] = response.json()["metadata"]
     return metadata
 
 
@@ -52,10 +52,10 @@ async def test_statistics_name_the_tier_and_count(database_url: str, tmp_path: P
         path = await client.make()
         await client.get(path)
         await client.get(path)
-        answer = await client.get(CACHE)
+        response = await client.get(CACHE)
 
-    found = answer.json()
-    assert answer.status_code == 200
+    found = response.json()
+    assert response.status_code == 200
     assert found["tier"] == client.resources.cache.tier
     assert found["hits"] + found["misses"] == 2
     assert found["errors"] == sum(client.resources.metrics.cache_errors.values.values())
@@ -98,12 +98,12 @@ async def test_clear_drops_what_was_cached(database_url: str, tmp_path: Path, op
     async with running(make_settings(database_url, tmp_path, **options)) as client:
         path = await client.make()
         await client.get(path)
-        answer = await client.delete(CACHE)
+        response = await client.delete(CACHE)
         cached = await client.is_cached(path)
         still_there = await client.get(path)
 
-    assert answer.status_code == 200
-    assert answer.json().keys() == {"dropped"}
+    assert response.status_code == 200
+    assert response.json().keys() == {"dropped"}
     assert not cached
     assert still_there.status_code == 200
 
@@ -117,18 +117,18 @@ async def test_a_purged_and_a_deleted_user_leave_the_cache(
         await client.get(purged)
         await client.delete(deleted)
         await client.delete(purged, params={"purge": "true"})
-        answers = [
+        responses = [
             (await client.get(path, params=query)).status_code
             for path in (deleted, purged)
             for query in ({}, {"include": "deleted"})
         ]
 
-    assert answers == [404, 200, 404, 404]
+    assert responses == [404, 200, 404, 404]
 
 
 async def test_the_cache_needs_a_key(database_url: str, tmp_path: Path) -> None:
     async with running(make_settings(database_url, tmp_path)) as client:
         client.headers.pop("X-API-Key")
-        answers = [await client.get(CACHE), await client.delete(CACHE), await client.post(f"{CACHE}/warm")]
+        responses = [await client.get(CACHE), await client.delete(CACHE), await client.post(f"{CACHE}/warm")]
 
-    assert [answer.status_code for answer in answers] == [401, 401, 401]
+    assert [response.status_code for response in responses] == [401, 401, 401]

@@ -117,11 +117,11 @@ def test_the_status_is_for_those_with_a_key(client: httpx.Client, headers: dict[
 
 
 def test_the_page_itself_is_open_and_lets_in_nothing_else(client: httpx.Client) -> None:
-    answer = client.get("/status", headers={"X-API-Key": ""})
+    response = client.get("/status", headers={"X-API-Key": ""})
 
-    assert answer.status_code == 200
-    assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in response.headers["content-security-policy"]
 
 
 def test_the_status_lives_without_its_database(own_postgres: PostgresServer, tmp_path: Path) -> None:

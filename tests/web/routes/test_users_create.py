@@ -29,13 +29,13 @@ EVERYTHING = {
 async def test_a_new_user_is_answered_whole_with_its_address_and_version(shared_client: httpx.AsyncClient) -> None:
     email = unique_email()
 
-    answer = await shared_client.post(USERS, json={"email": email})
+    response = await shared_client.post(USERS, json={"email": email})
 
-    user = answer.json()
-    assert answer.status_code == 201
-    assert created_path(answer) == user_url(user)
-    assert answer.headers["etag"] == '"1"'
-    assert answer.headers["content-type"] == "application/json"
+    user = response.json()
+    assert response.status_code == 201
+    assert created_path(response) == user_url(user)
+    assert response.headers["etag"] == '"1"'
+    assert response.headers["content-type"] == "application/json"
     assert UUID(user["id"]).version == 7
     assert user.pop("created_at") == user.pop("updated_at")
     assert user == {
@@ -156,9 +156,9 @@ WRONG = {
 async def test_a_wrong_value_is_refused_at_its_place(
     shared_client: httpx.AsyncClient, field: str, value: object
 ) -> None:
-    answer = await shared_client.post(USERS, json={"email": unique_email(), field: value})
+    response = await shared_client.post(USERS, json={"email": unique_email(), field: value})
 
-    problem = expect_problem(answer, 422, "validation_failed")
+    problem = expect_problem(response, 422, "validation_failed")
     assert problem["errors"]
     assert all(fault["pointer"].startswith(f"/{field}") for fault in problem["errors"])
     assert all(fault["code"] and fault["detail"] for fault in problem["errors"])
@@ -174,21 +174,21 @@ async def test_the_email_is_required(shared_client: httpx.AsyncClient) -> None:
     "field", ["id", "version", "created_at", "deleted_at", "password", "Email", "__proto__", "a/b~c"]
 )
 async def test_unknown_and_given_fields_are_refused(shared_client: httpx.AsyncClient, field: str) -> None:
-    answer = await shared_client.post(USERS, json={"email": unique_email(), field: "x"})
+    response = await shared_client.post(USERS, json={"email": unique_email(), field: "x"})
 
-    fault = expect_fault(answer, "/" + field.replace("~", "~0").replace("/", "~1"))
+    fault = expect_fault(response, "/" + field.replace("~", "~0").replace("/", "~1"))
     assert fault["code"] == "extra_forbidden"
 
 
 async def test_every_fault_is_listed(shared_client: httpx.AsyncClient) -> None:
-    answer = await shared_client.post(USERS, json={"email": "x", "phone": "x", "locale": "?", "more": 1})
+    response = await shared_client.post(USERS, json={"email": "x", "phone": "x", "locale": "?", "more": 1})
 
-    places = {fault["pointer"] for fault in expect_problem(answer, 422, "validation_failed")["errors"]}
+    places = {fault["pointer"] for fault in expect_problem(response, 422, "validation_failed")["errors"]}
     assert places == {"/email", "/phone", "/locale", "/more"}
 
 
 async def test_a_metadata_fault_points_at_its_key(shared_client: httpx.AsyncClient) -> None:
-    answer = await shared_client.post(USERS, json={"email": unique_email(), "metadata": {"str": ["no"], "int": 1}})
+    response = await shared_client.post(USERS, json={"email": unique_email(), "metadata": {"str": ["no"], "int": 1}})
 
-    problem = expect_problem(answer, 422, "validation_failed")
+    problem = expect_problem(response, 422, "validation_failed")
     assert [fault["pointer"] for fault in problem["errors"]] == ["/metadata/str"]

@@ -74,12 +74,12 @@ async def test_transitions_are_those_that_make_sense(shared_client: httpx.AsyncC
     user = await make_user(shared_client, status=status)
     becomes = MOVES[status, verb]
 
-    answer = await act(shared_client, user, verb)
+    response = await act(shared_client, user, verb)
 
     if becomes is None:
-        expect_problem(answer, 409, "invalid_transition")
+        expect_problem(response, 409, "invalid_transition")
     else:
-        assert (answer.status_code, answer.json()["status"], answer.json()["version"]) == (200, becomes, 2)
+        assert (response.status_code, response.json()["status"], response.json()["version"]) == (200, becomes, 2)
 
 
 @pytest.mark.parametrize("verb", ["suspend", "activate", "login"])
@@ -98,10 +98,10 @@ async def test_an_unknown_user_is_not_found(shared_client: httpx.AsyncClient, ve
 async def test_a_login_sets_its_time(shared_client: httpx.AsyncClient) -> None:
     user = await make_user(shared_client)
 
-    answer = await act(shared_client, user, "login")
+    response = await act(shared_client, user, "login")
 
     seen = (await shared_client.get(user_url(user))).json()
-    assert (answer.status_code, answer.content) == (204, b"")
+    assert (response.status_code, response.content) == (204, b"")
     assert datetime.fromisoformat(seen["last_login_at"]) >= datetime.fromisoformat(user["created_at"])
     assert seen == user | {key: seen[key] for key in ("last_login_at", "updated_at")} | {"version": 2}
 
@@ -114,9 +114,9 @@ async def test_a_purge_leaves_nothing_to_read_or_restore(
     if deleted_before:
         await shared_client.delete(user_url(user))
 
-    answer = await shared_client.delete(user_url(user), params={"purge": "true"})
+    response = await shared_client.delete(user_url(user), params={"purge": "true"})
 
-    assert answer.status_code == 204
+    assert response.status_code == 204
     for again in (
         await shared_client.get(user_url(user), params={"include": "deleted"}),
         await shared_client.get(user_url(user), params={"include": "deleted"}, headers=FRESH),

@@ -10,9 +10,9 @@ from support.api import USERS, expect_fault, make_user, unique_email, user_url
 
 
 async def found(client: httpx.AsyncClient, **filters: Any) -> list[str]:
-    answer = await client.get(USERS, params=filters)
-    assert answer.status_code == 200, answer.text
-    return [user["id"] for user in answer.json()["items"]]
+    response = await client.get(USERS, params=filters)
+    assert response.status_code == 200, response.text
+    return [user["id"] for user in response.json()["items"]]
 
 
 @pytest.mark.parametrize("spell", [str, str.upper, str.title, lambda email: f"  {email}\t"])

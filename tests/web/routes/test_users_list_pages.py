@@ -15,9 +15,9 @@ ALTERED = ["", "x", "AAAA", "=", "ü", "%00", "a b", "A" * 200, "A" * 54]
 
 
 async def page(client: httpx.AsyncClient, **parameters: Any) -> dict[str, Any]:
-    answer = await client.get(USERS, params=parameters)
-    assert answer.status_code == 200, answer.text
-    document: dict[str, Any] = answer.json()
+    response = await client.get(USERS, params=parameters)
+    assert response.status_code == 200, response.text
+    document: dict[str, Any] = response.json()
     return document
 
 
@@ -77,10 +77,10 @@ async def test_an_unchanged_user_is_returned_once_while_others_change(client: ht
 
 
 async def test_an_empty_list_has_no_next_page(client: httpx.AsyncClient) -> None:
-    answer = await client.get(USERS)
+    response = await client.get(USERS)
 
-    assert (answer.status_code, answer.json()) == (200, {"items": [], "next_cursor": None})
-    assert "link" not in answer.headers
+    assert (response.status_code, response.json()) == (200, {"items": [], "next_cursor": None})
+    assert "link" not in response.headers
 
 
 async def test_the_link_leads_to_the_next_page_of_the_same_query(client: httpx.AsyncClient) -> None:
@@ -123,9 +123,9 @@ async def test_a_cursor_of_another_query_is_refused(client: httpx.AsyncClient, o
         await make_user(client)
     cursor = (await page(client, limit=1))["next_cursor"]
 
-    answer = await client.get(USERS, params={"limit": 1, "cursor": cursor, **other})
+    response = await client.get(USERS, params={"limit": 1, "cursor": cursor, **other})
 
-    expect_problem(answer, 400, "invalid_cursor")
+    expect_problem(response, 400, "invalid_cursor")
 
 
 @pytest.mark.parametrize("cursor", ALTERED)

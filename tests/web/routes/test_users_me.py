@@ -29,10 +29,10 @@ def test_the_subject_is_an_external_id(server: LiveServer, shared_issuer: Issuer
     made = create_user(client, external_id=f"ext-{uuid4().hex}")
 
     with as_subject(server, shared_issuer, made["external_id"]) as own:
-        answer = own.get(ME)
-        again = own.get(ME, headers={"If-None-Match": answer.headers["etag"]})
+        response = own.get(ME)
+        again = own.get(ME, headers={"If-None-Match": response.headers["etag"]})
 
-    assert answer.json() == made
+    assert response.json() == made
     assert again.status_code == 304
     assert again.content == b""
 
@@ -49,9 +49,9 @@ def test_an_ambiguous_subject_means_no_user(server: LiveServer, shared_issuer: I
     create_user(client, external_id=victim["id"])
 
     with as_subject(server, shared_issuer, victim["id"]) as own:
-        answers = [own.get(ME), own.patch(ME, json={"given_name": "Mallory"})]
+        responses = [own.get(ME), own.patch(ME, json={"given_name": "Mallory"})]
 
-    assert [answer.status_code for answer in answers] == [403, 403]
+    assert [response.status_code for response in responses] == [403, 403]
     assert client.get(f"{USERS}/{victim['id']}").json() == victim
 
 
@@ -107,10 +107,10 @@ def test_users_can_not_change_fields_that_other_services_decide_by(
     value |= {"aliases": ["victim@example.org"]}
 
     with as_subject(server, shared_issuer, made["external_id"]) as own:
-        answer = own.patch(ME, json={field: value[field]})
+        response = own.patch(ME, json={field: value[field]})
 
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"] == f"/{field}"
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == f"/{field}"
 
 
 def test_a_suspended_user_reads_and_does_not_write(

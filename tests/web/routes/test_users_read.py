@@ -14,11 +14,11 @@ FRESH = {"Cache-Control": "no-cache"}
 async def test_a_read_gives_the_user_and_its_version(shared_client: httpx.AsyncClient, headers: dict[str, str]) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.get(user_url(user), headers=headers)
+    response = await shared_client.get(user_url(user), headers=headers)
 
-    assert (answer.status_code, answer.json()) == (200, user)
-    assert answer.headers["etag"] == '"1"'
-    assert answer.headers["cache-control"] == "private, no-cache"
+    assert (response.status_code, response.json()) == (200, user)
+    assert response.headers["etag"] == '"1"'
+    assert response.headers["cache-control"] == "private, no-cache"
 
 
 async def test_an_unknown_user_is_not_found(shared_client: httpx.AsyncClient) -> None:
@@ -40,28 +40,28 @@ async def test_a_deleted_user_is_returned_on_request(shared_client: httpx.AsyncC
 async def test_a_version_that_is_known_already_is_not_sent_again(shared_client: httpx.AsyncClient, tag: str) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.get(user_url(user), headers={"If-None-Match": tag})
+    response = await shared_client.get(user_url(user), headers={"If-None-Match": tag})
 
-    assert (answer.status_code, answer.content) == (304, b"")
-    assert answer.headers["etag"] == '"1"'
+    assert (response.status_code, response.content) == (304, b"")
+    assert response.headers["etag"] == '"1"'
 
 
 @pytest.mark.parametrize("tag", ['"2"', "1", '"01"', "", '"1', "W/", '"*"', "ü"])
 async def test_another_version_is_sent(shared_client: httpx.AsyncClient, tag: str) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.get(user_url(user), headers=[("If-None-Match", tag.encode("latin-1"))])
+    response = await shared_client.get(user_url(user), headers=[("If-None-Match", tag.encode("latin-1"))])
 
-    assert (answer.status_code, answer.json()) == (200, user)
+    assert (response.status_code, response.json()) == (200, user)
 
 
 async def test_a_changed_user_is_sent(shared_client: httpx.AsyncClient) -> None:
     user = await make_user(shared_client)
     await shared_client.patch(user_url(user), json={"given_name": "Ada"})
 
-    answer = await shared_client.get(user_url(user), headers={"If-None-Match": '"1"'})
+    response = await shared_client.get(user_url(user), headers={"If-None-Match": '"1"'})
 
-    assert (answer.status_code, answer.headers["etag"]) == (200, '"2"')
+    assert (response.status_code, response.headers["etag"]) == (200, '"2"')
 
 
 async def test_the_head_of_a_user_is_its_read_without_the_body(shared_client: httpx.AsyncClient) -> None:
@@ -100,12 +100,12 @@ async def test_an_upper_case_id_is_the_same_id(shared_client: httpx.AsyncClient)
 )
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
 async def test_what_is_no_id_is_refused(shared_client: httpx.AsyncClient, text: str, method: str) -> None:
-    answer = await shared_client.request(method, f"{USERS}/{text}", json={} if method == "PATCH" else None)
+    response = await shared_client.request(method, f"{USERS}/{text}", json={} if method == "PATCH" else None)
 
     if "%2F" in text:
-        expect_problem(answer, 404, "not_found")
+        expect_problem(response, 404, "not_found")
     else:
-        expect_fault(answer, "path:user_id")
+        expect_fault(response, "path:user_id")
 
 
 @pytest.mark.parametrize(

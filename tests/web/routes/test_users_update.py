@@ -11,9 +11,9 @@ from support.api import USERS, expect_fault, expect_problem, make_user, unique_e
 
 
 async def patch(client: httpx.AsyncClient, user: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    answer = await client.patch(user_url(user), json=changes)
-    assert answer.status_code == 200, answer.text
-    changed: dict[str, Any] = answer.json()
+    response = await client.patch(user_url(user), json=changes)
+    assert response.status_code == 200, response.text
+    changed: dict[str, Any] = response.json()
     return changed
 
 
@@ -56,11 +56,11 @@ async def test_null_empties_an_object(shared_client: httpx.AsyncClient) -> None:
 async def test_both_content_types_will_do(shared_client: httpx.AsyncClient, content_type: str) -> None:
     user = await make_user(shared_client)
 
-    answer = await shared_client.patch(
+    response = await shared_client.patch(
         user_url(user), content=b'{"locale":"fr"}', headers={"Content-Type": content_type}
     )
 
-    assert answer.json()["locale"] == "fr"
+    assert response.json()["locale"] == "fr"
 
 
 @pytest.mark.parametrize(

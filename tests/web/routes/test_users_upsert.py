@@ -25,7 +25,7 @@ async def test_an_upsert_makes_a_user_then_changes_it(shared_client: httpx.Async
     assert changed.json()["id"] == made.json()["id"]
     assert changed.json()["external_id"] == key
     assert (changed.json()["given_name"], changed.json()["family_name"]) == ("Ada", "King")
-    assert [answer.headers["etag"] for answer in (made, changed, same)] == ['"1"', '"2"', '"2"']
+    assert [response.headers["etag"] for response in (made, changed, same)] == ['"1"', '"2"', '"2"']
 
 
 @pytest.mark.parametrize("key", ["a/b", "a b", "ü", "%", "%2F", "..", ".", "a?b#c", "+", "me", "x" * 255, "ü" * 255])
@@ -41,10 +41,10 @@ async def test_an_external_id_may_hold_any_printable_character(shared_client: ht
 
 @pytest.mark.parametrize("path", ["", "%00", "a%0Ab", "%0A", "a%7F", "%FF", "a%C3", "%ED%A0%80", "x" * 256])
 async def test_what_can_be_no_external_id_is_refused(shared_client: httpx.AsyncClient, path: str) -> None:
-    answer = await shared_client.put(f"{USERS}/by-external-id/{path}", json={"email": unique_email()})
+    response = await shared_client.put(f"{USERS}/by-external-id/{path}", json={"email": unique_email()})
 
-    expect_fault(answer, "path:external_id") if "%F" not in path and "%C" not in path and "%E" not in path else (
-        expect_problem(answer, 400, "bad_request")
+    expect_fault(response, "path:external_id") if "%F" not in path and "%C" not in path and "%E" not in path else (
+        expect_problem(response, 400, "bad_request")
     )
 
 
@@ -84,14 +84,14 @@ async def test_a_condition_holds_for_an_upsert_too(shared_client: httpx.AsyncCli
     body = {"email": email, "given_name": "Ada"}
 
     for condition in ('"1"', "*"):
-        answer = await shared_client.put(place(key), json=body, headers={"If-Match": condition})
-        expect_problem(answer, 412, "version_mismatch")
+        response = await shared_client.put(place(key), json=body, headers={"If-Match": condition})
+        expect_problem(response, 412, "version_mismatch")
     await shared_client.put(place(key), json={"email": email})
     stale = await shared_client.put(place(key), json=body, headers={"If-Match": '"2"'})
     expect_problem(stale, 412, "version_mismatch")
     for condition in ('"1"', "*"):
-        answer = await shared_client.put(place(key), json=body, headers={"If-Match": condition})
-        assert (answer.status_code, answer.headers["etag"]) == (200, '"2"')
+        response = await shared_client.put(place(key), json=body, headers={"If-Match": condition})
+        assert (response.status_code, response.headers["etag"]) == (200, '"2"')
 
 
 async def test_a_status_is_taken_at_the_making_and_follows_its_transitions_after(
