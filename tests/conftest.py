@@ -6,6 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from support.citus import CITUS_DATABASE_URL, NO_CITUS, CitusDatabase
 from support.servers import PostgresServer, RedisServer, postgres_server, redis_server
 
 # No deadline: machines differ. No database: an example that failed belongs into a test, not into a folder.
@@ -43,11 +44,26 @@ def migrated_template(postgres: PostgresServer) -> str:
     return TEMPLATE
 
 
+@pytest.fixture(scope="session")
+def citus() -> CitusDatabase:
+    if not CITUS_DATABASE_URL:
+        pytest.skip(NO_CITUS)
+    return CitusDatabase(CITUS_DATABASE_URL)
+
+
 @pytest.fixture
-def database_url(postgres: PostgresServer, migrated_template: str) -> Iterator[str]:
-    """A database of the test's own, migrated to head."""
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database of the test's own, migrated to head; that of CITUS_DATABASE_URL for tests marked `distributed`."""
+    marked = request.node.get_closest_marker
+    if CITUS_DATABASE_URL and marked("distributed") and not marked("one_server"):
+        citus: CitusDatabase = request.getfixturevalue("citus")
+        citus.empty()
+        yield citus.url
+        return
+    postgres: PostgresServer = request.getfixturevalue("postgres")
+    template: str = request.getfixturevalue("migrated_template")
     name = f"test_{next(numbers)}"
-    yield postgres.create_database(name, template=migrated_template)
+    yield postgres.create_database(name, template=template)
     postgres.drop_database(name)
 
 

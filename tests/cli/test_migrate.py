@@ -21,6 +21,8 @@ def test_migrate_goes_up_down_and_up(run: RunCommand, empty_database_url: str) -
     ("arguments", "environ", "status", "said"),
     [
         (["--down"], {}, 2, "needs --to REVISION"),
+        (["--down", "--to", "base", "--distribute"], {}, 2, "not with --down"),
+        (["--distribute"], {}, 1, "CREATE EXTENSION citus"),
         (["--to", "nonsense"], {}, 1, "The revisions of this release go up to"),
         ([], {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/x"}, 1, "Check DATABASE_URL"),
         ([], {"DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:99999/x"}, 1, "Check DATABASE_URL"),

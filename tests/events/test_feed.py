@@ -22,6 +22,8 @@ from user_service.postgres.partitions import create_partitions, drop_partitions
 from user_service.postgres.pool import connect_options
 from user_service.settings import Settings
 
+pytestmark = pytest.mark.distributed
+
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Any]:
@@ -116,12 +118,18 @@ async def test_open_transactions_in_any_database_hide_nothing_and_delay_nothing(
     holder = await asyncpg.connect(database_url)
     held = holder.transaction()
     await held.start()
+    changed = UUID(path[-36:])
+    at = await holder.fetchval(
+        "UPDATE users SET version = 2, status = 'suspended' WHERE id = $1 RETURNING updated_at", changed
+    )
     await holder.execute(
-        "WITH changed AS (UPDATE users SET version = 2, status = 'suspended' WHERE id = $1 RETURNING id, now() AS at),"
-        " logged AS (INSERT INTO user_changes SELECT id, 2, 'status_changed', 'suspended', '{status}', 'a', '', '', at,"
-        " gen_random_uuid() FROM changed)"
-        " INSERT INTO feed_queue (changed_at, user_ids, versions) SELECT at, ARRAY[id], ARRAY[2] FROM changed",
-        UUID(path[-36:]),
+        "INSERT INTO user_changes VALUES ($1, 2, 'status_changed', 'suspended', '{status}', 'a', '', '', $2, $3)",
+        changed,
+        at,
+        uuid4(),
+    )
+    await holder.execute(
+        "INSERT INTO feed_queue (changed_at, user_ids, versions) VALUES ($2, ARRAY[$1::uuid], ARRAY[2])", changed, at
     )
     later = [await client.make() for _ in range(5)]
     copy = Copy()
@@ -289,6 +297,7 @@ async def test_a_cursor_older_than_what_is_kept_is_gone(client: Client, database
     assert len(await read_all(client, end)) == 1
 
 
+@pytest.mark.one_server
 async def test_the_indexes_are_used_also_by_plans_from_when_the_feed_was_empty(settings: Settings) -> None:
     connection = await asyncpg.connect(**connect_options(settings))
     await connection.execute("ANALYZE feed, user_changes")

@@ -24,7 +24,7 @@ from user_service.settings import Settings
 from user_service.users.change_log import Origin
 from user_service.users.schemas import UserUpdate
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.distributed]
 
 
 @pytest.fixture
@@ -292,6 +292,7 @@ SELECT get_byte(uuid_send(user_id), 15) % 2, user_id, version, changed_at FROM u
 """
 
 
+@pytest.mark.one_server
 async def test_the_index_finds_what_waits_also_by_a_plan_from_when_the_outbox_was_empty(settings: Settings) -> None:
     connection = await asyncpg.connect(**connect_options(settings))
     await connection.execute("VACUUM ANALYZE outbox")

@@ -11,7 +11,7 @@ from support.settings import make_settings
 from user_service.events.relay import MAX_REFUSALS
 from user_service.settings import Settings
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.distributed]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from support.batch_service import BatchService, creation, outcomes
 from support.leftovers import INDEX
 from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.distributed]
 RACES = 50
 # At once: more would wait for connections.
 WIDTH = 10

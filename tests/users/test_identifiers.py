@@ -10,7 +10,7 @@ from support.batch_service import BatchService, creation, outcomes
 from support.leftovers import INDEX
 from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.distributed]
 HELD: dict[str, Any] = {
     "email": "ada@example.org",
     "aliases": ["ada@example.com", "countess@example.net"],

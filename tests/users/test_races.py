@@ -12,6 +12,8 @@ from support.api import USERS, make_user, unique_email, user_url
 from support.application import started
 from user_service.app import Application
 
+pytestmark = pytest.mark.distributed
+
 MANY = 50
 PATIENCE = 40
 FRESH = {"Cache-Control": "no-cache"}

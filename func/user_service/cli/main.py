@@ -43,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     migrate = add(commands, "migrate", "migrate", "bring the database to the newest revision")
     migrate.add_argument("--to", default="head", metavar="REVISION", help="a revision, or `base` (default: head)")
     migrate.add_argument("--down", action="store_true", help="go back to REVISION instead of forward")
+    migrate.add_argument(
+        "--distribute", action="store_true", help="then distribute the tables over the servers of a Citus cluster"
+    )
     relay = add(commands, "relay", "relay", "post the pending events of the outbox to the sink")
     relay.add_argument("--watch", action="store_true", help="run until stopped instead of once")
     add(

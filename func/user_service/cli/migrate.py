@@ -10,10 +10,12 @@ from user_service.postgres.partitions import create_partitions
 from user_service.settings import Settings
 
 
-def run(environ: Mapping[str, str], *, to: str, down: bool) -> int:
+def run(environ: Mapping[str, str], *, to: str, down: bool, distribute: bool) -> int:
     """Prints the revision that the database is at then. Raises ConfigurationError, CommandFailed."""
     if down and to == "head":
         raise ConfigurationError("migrate --down needs --to REVISION; `--to base` removes every table.")
+    if down and distribute:
+        raise ConfigurationError("migrate --distribute goes with the newest revision, not with --down.")
     with open_database(environ) as settings:
         assert settings.database_url is not None
         if down:
@@ -21,8 +23,18 @@ def run(environ: Mapping[str, str], *, to: str, down: bool) -> int:
         else:
             migrations.upgrade(settings.database_url, to)
             asyncio.run(make_partitions(settings))
+        if distribute:
+            distribute_tables(settings.database_url)
         print(f"The database is at revision {migrations.current(settings.database_url) or 'base'}.")
     return 0
+
+
+def distribute_tables(url: str) -> None:
+    from user_service.postgres.migrations.distribute import distribute
+
+    with migrations.translate_failures():
+        is_new = asyncio.run(distribute(url))
+    print("The tables are distributed over the servers of Citus." if is_new else "The tables were distributed before.")
 
 
 async def make_partitions(settings: Settings) -> None:

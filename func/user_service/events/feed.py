@@ -7,7 +7,7 @@ the reasons.
 """
 
 from asyncio import Lock
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from user_service.errors import CursorGone, DatabaseUnavailable
+from user_service.events import distributed_reads
 from user_service.postgres.pool import ReadPool
 from user_service.users.cursors import FeedCursor
 
@@ -113,7 +114,7 @@ class Feed:
         """
         scanned = limit if change_type is None else SCANNED_CHANGES
         start = after.position if after is not None else None
-        rows = await self.fetch(READ, start, scanned, limit, change_type)
+        rows = await self.read_rows(start, scanned, limit, change_type)
         state = rows[0]
         cursor = check_cursor(after, state)
         found = rows if state["position"] is not None else []
@@ -127,9 +128,20 @@ class Feed:
             cursor = FeedCursor(found[-1]["position"], found[-1]["id"])
         return FeedPage(items, cursor, state["last_position"])
 
+    async def read_rows(
+        self, start: int | None, scanned: int, limit: int, change_type: str | None
+    ) -> Sequence[Mapping[str, Any]]:
+        if await self.pool.is_distributed():
+            return await distributed_reads.read_feed(start, scanned, limit, change_type, self.fetch)
+        rows: Sequence[Mapping[str, Any]] = await self.fetch(READ, start, scanned, limit, change_type)
+        return rows
+
     async def find_change_id(self, position: int) -> UUID:
         """The id of the change at a position. Raises CursorGone."""
-        rows = await self.fetch(CHANGE_ID, position)
+        if await self.pool.is_distributed():
+            rows: Sequence[Any] = await distributed_reads.find_change_id(position, self.fetch)
+        else:
+            rows = await self.fetch(CHANGE_ID, position)
         if not rows:
             raise CursorGone
         change_id: UUID = rows[0][0]

@@ -12,6 +12,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from user_service.errors import DatabaseUnavailable
+from user_service.events.distributed_reads import read_pending
 from user_service.events.types import PendingChange
 from user_service.postgres.pool import ReadPool
 
@@ -48,6 +49,12 @@ FROM (
   ORDER BY o.seq LIMIT {BATCH_CHANGES}
 ) o LEFT JOIN user_changes c ON c.user_id = o.user_id AND c.version = o.version AND c.changed_at = o.changed_at
 ORDER BY o.seq
+"""  # noqa: S608
+# The same without the changes.
+PENDING: Final = f"""
+SELECT o.seq, o.seq = (SELECT min(f.seq) FROM outbox f WHERE f.partition = $1) AS is_oldest, o.refusals,
+  o.user_id, o.version, o.changed_at
+FROM outbox o WHERE o.partition = $1 AND {NOT_WAITING} ORDER BY o.seq LIMIT {BATCH_CHANGES}
 """  # noqa: S608
 SETTLE: Final = """
 WITH gone AS (DELETE FROM outbox WHERE partition = $1 AND seq = ANY ($3::bigint[])),
@@ -106,6 +113,8 @@ class Outbox:
 
     async def read(self, lease: Lease) -> list[PendingChange]:
         """The next changes of the partition, up to BATCH_CHANGES, each user's in order."""
+        if await self.pool.is_distributed():
+            return await read_pending(await self.pool.fetch(PENDING, lease.partition), self.pool.fetch)
         return [PendingChange(*row) for row in await self.pool.fetch(READ, lease.partition)]
 
     async def settle(

@@ -12,6 +12,7 @@ from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Traced, untraced
 from user_service.postgres.connections import HELD_OPEN, Connections, PoolStats
 from user_service.postgres.connector import Connection, Connector
+from user_service.postgres.distribution import Distribution, is_deadlock
 from user_service.postgres.failures import TRANSIENT, URL_SETTING, is_transient, translate_failure
 from user_service.postgres.session import Session
 
@@ -41,6 +42,7 @@ class Database:
         self.connector = connector
         self.metrics = metrics
         self.connections = Connections(connector, size=size)
+        self.distribution = Distribution()
         self.seconds = seconds
         self.traced = traced
         self.setting = setting
@@ -56,7 +58,7 @@ class Database:
             try:
                 if begin is not None:
                     await connection.execute(begin)
-                yield Session(connection, traced=self.traced)
+                yield Session(connection, traced=self.traced, distribution=self.distribution)
                 if begin is not None and await connection.execute("COMMIT") != "COMMIT":
                     raise RuntimeError("the transaction had failed and was rolled back")
             except BaseException as error:
@@ -64,12 +66,13 @@ class Database:
                 raise
             finally:
                 self.connections.release(connection)
-        except TRANSIENT as error:
+        except (*TRANSIENT, asyncpg.InternalServerError) as error:
             if not is_transient(error):
                 raise
             self.connector.note_failure(error)
             unavailable = translate_failure(error, self.metrics, setting=self.setting)
-            raise (Contended() if isinstance(error, ROLLED_BACK) else unavailable) from error
+            is_contended = isinstance(error, ROLLED_BACK) or is_deadlock(error)
+            raise (Contended() if is_contended else unavailable) from error
 
     async def acquire(self) -> Connection:
         """A connection. Raises the error of opening one, and DatabaseUnavailable while all are in use."""

@@ -9,6 +9,7 @@ import asyncpg
 
 from user_service.errors import DatabaseUnavailable
 from user_service.observability.metrics import Metrics
+from user_service.postgres.distribution import is_deadlock
 from user_service.postgres.pooler import LOST, UNTRACKED, explain_refusal
 
 # The server is unavailable, stopping, starting, full, read-only after a failover, too slow or not migrated, or it ended
@@ -85,6 +86,8 @@ def is_transient(error: BaseException | None) -> bool:
 
     So is a certificate that does not verify, and that may be replaced while the service runs.
     """
+    if isinstance(error, asyncpg.InternalServerError):
+        return is_deadlock(error)
     return isinstance(error, TRANSIENT) and (isinstance(error, ssl.SSLError) or not isinstance(error, ValueError))
 
 

@@ -83,16 +83,20 @@ def drop_month(month: str) -> str:
     names = ", ".join(f"{table}_{month}" for table in PARTITIONED)
     return f"""
 DO $$
+DECLARE
+  last record;
+  change_id uuid;
 BEGIN
   PERFORM set_config('lock_timeout', '{LOCK_SECONDS}s', true);
   PERFORM pg_advisory_xact_lock({PARTITIONS_LOCK});
   LOCK TABLE ONLY user_changes, ONLY feed IN ACCESS EXCLUSIVE MODE;
   IF to_regclass('feed_{month}') IS NOT NULL THEN
-    UPDATE feed_state SET floor = last.position, floor_id = last.change_id FROM (
-      SELECT f.position, coalesce(c.event_id, '00000000-0000-0000-0000-000000000000') AS change_id
-      FROM feed_{month} f LEFT JOIN user_changes c USING (user_id, version, changed_at)
-      ORDER BY f.position DESC LIMIT 1
-    ) last WHERE floor < last.position;
+    SELECT * INTO last FROM feed_{month} ORDER BY position DESC LIMIT 1;
+    SELECT event_id INTO change_id FROM user_changes c
+    WHERE c.user_id = last.user_id AND c.version = last.version AND c.changed_at = last.changed_at;
+    UPDATE feed_state
+    SET floor = last.position, floor_id = coalesce(change_id, '00000000-0000-0000-0000-000000000000')
+    WHERE floor < last.position;
   END IF;
   DROP TABLE IF EXISTS {names};
 END $$

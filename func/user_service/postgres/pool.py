@@ -10,6 +10,7 @@ from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Traced, untraced
 from user_service.postgres.connections import HELD_OPEN, Connections, PoolStats
 from user_service.postgres.connector import HOST_SECONDS, Connector, connect_once
+from user_service.postgres.distribution import Distribution
 from user_service.postgres.failures import DEAD, translate_errors
 from user_service.postgres.pooler import BACKEND, check_pooler, find_lost_settings, is_behind_pooler
 from user_service.settings import Settings
@@ -90,6 +91,7 @@ class ReadPool:
         self.seconds = read_seconds(settings)
         self.connector = Connector(lambda: connect_options(self.settings), metrics, writes=writes)
         self.connections = Connections(self.connector, size=size)
+        self.distribution = Distribution()
 
     async def open(self) -> None:
         """Opens a few connections. Raises DatabaseUnavailable, and ConfigurationError for a malformed URL."""
@@ -128,6 +130,10 @@ class ReadPool:
             raise
         finally:
             self.connections.release(connection)
+
+    async def is_distributed(self) -> bool:
+        """Whether the users are distributed over several servers. Raises DatabaseUnavailable."""
+        return await self.distribution.is_distributed(self.fetch)
 
     async def is_behind_pooler(self) -> bool:
         """Raises DatabaseUnavailable."""

@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 from sqlalchemy import Executable
 
 from user_service.observability.tracing import Traced, untraced
 from user_service.postgres.connector import Connection
+from user_service.postgres.distribution import Distribution
 from user_service.postgres.statements import prepare
 
 NO_VALUES: Final[Mapping[str, object]] = {}
@@ -79,11 +81,14 @@ class Savepoint:
 class Session:
     """Runs statements on one connection."""
 
-    __slots__ = ("connection", "savepoints", "traced")
+    __slots__ = ("connection", "distribution", "savepoints", "traced")
 
-    def __init__(self, connection: Connection, *, traced: Traced = untraced) -> None:
+    def __init__(
+        self, connection: Connection, *, traced: Traced = untraced, distribution: Distribution | None = None
+    ) -> None:
         # asyncpg's, for COPY.
         self.connection = connection
+        self.distribution = distribution or Distribution()
         self.traced = traced
         self.savepoints = 0
 
@@ -102,6 +107,14 @@ class Session:
             cursor = await self.connection.cursor(sql, *arguments)
         while rows := await cursor.fetch(size):
             yield rows
+
+    async def is_distributed(self) -> bool:
+        """Whether the users are distributed over several servers."""
+        return await self.distribution.is_distributed(self.connection.fetch)
+
+    async def lockable(self, ids: Sequence[UUID]) -> list[list[UUID]]:
+        """The ids of users in groups, each of which one statement can lock, in the order of all transactions."""
+        return await self.distribution.lockable(ids, self.connection.fetch)
 
     async def savepoint(self) -> Savepoint:
         """Begins changes that can be undone without the rest of the transaction."""

@@ -5,12 +5,13 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from asyncpg import UniqueViolationError
+import asyncpg
 from sqlalchemy import TextClause, text
 
 from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, BlindIndex, encode_text
 from user_service.encryption.cipher import Cipher
 from user_service.errors import IdTaken, ServiceError
+from user_service.postgres.distribution import is_unique_violation
 from user_service.postgres.session import Session
 from user_service.postgres.tables import OUTBOX_PARTITIONS
 from user_service.users.binary_copy import (
@@ -130,7 +131,8 @@ class UserRepository:
 
     async def lock(self, ids: Iterable[UUID]) -> dict[UUID, User]:
         """The users of these ids, deleted ones too, locked in the order of their ids."""
-        return {user.id: user for user in await self.select(LOCK_BY_IDS, sorted(set(ids)))}
+        groups = await self.session.lockable(sorted(set(ids)))
+        return {user.id: user for group in groups for user in await self.select(LOCK_BY_IDS, group)}
 
     async def read(self, ids: Collection[UUID]) -> dict[UUID, User]:
         """The users of these ids, deleted ones too."""
@@ -195,7 +197,9 @@ class UserRepository:
                 await copy(self.session, "identifiers", COPIED_IDENTIFIER_COLUMNS, claims)
                 await copy(self.session, "users", COPIED_USER_COLUMNS, users)
                 await copy(self.session, "user_terms", COPIED_TERM_COLUMNS, terms)
-        except UniqueViolationError:
+        except asyncpg.PostgresError as error:
+            if not is_unique_violation(error):
+                raise
             return False
         return True
 
@@ -231,7 +235,10 @@ class UserRepository:
 
     async def lock_against_erasure(self, ids: Sequence[UUID]) -> bool:
         """Whether all of these exist and are not erased; none is erased or purged until the transaction ends."""
-        return len(await self.session.execute(LOCK_AGAINST_ERASURE, {"ids": ids})) == len(set(ids))
+        locked = 0
+        for group in await self.session.lockable(sorted(set(ids))):
+            locked += len(await self.session.execute(LOCK_AGAINST_ERASURE, {"ids": group}))
+        return locked == len(set(ids))
 
     async def append_changes(self, changes: Sequence[Change], origin: Origin, at: datetime) -> None:
         """Writes changes of new or locked users, one of each, to the change log, the outbox and the feed's queue."""

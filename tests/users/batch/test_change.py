@@ -8,7 +8,7 @@ from asyncpg import DeadlockDetectedError
 
 from support.batch_service import BatchService, creation, outcomes
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.distributed]
 
 
 async def test_updates_patch_each_user_and_log_it(service: BatchService) -> None:
@@ -223,6 +223,7 @@ async def give_up_a_batch(service: BatchService, low: str, high: str) -> httpx.R
     return response
 
 
+@pytest.mark.one_server
 async def test_a_batch_that_postgresql_gave_up_is_run_again(service: BatchService) -> None:
     for _ in range(5):
         low, high = sorted(await service.make(2))

@@ -5,7 +5,7 @@ import pytest
 from support.api import USERS
 from support.batch_service import BatchService, creation, outcomes
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.distributed]
 
 
 async def test_a_thousand_items_with_one_wrong_create_the_others(service: BatchService) -> None:

@@ -7,7 +7,7 @@ import pytest
 from support.api import USERS
 from support.batch_service import BatchService, batch_service
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.distributed]
 
 
 async def find(service: BatchService, **keys: list[str]) -> Any:

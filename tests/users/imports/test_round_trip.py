@@ -9,7 +9,7 @@ import pytest
 
 from support.api import USERS, expect_fault, make_user, user_url
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.distributed]
 IMPORTS = f"{USERS}/imports"
 NDJSON = {"Content-Type": "application/x-ndjson"}
 KEPT = (

@@ -15,7 +15,7 @@ from support.settings import API_KEY, make_settings
 from user_service.app import Application
 from user_service.bootstrap import Resources
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.distributed]
 NDJSON = {"Content-Type": "application/x-ndjson"}
 CSV = {"Content-Type": "text/csv"}
 IMPORTS = "/api/v1/users/imports"

@@ -14,6 +14,8 @@ from support.leftovers import PERSON, words_in
 from user_service.encryption.cipher import Cipher
 from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS
 
+pytestmark = pytest.mark.distributed
+
 
 async def erase(client: httpx.AsyncClient, user: dict[str, Any], **headers: str) -> httpx.Response:
     return await client.post(user_url(user, "/erase"), headers=headers)
@@ -210,6 +212,7 @@ async def nothing_is_left(database_url: str) -> bool:
     return await leftovers(database_url) == {}
 
 
+@pytest.mark.one_server
 async def test_a_find_that_was_overtaken_by_an_erasure_is_made_again(
     client: httpx.AsyncClient, database_url: str
 ) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from support.api import USERS, expect_fault, make_user, unique_email, user_url
 
+pytestmark = pytest.mark.distributed
+
 
 async def found(client: httpx.AsyncClient, **filters: Any) -> list[str]:
     response = await client.get(USERS, params=filters)

@@ -10,6 +10,8 @@ import pytest
 
 from support.api import USERS, expect_fault, expect_problem, make_user, user_url
 
+pytestmark = pytest.mark.distributed
+
 ORDERS = ["created_at", "-created_at", "updated_at", "-updated_at"]
 ALTERED = ["", "x", "AAAA", "=", "ü", "%00", "a b", "A" * 200, "A" * 54]
 

@@ -47,7 +47,8 @@ class SubjectData:
         """The keys of the stored responses that are about a user, in order."""
         keys = responses.key_columns
         statement = text(
-            f"SELECT {keys} FROM {responses.table} JOIN user_changes USING (traceparent) WHERE user_id = :user_id"  # noqa: S608
+            "WITH traces AS MATERIALIZED (SELECT traceparent FROM user_changes WHERE user_id = :user_id)"  # noqa: S608
+            f" SELECT {keys} FROM {responses.table} JOIN traces USING (traceparent)"
             f" UNION SELECT {keys} FROM {responses.table} WHERE mentions && CAST(:mentions AS uuid[]) ORDER BY {keys}"
         )
         values = {"user_id": subject.id, "mentions": [subject.id, *subject.hashes]}
