@@ -20,6 +20,8 @@ from user_service.encryption.keyring import load_keys
 from user_service.errors import ConfigurationError
 from user_service.users.encrypted_columns import ENCRYPTED_COLUMNS
 
+pytestmark = pytest.mark.distributed
+
 K1, K2 = ENCRYPTION_KEY, OTHER_ENCRYPTION_KEY
 # Replicas are not what these tests are about: what was retired a moment ago is retired.
 QUICK = {"SECRETS_RELOAD_SECONDS": "1", "REQUEST_TIMEOUT": "1"}
@@ -150,6 +152,7 @@ async def test_a_dry_run_counts_and_changes_nothing(database_url: str, tmp_path:
     assert (await read_rows(database_url, "*"), await meta(database_url)) == before
 
 
+@pytest.mark.one_server
 async def test_a_run_that_was_killed_is_gone_on_with(database_url: str, tmp_path: Path, paths: list[str]) -> None:
     connection = await asyncpg.connect(database_url)
     holding = connection.transaction()

@@ -49,14 +49,28 @@ class EncryptedColumn:
         Parameters: an array for each column of the key, the old tokens, the new ones. It returns a row for each token
         that it replaced, and changes no other column.
         """
+        return (
+            f"WITH given AS (SELECT * FROM {self.replacements('g')}),"  # noqa: S608
+            f" locked AS (SELECT v.* FROM {self.table} AS t, given AS v WHERE {self.unchanged}"
+            " FOR NO KEY UPDATE OF t SKIP LOCKED)"
+            f" UPDATE {self.table} AS t SET {self.column} = v.after FROM locked AS v WHERE {self.unchanged} RETURNING 1"
+        )
+
+    @property
+    def replace_waiting(self) -> str:
+        """The same for a distributed table: it waits for locked rows, because Citus skips none."""
+        return (
+            f"UPDATE {self.table} AS t SET {self.column} = v.after FROM {self.replacements('v')}"  # noqa: S608
+            f" WHERE {self.unchanged} RETURNING 1"
+        )
+
+    def replacements(self, alias: str) -> str:
         columns = [*self.key, "before", "after"]
         types = [*self.key.values(), "bytea", "bytea"]
         arrays = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(types, start=1))
+        return f"unnest({arrays}) AS {alias}({', '.join(columns)})"
+
+    @property
+    def unchanged(self) -> str:
         same = " AND ".join(f"t.{name} = v.{name}" for name in self.key)
-        unchanged = f"{same} AND t.{self.column} = v.before"
-        return (
-            f"WITH given AS (SELECT * FROM unnest({arrays}) AS g({', '.join(columns)})),"  # noqa: S608
-            f" locked AS (SELECT v.* FROM {self.table} AS t, given AS v WHERE {unchanged}"
-            " FOR NO KEY UPDATE OF t SKIP LOCKED)"
-            f" UPDATE {self.table} AS t SET {self.column} = v.after FROM locked AS v WHERE {unchanged} RETURNING 1"
-        )
+        return f"{same} AND t.{self.column} = v.before"

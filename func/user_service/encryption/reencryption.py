@@ -13,6 +13,7 @@ from typing import Any, Final
 from user_service.encryption.cipher import Cipher, DecryptionError, parse_key_id
 from user_service.encryption.encrypted_column import EncryptedColumn
 from user_service.encryption.key_registry import Retirement
+from user_service.postgres.distribution import DISTRIBUTED
 from user_service.postgres.pool import ReadPool
 
 UNKNOWN: Final = "?"
@@ -115,7 +116,9 @@ class Reencryption:
             after = self.cipher.seal(plaintext, purpose=column.purpose, user_id=binding)
             replaced.append((*key, before, after))
         if replaced:
-            written = len(await self.pool.fetch(column.replace, *map(list, zip(*replaced, strict=True))))
+            is_distributed = column.table in DISTRIBUTED and await self.pool.is_distributed()
+            statement = column.replace_waiting if is_distributed else column.replace
+            written = len(await self.pool.fetch(statement, *map(list, zip(*replaced, strict=True))))
             done.sealed += written
             done.skipped += len(replaced) - written
 
