@@ -92,6 +92,7 @@ def test_a_deadlock_has_two_codes_and_may_be_tried_again(error: asyncpg.Postgres
     assert is_deadlock(error) is is_transient(error) is is_ended
 
 
+@pytest.mark.distributed
 async def test_citus_locks_shard_by_shard_in_one_order(coordinator: Any) -> None:
     groups = await Distribution().lockable(IDS, coordinator.fetch)
     backwards = await Distribution().lockable(IDS[::-1], coordinator.fetch)
@@ -106,6 +107,7 @@ async def test_citus_locks_shard_by_shard_in_one_order(coordinator: Any) -> None
         await coordinator.fetch("SELECT id FROM users WHERE id = ANY($1::uuid[]) FOR UPDATE", IDS)
 
 
+@pytest.mark.distributed
 async def test_citus_has_users_terms_and_changes_of_one_id_side_by_side(coordinator: Any) -> None:
     rows = await coordinator.fetch("SELECT table_name::text, distribution_column, colocation_id FROM citus_tables")
     found = {name: (column, group) for name, column, group in rows}
@@ -115,12 +117,14 @@ async def test_citus_has_users_terms_and_changes_of_one_id_side_by_side(coordina
     assert {name for name in found if not name.startswith("user_changes_")} == set(DISTRIBUTED)
 
 
+@pytest.mark.distributed
 async def test_sessions_of_citus_have_its_settings(coordinator: Any) -> None:
     assert [await coordinator.fetchval(f"SHOW {name}") for name, _ in DATABASE_SETTINGS] == [
         value for _, value in DATABASE_SETTINGS
     ]
 
 
+@pytest.mark.distributed
 async def test_citus_names_a_key_that_copy_finds_taken(coordinator: Any) -> None:
     rows = [(1, bytes(16), UUID(int=1))]
     await coordinator.copy_records_to_table("identifiers", records=rows, columns=("kind", "index", "user_id"))
@@ -132,6 +136,7 @@ async def test_citus_names_a_key_that_copy_finds_taken(coordinator: Any) -> None
     assert is_unique_violation(caught.value)
 
 
+@pytest.mark.distributed
 def test_citus_takes_the_rows_that_are_there_and_a_second_run_changes_nothing(citus: CitusDatabase) -> None:
     async def insert() -> None:
         async with connected(citus) as opened:
