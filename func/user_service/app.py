@@ -212,8 +212,11 @@ class Application:
             refuse_repeated(scope["headers"])
         principal = authenticator.find(headers) or await authenticator.verify(headers)
         context.principal = principal
-        context.allowance = allowance = self.resources.limiter.find_allowance(principal)
-        if allowance is not None:
+        limiter = self.resources.limiter
+        context.allowance = allowance = limiter.find_allowance(principal)
+        if allowance is not None and limiter.shared is None:
+            allowance.charge_locally()
+        elif allowance is not None:
             await allowance.charge()
         return principal
 

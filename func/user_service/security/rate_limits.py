@@ -10,7 +10,7 @@ from asyncio import timeout
 from collections.abc import Mapping, Sequence
 from math import ceil, floor
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final
 
 from user_service.cache.dataloader import DataLoader
 from user_service.errors import RateLimited
@@ -54,13 +54,14 @@ return usages
 """
 
 
-class Usage(NamedTuple):
+class Usage:
     """Whether a request was granted, and its window then: the grants of this window and of the one before, its age."""
 
-    granted: bool
-    current: int
-    previous: int
-    elapsed_seconds: float
+    __slots__ = ("current", "elapsed_seconds", "granted", "previous")
+
+    def __init__(self, granted: bool, current: int, previous: int, elapsed_seconds: float) -> None:
+        self.granted = granted
+        self.current, self.previous, self.elapsed_seconds = current, previous, elapsed_seconds
 
     def count_remaining(self, limit: int) -> int:
         """How many more requests would be granted now."""
@@ -190,6 +191,8 @@ class Limiter:
     def __init__(self, settings: Settings, metrics: Metrics, *, budget_seconds: float = REDIS_BUDGET_SECONDS) -> None:
         limits = {"jwt": settings.rate_limit_max, "api_key": settings.rate_limit_internal_max}
         self.limits = {kind: limit for kind, limit in limits.items() if limit}
+        # The header RateLimit-Policy of each limit.
+        self.policies = {limit: b'"default";q=%d;w=%d' % (limit, WINDOW_SECONDS) for limit in self.limits.values()}
         self.metrics = metrics
         self.local = LocalWindows()
         self.shared: Deferred[RedisWindows] | None = None
@@ -226,17 +229,24 @@ class Allowance:
 
     async def charge(self, cost: int = 1) -> None:
         """Takes `cost` of the limit; more than the whole limit counts as the whole limit. Raises RateLimited."""
-        limiter, name, limit = self.limiter, self.principal.name, self.limit
-        if limiter.shared is None:
-            usage = limiter.local.take(name, cost=min(cost, limit), limit=limit)
+        shared = self.limiter.shared
+        if shared is None:
+            self.charge_locally(cost)
         else:
-            windows = limiter.shared.value or await limiter.shared.get()
-            usage = await windows.take(name, cost=min(cost, limit), limit=limit)
+            windows = shared.value or await shared.get()
+            self.apply(await windows.take(self.principal.name, cost=min(cost, self.limit), limit=self.limit))
+
+    def charge_locally(self, cost: int = 1) -> None:
+        """Takes `cost` from the window of this process, without `await`. Raises RateLimited."""
+        limit = self.limit
+        self.apply(self.limiter.local.take(self.principal.name, cost=min(cost, limit), limit=limit))
+
+    def apply(self, usage: Usage) -> None:
         self.usage = usage
         if not usage.granted:
-            limiter.metrics.rate_limited.add(self.principal.kind)
+            self.limiter.metrics.rate_limited.add(self.principal.kind)
             raise RateLimited(
-                f"This principal may make {limit} requests in {WINDOW_SECONDS} seconds.",
+                f"This principal may make {self.limit} requests in {WINDOW_SECONDS} seconds.",
                 retry_after_seconds=max(1, ceil(usage.reset_seconds)),
             )
 
@@ -255,7 +265,5 @@ class Allowance:
     def headers(self) -> tuple[tuple[bytes, bytes], ...]:
         """RateLimit and RateLimit-Policy, as draft-ietf-httpapi-ratelimit-headers-10 writes them."""
         reset_seconds = 0.0 if self.usage is None else self.usage.reset_seconds
-        return (
-            (b"ratelimit-policy", b'"default";q=%d;w=%d' % (self.limit, WINDOW_SECONDS)),
-            (b"ratelimit", b'"default";r=%d;t=%d' % (self.remaining, ceil(reset_seconds))),
-        )
+        state = b'"default";r=%d;t=%d' % (self.remaining, ceil(reset_seconds))
+        return (b"ratelimit-policy", self.limiter.policies[self.limit]), (b"ratelimit", state)
