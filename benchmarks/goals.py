@@ -29,6 +29,8 @@ GOALS = {
     "cold.read": Goal(Judged.AT_MOST, limit=1.6, aim=0.6, bound=1.2),
     "cold.create": Goal(Judged.AT_MOST, limit=2.0, aim=2.0, bound=3.5),
     "hot.memory": Goal(Judged.AT_LEAST, limit=0.8, aim=3.0, bound=1.2),
+    "hot.memory.unlimited": Goal(Judged.AT_LEAST, limit=0.8, aim=3.0, bound=1.2),
+    "hot.tiers.unlimited": Goal(Judged.AT_LEAST, limit=0.8, aim=2.5, bound=1.2),
     "hot.tiers": Goal(Judged.AT_LEAST, limit=0.8, aim=2.5, bound=1.0),
     "hot.redis": Goal(Judged.AT_LEAST, limit=0.45, aim=0.9, bound=0.6),
     "hot.postgres": Goal(Judged.AT_LEAST, limit=0.35, aim=0.8, bound=0.5),

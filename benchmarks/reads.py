@@ -21,7 +21,7 @@ NO_ROOM = 0
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to be asked; `redis`, `local` and `access_log` are how the service was started.
+    """One way to be asked; `redis`, `local`, `access_log` and `limited` are how the service was started.
 
     Without `local`, the cache in the process has no room, so that every read asks Redis.
     """
@@ -31,18 +31,21 @@ class Variant:
     redis: bool = False
     local: bool = True
     access_log: bool = False
+    limited: bool = True
     headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def mode(self) -> tuple[bool, bool, bool]:
-        return self.redis, self.local, self.access_log
+    def mode(self) -> tuple[bool, bool, bool, bool]:
+        return self.redis, self.local, self.access_log, self.limited
 
 
 VARIANTS = (
     Variant("hot.memory", "GET /users/{id}, in-process cache"),
     Variant("hot.memory.logged", "  with the access log on", access_log=True),
+    Variant("hot.memory.unlimited", "  without a rate limit", limited=False),
     Variant("hot.tiers", "GET /users/{id}, cache in front of Redis", redis=True),
     Variant("hot.tiers.logged", "  with the access log on", redis=True, access_log=True),
+    Variant("hot.tiers.unlimited", "  without a rate limit", redis=True, limited=False),
     Variant("hot.redis", "GET /users/{id}, missed there, Redis", redis=True, local=False),
     Variant("hot.postgres", "GET /users/{id}, no-cache: PostgreSQL", headers=NO_CACHE),
     Variant("hot.postgres.logged", "  with the access log on", headers=NO_CACHE, access_log=True),
@@ -67,7 +70,7 @@ def targets(bench: Bench, users: Mapping[str, Any], variant: Variant | None) -> 
 
 def measure(bench: Bench, plan: Plan) -> list[Row]:
     with ExitStack() as stack:
-        started: dict[tuple[bool, bool, bool], Server] = {}
+        started: dict[tuple[bool, bool, bool, bool], Server] = {}
         for variant in VARIANTS:
             if variant.mode not in started:
                 started[variant.mode] = stack.enter_context(
@@ -76,6 +79,7 @@ def measure(bench: Bench, plan: Plan) -> list[Row]:
                         redis_url=bench.redis_url if variant.redis else None,
                         access_log=variant.access_log,
                         cache_max_bytes=None if variant.local else NO_ROOM,
+                        limited=variant.limited,
                     )
                 )
         users = create_users(started[VARIANTS[0].mode], plan.hot_users, series="hot")

@@ -90,8 +90,9 @@ def service_env(
     redis_url: str | None = None,
     access_log: bool = False,
     cache_max_bytes: int | None = None,
+    limited: bool = True,
 ) -> dict[str, str]:
-    """What production has on: authentication, a rate limit that is counted, encryption, metrics."""
+    """What production has on: authentication, encryption, metrics, and with `limited` a rate limit that is counted."""
     settings = {
         "APP_ENV": "development",
         "HOST": LOOPBACK,
@@ -100,7 +101,7 @@ def service_env(
         "DATA_DIR": str(bench.folder / "data"),
         "INTERNAL_API_KEY": API_KEY,
         "ENCRYPTION_KEY": ENCRYPTION_KEY,
-        "RATE_LIMIT_INTERNAL_MAX": "1000000000",
+        "RATE_LIMIT_INTERNAL_MAX": "1000000000" if limited else "0",
         "ACCESS_LOG": str(access_log).lower(),
         "LOG_LEVEL": "info",
         "LOG_FORMAT": "json",
@@ -122,11 +123,18 @@ def baseline_command(port: int, users: Path) -> list[str]:
 
 @contextmanager
 def service(
-    bench: Bench, *, redis_url: str | None = None, access_log: bool = False, cache_max_bytes: int | None = None
+    bench: Bench,
+    *,
+    redis_url: str | None = None,
+    access_log: bool = False,
+    cache_max_bytes: int | None = None,
+    limited: bool = True,
 ) -> Iterator[Server]:
     """The service, ready for requests."""
     port, log = free_port(), bench.log("service")
-    env = service_env(bench, port, redis_url=redis_url, access_log=access_log, cache_max_bytes=cache_max_bytes)
+    env = service_env(
+        bench, port, redis_url=redis_url, access_log=access_log, cache_max_bytes=cache_max_bytes, limited=limited
+    )
     with running(serve_command(bench), env=env, log=log) as process:
         wait_until_listening(process, port)
         server = Server(port, process.pid)

@@ -62,11 +62,11 @@ async def write(replicas: Replicas, random: Random, done: asyncio.Event) -> None
             await replicas.call(random, "PATCH", path, json={"locale": random.choice(("de", "fr", "it"))})
 
 
-async def follow(replicas: Replicas, random: Random, copy: Copy, done: asyncio.Event) -> None:
-    """Reads to the end of the feed, and on until there is nothing new after `done`."""
+async def follow(replicas: Replicas, random: Random, copy: Copy, written: asyncio.Event) -> None:
+    """Reads to the end of the feed, and on until there is nothing new after the last write."""
     cursor: dict[str, str] = {}
     while True:
-        finished = done.is_set()
+        finished = written.is_set()
         query = {"limit": random.choice((10, 1000)), "wait": 0 if finished else 1, **cursor}
         response = await replicas.call(random, "GET", FEED, params=query)
         if response is None:
@@ -80,11 +80,11 @@ async def follow(replicas: Replicas, random: Random, copy: Copy, done: asyncio.E
 
 
 async def test_a_copy_is_the_directory_after_many_kills(database_url: str, tmp_path: Path) -> None:
-    random, done, copy = Random(16), asyncio.Event(), Copy()
+    random, done, written, copy = Random(16), asyncio.Event(), asyncio.Event(), Copy()
     with ExitStack() as services:
         replicas = Replicas(lambda: services.enter_context(serving(tmp_path, DATABASE_URL=database_url)))
         writers = [asyncio.create_task(write(replicas, random, done)) for _ in range(WRITERS)]
-        reader = asyncio.create_task(follow(replicas, random, copy, done))
+        reader = asyncio.create_task(follow(replicas, random, copy, written))
         for _ in range(KILLS):
             seen = len(copy.seen)
 
@@ -95,6 +95,7 @@ async def test_a_copy_is_the_directory_after_many_kills(database_url: str, tmp_p
             await replicas.kill_one(random)
         done.set()
         await asyncio.gather(*writers)
+        written.set()
         await reader
         connection: Any = await asyncpg.connect(database_url)
         assert copy.users == await directory(connection)
