@@ -190,8 +190,8 @@ def session(url: str, environment: dict[str, str]) -> Iterator[Session]:
 def fingerprint(ask: Session, table: str) -> dict[str, Any]:
     """Rows and checksum of a table; the sum of the rows' hashes does not depend on their order."""
     quoted = '"' + table.replace('"', '""') + '"'
-    [response] = ask(f"SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0) FROM {quoted} AS t;")
-    rows, checksum = response.split("|")
+    [row] = ask(f"SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0) FROM {quoted} AS t;")
+    rows, checksum = row.split("|")
     return {"rows": int(rows), "checksum": checksum}
 
 

@@ -70,17 +70,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def current_context() -> str:
-    response = run("kubectl", "config", "current-context")
-    if response.returncode:
+    result = run("kubectl", "config", "current-context")
+    if result.returncode:
         stop("no cluster: set KUBECONFIG, or name a context with --context (kubectl config get-contexts lists them)")
-    return response.stdout.strip()
+    return result.stdout.strip()
 
 
 def detect_stack(context: str) -> str:
-    response = run("kubectl", "--context", context, "api-versions")
-    if response.returncode:
-        stop(f"the cluster of context '{context}' does not answer: {response.stderr.strip()}")
-    return "knative" if "serving.knative.dev/v1" in response.stdout.split() else "fallback"
+    result = run("kubectl", "--context", context, "api-versions")
+    if result.returncode:
+        stop(f"the cluster of context '{context}' does not answer: {result.stderr.strip()}")
+    return "knative" if "serving.knative.dev/v1" in result.stdout.split() else "fallback"
 
 
 def make_plan(stack: str, overlay: str, image: str | None, context: str) -> Plan:

@@ -13,9 +13,9 @@ PUT_BACK = {"cronjob": "jobTemplate", "jobsinks.sinks.knative.dev": "job"}
 def remember(deployment: Deployment, workload: str) -> None:
     """Keep what is in force of the workload, for the rollback."""
     deployment.has_reached_service = True
-    response = deployment.kubectl("get", workload, "--output", f"jsonpath={{.spec.{put_back_field(workload)}}}")
-    if response.returncode == 0 and response.stdout:
-        deployment.previous[workload] = json.loads(response.stdout)
+    result = deployment.kubectl("get", workload, "--output", f"jsonpath={{.spec.{put_back_field(workload)}}}")
+    if result.returncode == 0 and result.stdout:
+        deployment.previous[workload] = json.loads(result.stdout)
 
 
 def roll_back(deployment: Deployment, reason: str) -> None:
@@ -50,9 +50,9 @@ def put_back(deployment: Deployment) -> None:
         patch = deployment.work / "patch.json"
         change = [{"op": "replace", "path": f"/spec/{put_back_field(workload)}", "value": value}]
         patch.write_text(json.dumps(change), encoding="utf-8")
-        response = deployment.kubectl("patch", workload, "--type", "json", "--patch-file", str(patch))
-        print(response.stdout + response.stderr, end="", file=sys.stderr)
-        if response.returncode:
+        result = deployment.kubectl("patch", workload, "--type", "json", "--patch-file", str(patch))
+        print(result.stdout + result.stderr, end="", file=sys.stderr)
+        if result.returncode:
             say(f"{workload} could not be rolled back")
         else:
             restored.append(workload)

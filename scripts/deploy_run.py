@@ -30,10 +30,10 @@ def run(*command: str, env: Mapping[str, str] | None = None) -> Completed:
     )
 
 
-def succeed(response: Completed) -> str:
+def succeed(result: Completed) -> str:
     """The whole output of a command that succeeded."""
-    output = (response.stdout + response.stderr).rstrip()
-    if response.returncode:
+    output = (result.stdout + result.stderr).rstrip()
+    if result.returncode:
         raise StepFailed(output)
     return output
 
@@ -62,8 +62,8 @@ class Deployment:
         return run("kubectl", "--context", self.context, "--namespace", NAMESPACE, *arguments)
 
     def pods(self, selector: str) -> list[dict[str, Any]]:
-        response = self.kubectl("get", "pods", "--selector", selector, "--output", "json")
-        return list(json.loads(response.stdout)["items"]) if response.returncode == 0 and response.stdout else []
+        result = self.kubectl("get", "pods", "--selector", selector, "--output", "json")
+        return list(json.loads(result.stdout)["items"]) if result.returncode == 0 and result.stdout else []
 
     def report_troubles(self, selector: str) -> list[Trouble]:
         """The troubles of the pods. Says each new one, and shows the log of the first container that crashed."""
@@ -79,8 +79,8 @@ class Deployment:
         self.has_shown_log = True
         options = ("--container", trouble.container, "--tail", LOG_LINES)
         previous = ("--previous",) if trouble.has_restarted else ()
-        response = self.kubectl("logs", trouble.pod, *options, *previous)
-        self.say_once(f"{trouble}; its log:\n{response.stdout}{response.stderr}".rstrip())
+        result = self.kubectl("logs", trouble.pod, *options, *previous)
+        self.say_once(f"{trouble}; its log:\n{result.stdout}{result.stderr}".rstrip())
 
     def say_once(self, text: str) -> None:
         if text not in self.said:

@@ -38,10 +38,10 @@ def render(deployment: Deployment, folder: str) -> None:
 
 
 def render_kustomization(deployment: Deployment, folder: Path) -> None:
-    response = run("kubectl", "kustomize", str(folder))
-    if response.returncode:
-        raise StepFailed(f"{folder} does not render: {response.stderr.strip()}")
-    deployment.rendered.write_text(response.stdout, encoding="utf-8")
+    result = run("kubectl", "kustomize", str(folder))
+    if result.returncode:
+        raise StepFailed(f"{folder} does not render: {result.stderr.strip()}")
+    deployment.rendered.write_text(result.stdout, encoding="utf-8")
 
 
 def set_image(deployment: Deployment, image: str) -> None:
@@ -77,12 +77,12 @@ def require_digest(deployment: Deployment) -> None:
 
 def require_kinds(deployment: Deployment) -> None:
     # The exit status tells also of an API group that is unavailable and not needed here: the kinds decide.
-    response = deployment.kubectl("api-resources", "--no-headers")
-    known = {line.split()[-1] for line in response.stdout.splitlines() if line.strip()}
+    result = deployment.kubectl("api-resources", "--no-headers")
+    known = {line.split()[-1] for line in result.stdout.splitlines() if line.strip()}
     used = {line.split()[1] for line in rendered_lines(deployment) if line.startswith("kind: ")}
     if missing := sorted(used - known):
         raise StepFailed(
-            f"{response.stderr}the cluster does not know: {' '.join(missing)}; "
+            f"{result.stderr}the cluster does not know: {' '.join(missing)}; "
             "install what defines them, or leave their component out of the overlay"
         )
 

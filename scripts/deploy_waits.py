@@ -15,13 +15,13 @@ REVISION_STATE = (
 def wait_migration(deployment: Deployment, job: str) -> None:
     state, is_refused = "", False
     for _ in attempts(300):
-        response = deployment.kubectl("get", "job", job, "--output", MIGRATION_STATE)
-        state = response.stdout or response.stderr
-        if "Complete" in response.stdout:
+        result = deployment.kubectl("get", "job", job, "--output", MIGRATION_STATE)
+        state = result.stdout or result.stderr
+        if "Complete" in result.stdout:
             return
         troubles = deployment.report_troubles(f"job-name={job}")
         is_refused = any(trouble.exit_code == EXIT_REFUSED for trouble in troubles)
-        if "Failed" in response.stdout:
+        if "Failed" in result.stdout:
             break
     if is_refused and deployment.created_secret:
         remove_refused_secret(deployment, deployment.created_secret)
@@ -34,9 +34,9 @@ def wait_migration(deployment: Deployment, job: str) -> None:
 
 def remove_refused_secret(deployment: Deployment, name: str) -> None:
     """Only one that this run created, and only before the service ran: later, data can be encrypted with its keys."""
-    response = deployment.kubectl("delete", "secret", name, "--ignore-not-found")
-    if response.returncode:
-        say(f"the Secret {name} was refused and could not be deleted: {response.stderr.strip()}")
+    result = deployment.kubectl("delete", "secret", name, "--ignore-not-found")
+    if result.returncode:
+        say(f"the Secret {name} was refused and could not be deleted: {result.stderr.strip()}")
         return
     say(f"the Secret {name} is not kept, because a setting was refused; discard the keys that were generated for it")
 
@@ -45,9 +45,9 @@ def wait_revision(deployment: Deployment, service: str) -> None:
     """Wait for the newest revision: the service's Ready can still be that of the previous one."""
     seen = ""
     for _ in attempts(150):
-        response = deployment.kubectl("get", f"services.serving.knative.dev/{service}", "--output", REVISION_STATE)
-        seen = response.stdout or response.stderr
-        state = response.stdout.split()
+        result = deployment.kubectl("get", f"services.serving.knative.dev/{service}", "--output", REVISION_STATE)
+        seen = result.stdout or result.stderr
+        state = result.stdout.split()
         if is_newest_revision_ready(state):
             return
         if len(state) >= 3 and state[0] == state[1]:
@@ -58,22 +58,22 @@ def wait_revision(deployment: Deployment, service: str) -> None:
 def wait_rollout(deployment: Deployment, name: str) -> None:
     seen = ""
     for _ in attempts(150):
-        response = deployment.kubectl("rollout", "status", f"deployment/{name}", "--watch=false")
-        seen = response.stdout + response.stderr
-        if "successfully rolled out" in response.stdout:
+        result = deployment.kubectl("rollout", "status", f"deployment/{name}", "--watch=false")
+        seen = result.stdout + result.stderr
+        if "successfully rolled out" in result.stdout:
             return
-        if response.returncode:
+        if result.returncode:
             break
         # Until the controller has seen the change, the newest pods are those of the previous version.
-        if "to be observed" not in response.stdout and (pods := newest_pods(deployment, name)):
+        if "to be observed" not in result.stdout and (pods := newest_pods(deployment, name)):
             refuse_crash_loops(deployment, pods)
     raise StepFailed(f"the rollout of {name} did not finish: {seen.strip()}")
 
 
 def newest_pods(deployment: Deployment, name: str) -> str | None:
     """The selector of the pods of the Deployment's newest version."""
-    response = deployment.kubectl("get", "replicasets", "--selector", SERVICE_PODS, "--output", "json")
-    found = json.loads(response.stdout)["items"] if response.returncode == 0 and response.stdout else []
+    result = deployment.kubectl("get", "replicasets", "--selector", SERVICE_PODS, "--output", "json")
+    found = json.loads(result.stdout)["items"] if result.returncode == 0 and result.stdout else []
     owned = [s for s in found if any(o["name"] == name for o in s["metadata"].get("ownerReferences", []))]
     if not owned:
         return None
@@ -90,10 +90,10 @@ def refuse_crash_loops(deployment: Deployment, selector: str) -> None:
 def wait_replicas(deployment: Deployment, count: str) -> None:
     ready = 0
     for _ in attempts(90):
-        response = deployment.kubectl(
+        result = deployment.kubectl(
             "get", "deployment/user-service-deployment", "--output", "jsonpath={.status.readyReplicas}"
         )
-        ready = int(response.stdout or 0)
+        ready = int(result.stdout or 0)
         if ready >= int(count):
             return
     advice = f"kubectl --context {deployment.context} describe hpa --namespace {NAMESPACE}"

@@ -39,9 +39,9 @@ async def test_many_concurrent_loads_are_one_fetch(source: Source) -> None:
     source.values = {user_id: number for number, user_id in enumerate(ids)}
     source.may_answer.set()
 
-    responses = await loads(loader, ids * 20)
+    values = await loads(loader, ids * 20)
 
-    assert responses == [*range(10)] * 20
+    assert values == [*range(10)] * 20
     assert source.fetches == [ids]
 
 
@@ -52,11 +52,11 @@ async def test_a_fetch_takes_so_many_and_so_many_run_at_once(source: Source) -> 
     await asyncio.sleep(0.01)
     running = len(source.fetches)
     source.may_answer.set()
-    responses = await waiting
+    values = await waiting
 
     assert running == 2
     assert [len(ids) for ids in source.fetches] == [5, 5, 5, 2]
-    assert responses == [None] * 17
+    assert values == [None] * 17
 
 
 async def test_an_error_of_one_key_is_its_own(source: Source) -> None:
@@ -65,11 +65,11 @@ async def test_an_error_of_one_key_is_its_own(source: Source) -> None:
     source.values = {good: 1, bad: LookupError("broken")}
     source.may_answer.set()
 
-    responses = await loads(loader, [good, bad, absent])
+    values = await loads(loader, [good, bad, absent])
 
-    assert responses[0] == 1
-    assert isinstance(responses[1], LookupError)
-    assert responses[2] is None
+    assert values[0] == 1
+    assert isinstance(values[1], LookupError)
+    assert values[2] is None
 
 
 async def test_an_error_of_the_fetch_reaches_every_caller_and_the_next_load_fetches_again(source: Source) -> None:
@@ -82,7 +82,7 @@ async def test_an_error_of_the_fetch_reaches_every_caller_and_the_next_load_fetc
     source.error = None
     second = await loads(loader, [user_id])
 
-    assert [type(response) for response in first] == [ConnectionError, ConnectionError]
+    assert [type(error) for error in first] == [ConnectionError, ConnectionError]
     assert second == [1]
 
 
@@ -100,10 +100,10 @@ async def test_a_cancelled_caller_does_not_affect_the_others(source: Source, can
     waiters[cancelled].cancel()
     await asyncio.sleep(0)
     source.may_answer.set()
-    responses = await asyncio.gather(*waiters, return_exceptions=True)
+    values = await asyncio.gather(*waiters, return_exceptions=True)
 
-    assert isinstance(responses.pop(cancelled), asyncio.CancelledError)
-    assert responses == [7, 7]
+    assert isinstance(values.pop(cancelled), asyncio.CancelledError)
+    assert values == [7, 7]
 
 
 async def test_a_load_after_a_commit_sees_it_although_a_fetch_of_before_is_under_way(source: Source) -> None:

@@ -131,9 +131,9 @@ def test_a_deployment_ends_with_the_smoke_test(
     cluster: Cluster, service_process: ServiceProcess, stack: str, overlay: str
 ) -> None:
     port = service_process.url.rpartition(":")[2]
-    responses = {"FORWARDED": port, "API_KEY": base64.b64encode(API_KEY.encode()).decode(), "SMOKE_SECONDS": "10"}
+    recorded = {"FORWARDED": port, "API_KEY": base64.b64encode(API_KEY.encode()).decode(), "SMOKE_SECONDS": "10"}
     arguments = ("--stack", stack, "--overlay", overlay, "--image", IMAGE)
-    result = cluster.deploy(*arguments, KNATIVE_GATEWAY="istio-system/gateway", **responses)
+    result = cluster.deploy(*arguments, KNATIVE_GATEWAY="istio-system/gateway", **recorded)
 
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -159,8 +159,8 @@ def test_the_image_is_replaced_in_what_is_applied(cluster: Cluster) -> None:
 
 def test_a_secret_of_a_store_is_waited_for(cluster: Cluster) -> None:
     external = "---\napiVersion: external-secrets.io/v1\nkind: ExternalSecret\n"
-    responses = {"MORE_MANIFESTS": external, "KINDS": f"{KINDS} ExternalSecret", "SECRET_IS_MISSING": "1"}
-    cluster.deploy("--stack", "fallback", "--overlay", "production", "--image", IMAGE, **responses)
+    recorded = {"MORE_MANIFESTS": external, "KINDS": f"{KINDS} ExternalSecret", "SECRET_IS_MISSING": "1"}
+    cluster.deploy("--stack", "fallback", "--overlay", "production", "--image", IMAGE, **recorded)
 
     assert cluster.asked("wait --for=condition=Ready externalsecret/microservices-secrets --timeout 120s")
     assert not cluster.asked("create", "secret")

@@ -67,9 +67,9 @@ def test_a_secret_is_not_made_of_what_the_service_refuses(cluster: Cluster, name
 
 def test_a_secret_whose_settings_the_migration_refuses_is_not_kept(cluster: Cluster) -> None:
     refused = pods(pod("migrate-1", "migrate", exit_code=2, restarted=False))
-    responses = {"MIGRATION": "Failed", "PODS": refused, "LOG": "JWT_ISSUER: set all three", "SECRET_IS_MISSING": "1"}
+    recorded = {"MIGRATION": "Failed", "PODS": refused, "LOG": "JWT_ISSUER: set all three", "SECRET_IS_MISSING": "1"}
 
-    result = cluster.deploy(*PRODUCTION, **responses, **PASSWORDS)
+    result = cluster.deploy(*PRODUCTION, **recorded, **PASSWORDS)
 
     assert result.returncode == 1
     assert "JWT_ISSUER: set all three" in result.stderr
@@ -90,14 +90,14 @@ def test_a_secret_is_kept_that_was_there_or_was_not_refused(cluster: Cluster, mi
 def test_the_log_of_the_first_failed_pod_comes_while_the_migration_is_tried_again(cluster: Cluster) -> None:
     """The recorded migration completes once its log was read."""
     first, second = (pod(f"migrate-{n}", "migrate", exit_code=1, restarted=False) for n in (1, 2))
-    responses = {
+    recorded = {
         "MIGRATION": "",
         "COMPLETE_AFTER_LOG": "1",
         "PODS": pods(first, second),
         "LOG": "no route to PostgreSQL",
     }
 
-    result = cluster.deploy("--stack", "fallback", **responses)
+    result = cluster.deploy("--stack", "fallback", **recorded)
 
     assert (
         "container migrate of pod migrate-1: exited with 1 (Error); its log:\nno route to PostgreSQL" in result.stderr
@@ -115,9 +115,9 @@ def test_a_migration_that_cannot_start_is_said(cluster: Cluster) -> None:
 
 
 def test_a_revision_that_crash_loops_is_not_waited_for(cluster: Cluster) -> None:
-    responses = {"REVISION": "2 2 new former Unknown", "PODS": CRASHING, "LOG": "KeyError: 'x'"}
+    recorded = {"REVISION": "2 2 new former Unknown", "PODS": CRASHING, "LOG": "KeyError: 'x'"}
 
-    result = cluster.deploy("--stack", "knative", **responses)
+    result = cluster.deploy("--stack", "knative", **recorded)
 
     assert result.returncode == 1
     assert "exited with 1 (Error), CrashLoopBackOff; it will not become ready" in result.stderr
@@ -129,8 +129,8 @@ def test_a_revision_that_crash_loops_is_not_waited_for(cluster: Cluster) -> None
 
 def test_a_revision_of_the_previous_generation_is_not_looked_at(cluster: Cluster) -> None:
     """Its pods may crash, which is what the deployment is to end."""
-    responses = {"REVISION": "3 2 former former True", "PODS": CRASHING, "HANG_ON": "get pods"}
-    process = cluster.start("--stack", "knative", **responses)
+    recorded = {"REVISION": "3 2 former former True", "PODS": CRASHING, "HANG_ON": "get pods"}
+    process = cluster.start("--stack", "knative", **recorded)
     try:
         while len([call for call in cluster.calls if "observedGeneration" in call]) < 2:
             assert process.poll() is None
@@ -150,14 +150,14 @@ def test_a_deployment_that_crash_loops_is_not_waited_for(cluster: Cluster) -> No
         return {"metadata": metadata}
 
     sets = json.dumps({"items": [replica_set(number) for number in (9, 10, 8)]})
-    responses = {
+    recorded = {
         "ROLLOUT": "Waiting for 1 pods to be updated",
         "REPLICA_SETS": sets,
         "PODS": CRASHING,
         "LOG": "KeyError",
     }
 
-    result = cluster.deploy("--stack", "fallback", **responses)
+    result = cluster.deploy("--stack", "fallback", **recorded)
 
     assert result.returncode == 1
     assert "it will not become ready" in result.stderr
@@ -205,14 +205,14 @@ def test_a_refusal_before_anything_was_applied_says_so(cluster: Cluster) -> None
 
 
 @pytest.mark.parametrize(
-    "responses",
+    "recorded",
     [
         pytest.param({"MIGRATION": "Failed"}, id="a failed migration"),
         pytest.param({"FAIL_ON": "statefulset/postgres-user"}, id="a database that does not start"),
     ],
 )
-def test_a_failure_before_the_service_says_that_it_was_not_changed(cluster: Cluster, responses: dict[str, str]) -> None:
-    result = cluster.deploy("--stack", "fallback", **responses)
+def test_a_failure_before_the_service_says_that_it_was_not_changed(cluster: Cluster, recorded: dict[str, str]) -> None:
+    result = cluster.deploy("--stack", "fallback", **recorded)
 
     assert result.returncode == 1
     assert result.stderr.endswith("the service was not changed; the settings and policies that were applied stay\n")

@@ -319,8 +319,8 @@ def test_a_broken_file_is_refused_by_the_check_that_should_refuse_it(mutation: s
 def test_renderers_that_disagree_are_noticed(project_copy: Path, tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
-    for program, response in (("kubectl", "a: 1"), ("kustomize", "a: 2")):
-        (programs / program).write_text(f"#!/bin/sh\necho '{response}'\n")
+    for program, output in (("kubectl", "a: 1"), ("kustomize", "a: 2")):
+        (programs / program).write_text(f"#!/bin/sh\necho '{output}'\n")
         (programs / program).chmod(0o755)
 
     refusal = check(project_copy, "renderers", str(programs))
