@@ -122,13 +122,20 @@ async def test_many_at_once_remove_each_month_once(database: Any, database_url: 
         " now() - interval '400 days' - n % 5 * interval '32 days', gen_random_uuid() FROM generate_series(1, 5000) n"
     )
 
-    def prune(_: int) -> None:
+    months = await database.fetchval(
+        "SELECT count(DISTINCT date_trunc('month', changed_at AT TIME ZONE 'UTC')) FROM user_changes"
+        " WHERE changed_at < now() - interval '400 days'"
+    )
+
+    def prune(_: int) -> int:
         done = command(tmp_path, "prune", DATABASE_URL=database_url)
         assert done.returncode == 0, done.stderr
+        return int(done.stdout.split()[-4])
 
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(prune, range(3)))
+        removed = list(pool.map(prune, range(3)))
 
+    assert sum(removed) == months
     assert (await counts(database))["user_changes"] == 20
 
 

@@ -45,10 +45,10 @@ async def test_a_host_that_is_silent_is_passed_over_and_tried_last_from_then_on(
             before = connector.hosts(url)
             connection = await connector.connect()
             after = connector.hosts(url)
-            response = await connection.fetchval("SELECT 1")
+            value = await connection.fetchval("SELECT 1")
             connection.terminate()
 
-    assert response == 1
+    assert value == 1
     assert after == list(reversed(before))
 
 
@@ -74,10 +74,10 @@ async def test_a_read_only_server_is_taken_where_there_is_no_other_one(
     postgres.execute(READ_ONLY.format(database_url.partition("?")[0].rpartition("/")[2]))
     async with open_connections(database_url) as connections:
         connection = await connections.connector.connect()
-        response = await connection.fetchval("SHOW transaction_read_only")
+        value = await connection.fetchval("SHOW transaction_read_only")
         connection.terminate()
 
-    assert response == "on"
+    assert value == "on"
 
 
 async def test_what_the_uri_asks_for_comes_first(database_url: str) -> None:

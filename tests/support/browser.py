@@ -24,8 +24,8 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run -
 class Page:
     """One tab. What the browser tells by itself is kept in `events`."""
 
-    def __init__(self, wishes: int, responses: int) -> None:
-        self.wishes, self.answers = wishes, os.fdopen(responses, "rb")
+    def __init__(self, commands: int, replies: int) -> None:
+        self.commands, self.replies = commands, os.fdopen(replies, "rb")
         self.asked = 0
         self.session: str | None = None
         self.events: list[dict[str, Any]] = []
@@ -39,18 +39,18 @@ class Page:
         message = {"id": self.asked, "method": method, "params": parameters}
         if self.session is not None:
             message["sessionId"] = self.session
-        os.write(self.wishes, json.dumps(message).encode() + b"\0")
+        os.write(self.commands, json.dumps(message).encode() + b"\0")
         while True:
-            response = self.receive()
-            if response.get("id") == self.asked:
-                assert "error" not in response, response
-                result: dict[str, Any] = response["result"]
+            received = self.receive()
+            if received.get("id") == self.asked:
+                assert "error" not in received, received
+                result: dict[str, Any] = received["result"]
                 return result
-            self.events.append(response)
+            self.events.append(received)
 
     def receive(self) -> dict[str, Any]:
         text = bytearray()
-        while (byte := self.answers.read(1)) != b"\0":
+        while (byte := self.replies.read(1)) != b"\0":
             assert byte, "the browser has ended"
             text += byte
         message: dict[str, Any] = json.loads(text)
@@ -96,8 +96,8 @@ class Page:
 def browsing(folder: Path) -> Iterator[Page]:
     """A page of a browser that knows nothing yet."""
     assert CHROMIUM is not None
-    to_browser, wishes = os.pipe()
-    responses, from_browser = os.pipe()
+    to_browser, commands = os.pipe()
+    replies, from_browser = os.pipe()
 
     def take_pipes() -> None:
         # The protocol wants its pipes at 3 and 4; either may be where the other has to go.
@@ -118,10 +118,10 @@ def browsing(folder: Path) -> Iterator[Page]:
     os.close(to_browser)
     os.close(from_browser)
     try:
-        page = Page(wishes, responses)
+        page = Page(commands, replies)
         yield page
-        page.answers.close()
+        page.replies.close()
     finally:
-        os.close(wishes)
+        os.close(commands)
         process.terminate()
         process.wait(PATIENCE_SECONDS)

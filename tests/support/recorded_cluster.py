@@ -88,13 +88,13 @@ class Cluster:
             "FORMER": '{"spec":{"containers":[{"image":"former"}]}}',
         }
 
-    def deploy(self, *arguments: str, **responses: str) -> "subprocess.CompletedProcess[str]":
-        return deploy("--context", "test", *arguments, environment=self.environment | responses)
+    def deploy(self, *arguments: str, **recorded: str) -> "subprocess.CompletedProcess[str]":
+        return deploy("--context", "test", *arguments, environment=self.environment | recorded)
 
-    def start(self, *arguments: str, **responses: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str, **recorded: str) -> "subprocess.Popen[str]":
         command = ["bash", str(DEPLOY), "--context", "test", *arguments]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=self.environment | responses, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(command, env=self.environment | recorded, stdout=pipe, stderr=pipe, text=True)
 
     @property
     def calls(self) -> list[str]:

@@ -3,7 +3,6 @@
 import json
 import random
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
@@ -13,6 +12,7 @@ import httpx
 
 from support.process import ServiceProcess, serving
 from support.settings import API_KEY
+from support.waiting import wait_until
 
 KILLS = 50
 USERS = 20_000
@@ -53,8 +53,7 @@ def live_and_die(service: ServiceProcess, file: int, seconds: float) -> httpx.Re
 
 def wait_until_ready(service: ServiceProcess) -> None:
     with service.client() as client:
-        while client.get("/api/health/ready").status_code != 200:
-            time.sleep(0.05)
+        wait_until(lambda: client.get("/api/health/ready").status_code == 200, "the service is not ready")
 
 
 def exported(url: str) -> list[str]:

@@ -62,13 +62,13 @@ def test_a_request_past_its_deadline_is_given_up_down_to_its_statement(
 
     with live(settings) as server:
         url = make(server)
-        response = change(server, url)
+        refusal = change(server, url)
         # The statement would sleep for ten minutes, and its own timeout is five.
         wait_for_active(postgres, database, 0)
         with server.client() as client:
             after = client.get(url, headers={"Cache-Control": "no-cache", "X-API-Key": settings.internal_api_key[0]})
 
-    assert response == (503, "request_timed_out", "1")
+    assert refusal == (503, "request_timed_out", "1")
     assert after.json()["version"] == 1
 
 

@@ -1,4 +1,4 @@
-"""What imports answer: what was applied, what was refused and where, and what is done before."""
+"""How imports answer: what was applied, what was refused and where, and what is done before."""
 
 import json
 from typing import Any
@@ -18,12 +18,12 @@ def rows(count: int) -> bytes:
     return b"email,given_name\n" + b"".join(b"u%d@example.org,Ada\n" % number for number in range(count))
 
 
-def address(answer: httpx.Response) -> str:
-    return str(answer.url.join(answer.headers["location"]))
+def address(response: httpx.Response) -> str:
+    return str(response.url.join(response.headers["location"]))
 
 
-async def failures(client: httpx.AsyncClient, answer: httpx.Response) -> list[dict[str, Any]]:
-    listed = await client.get(f"{address(answer)}/errors")
+async def failures(client: httpx.AsyncClient, response: httpx.Response) -> list[dict[str, Any]]:
+    listed = await client.get(f"{address(response)}/errors")
     return [json.loads(line) for line in listed.text.splitlines()]
 
 
@@ -33,11 +33,11 @@ async def count_users(client: httpx.AsyncClient) -> int:
 
 async def test_a_file_that_is_refused_midway_answers_with_what_was_applied(client: httpx.AsyncClient) -> None:
     content = rows(2500) + b"x" * 300_000
-    answer = await client.post(IMPORTS, content=content, headers=CSV)
+    response = await client.post(IMPORTS, content=content, headers=CSV)
 
-    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
-    problem = answer.json()
-    found = (await client.get(address(answer))).json()
+    assert (response.status_code, response.json()["code"]) == (422, "validation_failed")
+    problem = response.json()
+    found = (await client.get(address(response))).json()
     assert problem["import"] == found
     assert (found["state"], found["position"], found["line"], found["created"]) == ("failed", 2000, 2001, 2000)
     assert "Line 2502: the line is longer" in problem["detail"]
@@ -49,10 +49,10 @@ async def test_a_file_that_is_refused_midway_answers_with_what_was_applied(clien
 async def test_a_refused_import_continues_with_its_key_when_the_file_is_mended(client: httpx.AsyncClient) -> None:
     headers = {**CSV, "Idempotency-Key": "mended"}
     refused = await client.post(IMPORTS, content=rows(2500) + b"x" * 300_000, headers=headers)
-    answer = await client.post(IMPORTS, content=rows(2501), headers=headers)
-    assert (answer.status_code, answer.headers["location"]) == (202, refused.headers["location"])
-    assert (answer.json()["created"], answer.json()["failed"]) == (2501, 0)
-    assert "idempotency-replayed" not in answer.headers
+    response = await client.post(IMPORTS, content=rows(2501), headers=headers)
+    assert (response.status_code, response.headers["location"]) == (202, refused.headers["location"])
+    assert (response.json()["created"], response.json()["failed"]) == (2501, 0)
+    assert "idempotency-replayed" not in response.headers
 
 
 @pytest.mark.parametrize("count", [0, 1000, 2499])
@@ -66,24 +66,24 @@ async def test_a_shorter_file_under_a_key_is_refused_and_ends_nothing(
     begun = await client.post(IMPORTS, content=whole + (b"x" * 300_000 if state == "refused" else b""), headers=headers)
     position = (await client.get(address(begun))).json()["position"]
 
-    answer = await client.post(IMPORTS, content=rows(count), headers=headers)
+    response = await client.post(IMPORTS, content=rows(count), headers=headers)
 
     if count < position:
-        assert (answer.status_code, answer.json()["code"]) == (422, "import_differs")
-        assert f"The file has {count:,} records, and {position:,} of this import are done" in answer.json()["detail"]
+        assert (response.status_code, response.json()["code"]) == (422, "import_differs")
+        assert f"The file has {count:,} records, and {position:,} of this import are done" in response.json()["detail"]
         again = await client.post(IMPORTS, content=whole, headers=headers)
         assert (again.status_code, again.json()["created"], again.json()["failed"]) == (202, 2500, 0)
     else:
-        assert (answer.status_code, answer.json()["position"]) == (202, count)
+        assert (response.status_code, response.json()["position"]) == (202, count)
 
 
 async def test_another_file_under_a_key_names_the_import(client: httpx.AsyncClient) -> None:
     headers = {**CSV, "Idempotency-Key": "other"}
     first = await client.post(IMPORTS, content=rows(3), headers=headers)
-    answer = await client.post(IMPORTS, content=rows(2), headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (422, "import_differs")
-    assert answer.json()["import"] == first.json()
-    assert answer.headers["location"] == first.headers["location"]
+    response = await client.post(IMPORTS, content=rows(2), headers=headers)
+    assert (response.status_code, response.json()["code"]) == (422, "import_differs")
+    assert response.json()["import"] == first.json()
+    assert response.headers["location"] == first.headers["location"]
 
 
 async def test_failures_have_the_line_and_the_field(client: httpx.AsyncClient) -> None:
@@ -97,25 +97,25 @@ async def test_failures_have_the_line_and_the_field(client: httpx.AsyncClient) -
         b'e@example.org;"Ed;;\r\n'
         b"f@example.org;Flo;;\r\n"
     )
-    answer = await client.post(IMPORTS, content=content, headers=CSV)
-    assert (answer.status_code, answer.json()["created"], answer.json()["failed"]) == (202, 1, 5)
-    assert [(row["record"], row["line"], row["field"], row["code"]) for row in await failures(client, answer)] == [
+    response = await client.post(IMPORTS, content=content, headers=CSV)
+    assert (response.status_code, response.json()["created"], response.json()["failed"]) == (202, 1, 5)
+    assert [(row["record"], row["line"], row["field"], row["code"]) for row in await failures(client, response)] == [
         (2, 5, "email", "validation_failed"),
         (3, 6, "given_name", "encoding"),
         (4, 7, "metadata", "malformed_json"),
         (5, 8, "email_verified", "validation_failed"),
         (6, 9, None, "unclosed_quote"),
     ]
-    assert (answer.json()["position"], answer.json()["line"]) == (6, 9)
+    assert (response.json()["position"], response.json()["line"]) == (6, 9)
 
 
 async def test_a_dry_run_counts_and_applies_nothing(client: httpx.AsyncClient) -> None:
     await client.post(USERS, json={"email": "u7@example.org"})
-    answer = await client.post(f"{IMPORTS}?dry_run=true", content=rows(1200) + b"nobody,\n", headers=CSV)
-    found = answer.json()
-    assert (answer.status_code, found["state"], found["dry_run"], found["position"]) == (202, "completed", True, 1201)
+    response = await client.post(f"{IMPORTS}?dry_run=true", content=rows(1200) + b"nobody,\n", headers=CSV)
+    found = response.json()
+    assert (response.status_code, found["state"], found["dry_run"], found["position"]) == (202, "completed", True, 1201)
     assert (found["created"], found["failed"]) == (1199, 2)
-    assert [row["line"] for row in await failures(client, answer)] == [9, 1202]
+    assert [row["line"] for row in await failures(client, response)] == [9, 1202]
     assert await count_users(client) == 1
 
 
@@ -132,8 +132,8 @@ async def test_a_repeated_import_is_marked(client: httpx.AsyncClient) -> None:
 async def test_a_key_belongs_to_its_options(client: httpx.AsyncClient, option: str) -> None:
     headers = {**CSV, "Idempotency-Key": "options"}
     await client.post(IMPORTS, content=rows(3), headers=headers)
-    answer = await client.post(f"{IMPORTS}?{option}", content=rows(3), headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+    response = await client.post(f"{IMPORTS}?{option}", content=rows(3), headers=headers)
+    assert (response.status_code, response.json()["code"]) == (422, "idempotency_key_reused")
 
 
 async def test_an_import_is_found_by_its_key(client: httpx.AsyncClient) -> None:
@@ -156,8 +156,8 @@ async def test_unknown_columns_are_passed_over_when_it_is_asked_for(client: http
 
 async def test_trimmed_cells_are_found_by_upserts(client: httpx.AsyncClient) -> None:
     await client.post(IMPORTS, content=b"email, external_id\n a@example.org , a \n", headers=CSV)
-    answer = await client.put(f"{USERS}/by-external-id/a", json={"email": "a@example.org"})
-    assert answer.status_code == 200
+    response = await client.put(f"{USERS}/by-external-id/a", json={"email": "a@example.org"})
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -177,12 +177,12 @@ async def test_a_compressed_body_is_refused_everywhere(
     client: httpx.AsyncClient, path: str, content_type: str, encoding: str
 ) -> None:
     headers = {"Content-Type": content_type, "Content-Encoding": encoding}
-    answer = await client.post(path, content=b"\x1f\x8b\x08\0", headers=headers)
-    expect_problem(answer, 415, "unsupported_media_type")
-    assert "without Content-Encoding" in answer.json()["detail"]
+    response = await client.post(path, content=b"\x1f\x8b\x08\0", headers=headers)
+    expect_problem(response, 415, "unsupported_media_type")
+    assert "without Content-Encoding" in response.json()["detail"]
 
 
 async def test_a_json_array_is_refused_by_name(client: httpx.AsyncClient) -> None:
-    answer = await client.post(IMPORTS, content=b'[{"email": "a@example.org"}]', headers=NDJSON)
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["code"] == "json_array"
+    response = await client.post(IMPORTS, content=b'[{"email": "a@example.org"}]', headers=NDJSON)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["code"] == "json_array"

@@ -117,13 +117,13 @@ async def test_a_purged_and_a_deleted_user_leave_the_cache(
         await client.get(purged)
         await client.delete(deleted)
         await client.delete(purged, params={"purge": "true"})
-        responses = [
+        statuses = [
             (await client.get(path, params=query)).status_code
             for path in (deleted, purged)
             for query in ({}, {"include": "deleted"})
         ]
 
-    assert responses == [404, 200, 404, 404]
+    assert statuses == [404, 200, 404, 404]
 
 
 async def test_the_cache_needs_a_key(database_url: str, tmp_path: Path) -> None:
