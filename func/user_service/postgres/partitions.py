@@ -7,6 +7,7 @@ that is waited for at most LOCK_SECONDS, since statements on the table wait behi
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from user_service.errors import DatabaseUnavailable
@@ -76,11 +77,11 @@ ORDER BY month
 
 
 def drop_month(month: str) -> str:
-    """The statement that drops the partitions of a month, such as `2026_01`.
+    """The statement that drops the partitions of a month, such as `2026_01`; no_data_found where another session did.
 
     It notes the last position that the feed loses. The tables are locked before the row, as by the feed's sequencer.
     """
-    names = ", ".join(f"{table}_{month}" for table in PARTITIONED)
+    names = [f"{table}_{month}" for table in PARTITIONED]
     return f"""
 DO $$
 DECLARE
@@ -89,6 +90,9 @@ DECLARE
 BEGIN
   PERFORM set_config('lock_timeout', '{LOCK_SECONDS}s', true);
   PERFORM pg_advisory_xact_lock({PARTITIONS_LOCK});
+  IF NOT EXISTS (SELECT FROM unnest(ARRAY['{"','".join(names)}']) AS name WHERE to_regclass(name) IS NOT NULL) THEN
+    RAISE no_data_found;
+  END IF;
   LOCK TABLE ONLY user_changes, ONLY feed IN ACCESS EXCLUSIVE MODE;
   IF to_regclass('feed_{month}') IS NOT NULL THEN
     SELECT * INTO last FROM feed_{month} ORDER BY position DESC LIMIT 1;
@@ -98,7 +102,7 @@ BEGIN
     SET floor = last.position, floor_id = coalesce(change_id, '00000000-0000-0000-0000-000000000000')
     WHERE floor < last.position;
   END IF;
-  DROP TABLE IF EXISTS {names};
+  DROP TABLE IF EXISTS {", ".join(names)};
 END $$
 """  # noqa: S608
 
@@ -116,13 +120,19 @@ async def create_partitions(fetch: Fetch, *, attempts: int = LOCK_ATTEMPTS) -> N
 
 
 async def drop_partitions(fetch: Fetch, *, days: int, attempts: int = LOCK_ATTEMPTS) -> tuple[int, list[str]]:
-    """Drops months that ended more than `days` ago; returns their number, and the months that are locked."""
+    """Drops months that ended more than `days` ago; returns their number, and the months that are locked.
+
+    A month that another session drops meanwhile is not counted.
+    """
+    import asyncpg
+
     dropped, locked = 0, []
     for (month,) in await fetch(EXPIRED, days):
-        if await run_with_lock(fetch, drop_month(month), attempts=attempts):
-            dropped += 1
-        else:
-            locked.append(month.replace("_", "-"))
+        with suppress(asyncpg.NoDataFoundError):
+            if await run_with_lock(fetch, drop_month(month), attempts=attempts):
+                dropped += 1
+            else:
+                locked.append(month.replace("_", "-"))
     return dropped, locked
 
 
