@@ -1,6 +1,7 @@
 """The windows of rate limits: one rule, in this process and in Redis."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -142,3 +143,43 @@ def test_a_process_forgets_windows_that_have_ended() -> None:
     windows.take("last", cost=1, limit=10)
 
     assert list(windows.windows) == ["last"]
+
+
+@pytest.mark.parametrize(
+    ("current", "previous", "elapsed", "cost", "seconds"),
+    [
+        # Two hits are left; ten are when ninety of the hundred before are out of the last minute.
+        (0, 100, 1.0, 10, 59 - 60 * 91 / 100),
+        (0, 100, 1.0, 1, 0),
+        (10, 90, 30.0, 95, 30 + 60 - 60 * 6 / 10),
+        # After this window's end its own hits fade: half of a hundred in half a minute.
+        (100, 0, 20.0, 50, 40 + 60 - 60 * 51 / 100),
+        (100, 0, 20.0, 100, 40 + 60 - 60 / 100),
+    ],
+)
+async def test_a_window_says_when_it_grants_a_cost(
+    current: int, previous: int, elapsed: float, cost: int, seconds: float
+) -> None:
+    usage = Usage(False, current, previous, elapsed)
+
+    assert usage.count_seconds_until(cost, 100) == pytest.approx(max(0, seconds))
+
+
+async def test_what_a_window_says_is_when_it_grants() -> None:
+    """Each wait ends within the limit, and a hundredth of a second before it does not."""
+    for current, previous, elapsed, cost in itertools.product(
+        (0, 3, 99, 100), (0, 50, 100), (0.0, 17.0, 59.0), (1, 40, 100)
+    ):
+        usage = Usage(False, current, previous, elapsed)
+        wait = usage.count_seconds_until(cost, 100)
+        if wait:
+            assert granted_after(usage, wait + 0.001, cost)
+            assert not granted_after(usage, wait - 0.01, cost)
+
+
+def granted_after(usage: Usage, seconds: float, cost: int) -> bool:
+    """Whether a window grants a cost of a limit of a hundred after so many seconds."""
+    windows = LocalWindows()
+    windows.windows["one"] = window = Window(time.monotonic() - usage.elapsed_seconds - seconds)
+    window.current, window.previous = usage.current, usage.previous
+    return windows.take("one", cost=cost, limit=100).granted

@@ -8,6 +8,7 @@ costs nothing.
 
 from asyncio import timeout
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import ceil, floor
 from time import monotonic
 from typing import Final
@@ -73,10 +74,24 @@ class Usage:
         rest = WINDOW_SECONDS - self.elapsed_seconds
         return rest % (WINDOW_SECONDS / self.previous) if self.previous else rest
 
+    def count_seconds_until(self, cost: int, limit: int) -> float:
+        """The seconds until `cost` would be granted, if nothing else is granted meanwhile."""
+        rest = WINDOW_SECONDS - self.elapsed_seconds
+        free = limit - self.current - cost
+        if free >= 0:
+            return max(0.0, rest - fade_seconds(self.previous, free))
+        # This window is then the one before.
+        return rest + max(0.0, WINDOW_SECONDS - fade_seconds(self.current, limit - cost))
+
 
 def count_faded(previous: int, elapsed_seconds: float) -> int:
     """How many grants of the window before the last 60 seconds still cover."""
     return floor(previous * (WINDOW_SECONDS - elapsed_seconds) / WINDOW_SECONDS) if previous else 0
+
+
+def fade_seconds(previous: int, left: int) -> float:
+    """The rest of a window during which at most `left` grants of the window before are still covered."""
+    return WINDOW_SECONDS * (left + 1) / previous if previous > left else WINDOW_SECONDS
 
 
 class Hit:
@@ -159,12 +174,18 @@ class RedisWindows:
 
     async def take(self, name: str, *, cost: int, limit: int) -> Usage:
         """As `LocalWindows.take`, over all replicas while Redis answers in time."""
-        if not self.breaker.is_open and (usage := await self.hits.load(Hit(name, cost=cost, limit=limit))) is not None:
-            return usage
-        return self.local.take(name, cost=cost, limit=limit)
+        usage: Usage | None = None
+        if not self.breaker.is_open:
+            # The hits under way, which this one may wait for, are a part of its budget.
+            with suppress(TimeoutError):
+                async with timeout(self.budget_seconds):
+                    usage = await self.hits.load(Hit(name, cost=cost, limit=limit))
+        return usage or self.local.take(name, cost=cost, limit=limit)
 
     async def take_all(self, hits: Sequence[Hit]) -> Mapping[Hit, Usage]:
         """The usage of each hit in one round trip; none where Redis fails."""
+        if self.breaker.is_open:
+            return {}
         keys = [self.prefix + hit.name for hit in hits]
         arguments = [number for hit in hits for number in (hit.limit, hit.cost)]
         try:
@@ -233,21 +254,21 @@ class Allowance:
         if shared is None:
             self.charge_locally(cost)
         else:
-            windows = shared.value or await shared.get()
-            self.apply(await windows.take(self.principal.name, cost=min(cost, self.limit), limit=self.limit))
+            windows, cost = shared.value or await shared.get(), min(cost, self.limit)
+            self.apply(await windows.take(self.principal.name, cost=cost, limit=self.limit), cost)
 
     def charge_locally(self, cost: int = 1) -> None:
         """Takes `cost` from the window of this process, without `await`. Raises RateLimited."""
-        limit = self.limit
-        self.apply(self.limiter.local.take(self.principal.name, cost=min(cost, limit), limit=limit))
+        cost = min(cost, self.limit)
+        self.apply(self.limiter.local.take(self.principal.name, cost=cost, limit=self.limit), cost)
 
-    def apply(self, usage: Usage) -> None:
+    def apply(self, usage: Usage, cost: int) -> None:
         self.usage = usage
         if not usage.granted:
             self.limiter.metrics.rate_limited.add(self.principal.kind)
             raise RateLimited(
                 f"This principal may make {self.limit} requests in {WINDOW_SECONDS} seconds.",
-                retry_after_seconds=max(1, ceil(usage.reset_seconds)),
+                retry_after_seconds=max(1, ceil(usage.count_seconds_until(cost, self.limit))),
             )
 
     @property
