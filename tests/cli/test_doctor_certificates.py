@@ -158,3 +158,20 @@ async def test_a_certificate_of_redis_that_does_not_verify_is_named(authority: A
     assert done.returncode == lost.returncode == 1
     assert "The certificate of Redis is not valid: certificate has expired. Check" in done.stdout
     assert f"REDIS_URL: ssl_ca_certs names the file {authority.folder}/lost.pem, which can't be read" in lost.stdout
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "can't be read (FileNotFoundError)"), (b"no PEM", "in PEM")])
+async def test_a_lost_or_damaged_certificate_of_the_service_is_named(
+    database_url: str, postgres: PostgresServer, authority: Authority, content: bytes | None, said: str
+) -> None:
+    own = authority.folder / "own.pem"
+    if content is not None:
+        own.write_bytes(content)
+    async with forwarding(postgres.sockets, authority.server_context(days=400)) as forwarder:
+        more = f"&sslcert={own}&sslkey={own}"
+        url = url_over_tls(database_url, [forwarder.port], mode="require", authority=authority, more=more)
+        done = await asyncio.to_thread(command, authority.folder, "doctor", DATABASE_URL=url)
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert any(said in line and str(own) in line for line in done.stdout.splitlines() if line.startswith("FAIL"))

@@ -13,7 +13,7 @@ from user_service.postgres.connector import Connector
 from user_service.postgres.failures import TRANSIENT, URL_SETTING, describe_failure
 from user_service.postgres.hosts import Host, split_hosts
 from user_service.postgres.pool import connect_options
-from user_service.resilience.tls_files import OWN_CERTIFICATES, named_files
+from user_service.resilience.tls_files import OWN_CERTIFICATES, find_unreadable_file, named_files
 from user_service.settings import Settings
 
 # A certificate that is renewed at two thirds of its lifetime, as cert-manager does, never comes as near to its end.
@@ -90,12 +90,19 @@ def examine_peer(name: str, tls: ssl.SSLObject | None, remedy: str) -> Remark | 
 
 
 def examine_files(setting: str, url: str) -> list[Remark]:
-    """The remarks on the service's own certificates."""
-    return [
-        examine(f"the certificate {path} of {setting}", load_pem_x509_certificates(Path(path).read_bytes())[0])
-        for name, path in named_files(url)
-        if name in OWN_CERTIFICATES
-    ]
+    """The remarks on the service's own certificates, or on a file that can't be read."""
+    if (fault := find_unreadable_file(url, setting)) is not None:
+        return [("FAIL", fault)]
+    return [examine_file(setting, path) for name, path in named_files(url) if name in OWN_CERTIFICATES]
+
+
+def examine_file(setting: str, path: Path) -> Remark:
+    name = f"the certificate {path} of {setting}"
+    try:
+        certificates = load_pem_x509_certificates(path.read_bytes())
+    except ValueError:
+        return "FAIL", f"{name} is no certificate in PEM: correct the path, or convert the file"
+    return examine(name, certificates[0])
 
 
 def examine(name: str, certificate: Certificate) -> Remark:
