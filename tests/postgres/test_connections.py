@@ -14,8 +14,9 @@ from support.waiting import eventually
 from user_service.errors import DatabaseUnavailable
 from user_service.observability.metrics import Metrics
 from user_service.postgres.connections import Connections
-from user_service.postgres.connector import CHECK_SECONDS, Connection
+from user_service.postgres.connector import CHECK_SECONDS, Connection, NotConnected
 from user_service.postgres.database import BEGIN, Database
+from user_service.postgres.failures import URL_REFUSED, ExplainedFailure, describe_failure
 
 # Longer than any of this takes.
 SECONDS = 60.0
@@ -185,3 +186,14 @@ async def test_a_write_that_a_read_only_server_refuses_expires_every_connection(
 
         await eventually(is_expired)
         await database.close()
+
+
+async def test_a_uri_that_has_become_unusable_opens_the_breaker(database_url: str) -> None:
+    """The pool of a replica: its first attempts fail within their time, and the later ones at once."""
+    async with open_connections(f"{database_url}&sslmode=nonsense", writes=False) as connections:
+        with pytest.raises(ExplainedFailure) as first:
+            await connections.acquire(seconds=SECONDS)
+        with pytest.raises(NotConnected) as later:
+            await connections.acquire(seconds=SECONDS)
+
+    assert describe_failure(later.value.__cause__) == describe_failure(first.value) == URL_REFUSED

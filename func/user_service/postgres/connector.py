@@ -96,7 +96,10 @@ class Connector:
             connection = await self.connect_to_any_host()
         except (*TRANSIENT, ValueError, OverflowError) as error:
             if not is_transient(error) or isinstance(error, LOST) or explain_refusal(error) is not None:
-                raise self.refuse_url(error) from None
+                refusal = self.refuse_url(error)
+                self.last_error = refusal
+                self.breaker.record_failure(refusal)
+                raise refusal from None
             self.last_error = error
             self.breaker.record_failure(error)
             raise
