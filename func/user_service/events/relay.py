@@ -25,8 +25,8 @@ MIN_POLL_SECONDS: Final = 0.1
 MAX_POLL_SECONDS: Final = 5.0
 MIN_RETRY_SECONDS: Final = 0.5
 MAX_RETRY_SECONDS: Final = 60.0
-# An event that the sink refuses is attempted for about half a minute, then dropped, so that its user's later events are
-# delivered.
+# An event that the sink refuses is attempted for about 10 to 20 seconds, then dropped, so that its user's later events
+# are delivered.
 MAX_REFUSALS: Final = 6
 
 
