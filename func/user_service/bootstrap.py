@@ -322,7 +322,7 @@ def make_cache(settings: Settings, keys: Keyring, metrics: Metrics, *, clock: Da
 
 
 def make_authenticators(settings: Settings, keys: Keyring) -> tuple[Authenticator, Authenticator]:
-    """The authenticators of the API and of the event endpoint; the second one accepts the broker's tokens too."""
+    """The authenticators of the API and of `POST /events`; the second one accepts the broker's tokens too."""
     api_keys = load_api_keys(settings)
     users, brokers = user_issuers(settings), broker_issuers(settings)
     everyone = NETWORK if settings.events_trust_network else None
