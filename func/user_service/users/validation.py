@@ -13,7 +13,7 @@ from pydantic import ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic_core import PydanticCustomError
 
 from user_service.values.emails import email_key, normalise_domain, normalise_email
-from user_service.values.ids import EPOCH, id_time, parse_id
+from user_service.values.ids import EPOCH, MILLISECOND, id_milliseconds, id_time, parse_id
 from user_service.values.timestamps import parse_rfc3339
 from user_service.values.timezones import zones
 
@@ -85,6 +85,9 @@ def check_time_ordered(user_id: UUID) -> UUID:
     """The id of an imported user: a UUIDv7, which holds the time of creation. Raises PydanticCustomError."""
     if user_id.version != 7:
         raise PydanticCustomError("uuid_version", "must be a UUIDv7, whose first part is the time of creation")
+    # An id can hold times that `datetime` can't.
+    if id_milliseconds(user_id) > (datetime.now(UTC) + MAX_CLOCK_SKEW - EPOCH) // MILLISECOND:
+        raise PydanticCustomError("creation_time", "must hold a time of creation between 1970 and now")
     return user_id
 
 

@@ -46,8 +46,13 @@ def parse_canonical_id(text: str) -> UUID | None:
 
 
 def id_time(user_id: UUID) -> datetime:
-    """The UTC time, in whole milliseconds, that a UUIDv7 carries."""
-    return time_at(int.from_bytes(user_id.bytes[:6]))
+    """The UTC time, in whole milliseconds, that a UUIDv7 carries. Raises OverflowError after the year 9999."""
+    return time_at(id_milliseconds(user_id))
+
+
+def id_milliseconds(user_id: UUID) -> int:
+    """The milliseconds since 1970 that a UUIDv7 carries; up to 2**48 - 1, which is later than any `datetime`."""
+    return int.from_bytes(user_id.bytes[:6])
 
 
 @lru_cache(maxsize=8)

@@ -200,6 +200,13 @@ async def test_records_of_deleted_users_are_skipped(client: httpx.AsyncClient) -
         ({"last_login_at": 5}, "last_login_at", "RFC 3339"),
         ({"id": "00000000-0000-4000-8000-000000000000"}, "id", "UUIDv7"),
         ({"id": "1"}, "id", "UUID"),
+        ({"id": "ffffffff-ffff-7fff-bfff-ffffffffffff"}, "id", "between 1970 and now"),
+        (
+            {"id": "ffffffff-ffff-7fff-bfff-ffffffffffff", "created_at": "2026-01-31T12:00:00Z"},
+            "id",
+            "between 1970 and now",
+        ),
+        ({"id": "c0000000-0000-7fff-bfff-ffffffffffff"}, "id", "between 1970 and now"),
         (
             {"id": "0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f", "created_at": "2026-01-31T12:00:00Z"},
             "created_at",
@@ -214,6 +221,27 @@ async def test_times_and_ids_that_can_not_be_kept_are_refused(
     (error,) = found["errors"]
     assert error["field"] == field
     assert said in error["detail"]
+
+
+async def test_a_record_whose_id_holds_no_possible_time_fails_alone(client: httpx.AsyncClient) -> None:
+    users = [{"email": f"{n}@example.org"} for n in range(3)]
+    users[1]["id"] = "ffffffff-ffff-7fff-bfff-ffffffffffff"
+
+    found = await bring_in(client, users, "keep_ids=true")
+
+    assert (found["created"], found["failed"], found["position"]) == (2, 1, 3)
+    (error,) = found["errors"]
+    assert (error["record"], error["field"]) == (2, "id")
+
+
+async def test_an_id_of_a_clock_that_is_a_little_ahead_is_kept(client: httpx.AsyncClient) -> None:
+    milliseconds = f"{int((datetime.now(UTC) + timedelta(minutes=4)).timestamp() * 1000):012x}"
+    user = {"email": "a@example.org", "id": f"{milliseconds[:8]}-{milliseconds[8:]}-7000-8000-000000000000"}
+
+    found = await bring_in(client, [user], "keep_ids=true")
+
+    assert found["created"] == 1, found["errors"]
+    assert [kept["id"] for kept in await export(client)] == [user["id"]]
 
 
 async def test_batches_do_not_take_what_imports_take(client: httpx.AsyncClient) -> None:
