@@ -78,7 +78,7 @@ class PreparedUsers:
     def __init__(self, users: Sequence[User], wanted: Sequence[list[Identifier]]) -> None:
         self.users = users
         self.rows: InsertRows | None = None
-        self.duplicates = find_duplicates(zip(range(len(users)), users, wanted, strict=True))
+        self.duplicates = find_duplicates(users, wanted)
         self.places = [place for place in range(len(users)) if place not in self.duplicates]
         self.unique = [users[place] for place in self.places]
 

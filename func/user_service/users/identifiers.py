@@ -12,7 +12,7 @@ Only the transaction that has locked a user changes the rows of that user.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import TextClause, text
@@ -108,11 +108,23 @@ def is_moved(before: User, after: User) -> bool:
     )
 
 
-def asks_for_more(before: User, after: User, index: BlindIndex) -> bool:
-    """Whether a change asks for an identifier that the user does not hold."""
-    if after.is_deleted or not is_moved(before, after):
-        return False
-    return not set(held(after, index)).issubset(held(before, index))
+class Move(NamedTuple):
+    """What a change does to the identifiers of a user. `user` is the changed one."""
+
+    user: User
+    kept: Sequence[Identifier]
+    asked: Sequence[Identifier]
+    given_up: Sequence[Identifier]
+
+
+def compare_held(before: User, after: User, index: BlindIndex) -> Move:
+    old, new = held(before, index), held(after, index)
+    return Move(
+        after,
+        kept=[key for key in new if key in old],
+        asked=[key for key in new if key not in old],
+        given_up=[key for key in old if key not in new],
+    )
 
 
 class IdentifierTable:
@@ -128,20 +140,16 @@ class IdentifierTable:
         refused = await self.move_rows(asked, {})
         return {user.id: taken(user, refused[user.id], self.index) for user in users if user.id in refused}
 
-    async def move(self, pairs: Iterable[tuple[User, User]]) -> dict[UUID, ServiceError]:
-        """Claims and frees what changes of locked users, (before, after), need.
+    async def move(self, moves: Sequence[Move]) -> dict[UUID, ServiceError]:
+        """Claims and frees what changes of locked users need.
 
         Returns the errors of the users whose change must not be written; they hold what they held.
         """
-        moved = [(before, after) for before, after in pairs if is_moved(before, after)]
-        asked: list[Row] = []
-        given_up: dict[Identifier, UUID] = {}
-        for before, after in moved:
-            old, new = held(before, self.index), held(after, self.index)
-            asked += [(key, after.id) for key in new if key not in old]
-            given_up |= {key: after.id for key in old if key not in new}
+        asked = [(key, move.user.id) for move in moves for key in move.asked]
+        given_up = {key: move.user.id for move in moves for key in move.given_up}
         refused = await self.move_rows(asked, given_up)
-        return {user.id: taken(user, refused[user.id], self.index) for _, user in moved if user.id in refused}
+        users = [move.user for move in moves if move.user.id in refused]
+        return {user.id: taken(user, refused[user.id], self.index) for user in users}
 
     async def move_rows(self, wanted: Sequence[Row], given_up: Mapping[Identifier, UUID]) -> dict[UUID, Identifier]:
         """Returns what each user that is refused did not get."""

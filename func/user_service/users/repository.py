@@ -27,7 +27,7 @@ from user_service.users.bulk_insert import COPY_THRESHOLD, InsertRows
 from user_service.users.change_log import Change, Origin
 from user_service.users.column_arrays import AS_JSON, COLUMN_TYPES, INITIAL_VALUES, INSERTED, column_arrays
 from user_service.users.encrypted_columns import SELECT_LIST, decode_row, seal_personal
-from user_service.users.identifiers import IdentifierTable, identifiers, search_terms
+from user_service.users.identifiers import IdentifierTable, Move, identifiers, search_terms
 from user_service.users.model import User
 from user_service.values.ids import new_id
 
@@ -203,9 +203,12 @@ class UserRepository:
             return False
         return True
 
-    async def update(self, pairs: Sequence[tuple[User, User]]) -> dict[UUID, ServiceError]:
-        """Writes (before, after) pairs of locked users. Returns the errors of those that ask for what others have."""
-        refused = await self.identifiers.move(pairs)
+    async def update(self, pairs: Sequence[tuple[User, User]], moves: Sequence[Move]) -> dict[UUID, ServiceError]:
+        """Writes (before, after) pairs of locked users; `moves` are of those that `is_moved` names.
+
+        Returns the errors of those that ask for what others have.
+        """
+        refused = await self.identifiers.move(moves)
         kept = [pair for pair in pairs if pair[1].id not in refused]
         if kept:
             rows = [after for _, after in kept]

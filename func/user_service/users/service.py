@@ -27,8 +27,8 @@ from user_service.postgres.session import Savepoint
 from user_service.users import rules
 from user_service.users.bulk_insert import PreparedUsers
 from user_service.users.change_log import Change, Origin
-from user_service.users.duplicates import find_duplicates
-from user_service.users.identifiers import asks_for_more, held
+from user_service.users.duplicates import find_contested
+from user_service.users.identifiers import Move, compare_held, held, is_moved
 from user_service.users.model import User
 from user_service.users.privacy.erasure import Erasure
 from user_service.users.repository import UserRepository
@@ -296,7 +296,7 @@ class UserService:
             first = first_places.setdefault(plan.id, place)
             user = locked.get(plan.id)
             outcomes.append(self.apply(plan, user, kind, among_deleted) if first == place else fail_duplicate(first))
-        self.refuse_duplicates(outcomes, locked)
+        moves = self.refuse_duplicates(outcomes, locked)
         # An unchanged user is invalidated too: an earlier write may have been committed without reaching the cache.
         self.changed_versions |= {
             user.id: user.version for outcome in outcomes if (user := outcome.user) and user is locked[user.id]
@@ -306,7 +306,7 @@ class UserService:
             for outcome in outcomes
             if (after := outcome.user) is not None and after is not locked[after.id]
         ]
-        refused = await self.repository.update(pairs)
+        refused = await self.repository.update(pairs, moves)
         await self.log(
             [
                 Change(after, change_type(kind, changed), changed)
@@ -321,16 +321,24 @@ class UserService:
             for outcome in outcomes
         ]
 
-    def refuse_duplicates(self, outcomes: list[Outcome], locked: Mapping[UUID, User]) -> None:
-        """Fails the users that ask for an identifier which another user of the set keeps or asked for earlier."""
+    def refuse_duplicates(self, outcomes: list[Outcome], locked: Mapping[UUID, User]) -> list[Move]:
+        """Fails the users that ask for an identifier which another user of the set keeps or asked for earlier.
+
+        Returns what the other users do to their identifiers.
+        """
         index = self.repository.index
-        users = [(place, outcome.user) for place, outcome in enumerate(outcomes) if outcome.user is not None]
-        asking = {place for place, user in users if asks_for_more(locked[user.id], user, index)}
-        if asking and len(users) > 1:
-            # The sort is stable; users that keep their identifiers come first.
-            users.sort(key=lambda item: item[0] in asking)
-            for place, first in find_duplicates((place, user, held(user, index)) for place, user in users).items():
+        users = {place: user for place, outcome in enumerate(outcomes) if (user := outcome.user) is not None}
+        moves = {
+            place: compare_held(locked[user.id], user, index)
+            for place, user in users.items()
+            if is_moved(locked[user.id], user)
+        }
+        if len(users) > 1 and any(move.asked for move in moves.values()):
+            kept = {place: moves[place].kept if place in moves else held(user, index) for place, user in users.items()}
+            for place, first in find_contested(kept, moves).items():
                 outcomes[place] = fail_duplicate(first)
+                del moves[place]
+        return list(moves.values())
 
     def apply(self, plan: PlannedChange, user: User | None, kind: str, among_deleted: bool) -> Outcome:
         """The outcome with the changed user, or with the same object when nothing changes."""

@@ -92,6 +92,41 @@ async def test_an_address_that_an_item_keeps_is_refused_to_another_item(service:
     assert "index 1" in response.json()["items"][0]["error"]["detail"]
 
 
+async def test_a_user_that_asks_for_a_username_has_precedence_for_the_address_that_it_keeps(
+    service: BatchService,
+) -> None:
+    """Whatever else it asks for, and whether it comes first or last."""
+    (keeper,) = await service.make(1, email="kept@example.org", aliases=["also@example.org"])
+    others = await service.make(2)
+    items = [
+        {"id": others[0], "data": {"email": "kept@example.org"}},
+        {"id": keeper, "data": {"username": "keeper"}},
+        {"id": others[1], "data": {"aliases": ["also@example.org"], "username": "other"}},
+    ]
+
+    response = await service.batch("update", items)
+
+    assert outcomes(response) == ["duplicate_in_batch", "updated", "duplicate_in_batch"]
+    for place in (0, 2):
+        assert "index 1" in response.json()["items"][place]["error"]["detail"]
+    assert (await service.user(keeper))["username"] == "keeper"
+
+
+async def test_a_user_that_fails_in_a_batch_leaves_its_address_to_no_other_item(service: BatchService) -> None:
+    (failing,) = await service.make(1, email="left@example.org")
+    (named,) = await service.make(1, username="named")
+    (other,) = await service.make(1)
+    items = [
+        {"id": failing, "data": {"email": "new@example.org", "username": "named"}},
+        {"id": other, "data": {"email": "left@example.org"}},
+        {"id": named, "data": {"given_name": "N"}},
+    ]
+
+    response = await service.batch("update", items)
+
+    assert outcomes(response) == ["duplicate_in_batch", "email_taken", "updated"]
+
+
 async def test_deletes_and_restores_with_a_reused_address(service: BatchService) -> None:
     ids = await service.make(1, email="first@example.org") + await service.make(1, email="second@example.org")
     deleted = await service.batch("delete", [{"id": user_id} for user_id in ids])
