@@ -11,8 +11,9 @@ from support.tokens_kept import key_ids
 from user_service.encryption.key_registry import check_keys
 from user_service.users.bulk_insert import PreparedUsers
 from user_service.users.change_log import Origin
-from user_service.users.schemas import UserCreate
+from user_service.users.schemas import ImportedUser, UserCreate
 from user_service.values.encryption_keys import parse_encryption_keys
+from user_service.values.ids import new_id
 
 pytestmark = pytest.mark.anyio
 BOTH = f"{ENCRYPTION_KEY},{OTHER_ENCRYPTION_KEY}"
@@ -55,6 +56,31 @@ async def test_prepared_rows_are_inserted(database_url: str, tmp_path: Path) -> 
         assert errors == ["email_taken", *[None] * 60, "duplicate_in_batch"]
         page = (await client.get(USERS, params={"q": "grace", "limit": 200})).json()
         assert {user["id"] for user in page["items"]} == {str(user.id) for user in prepared.users[1:-1]}
+
+
+@pytest.mark.parametrize("many", [3, 300])
+async def test_users_are_encrypted_once_when_an_id_among_them_is_used(
+    database_url: str, tmp_path: Path, many: int
+) -> None:
+    """What was encrypted again would differ: each encryption has a nonce of its own."""
+    ids = [str(new_id()) for _ in range(many)]
+    bodies = [ImportedUser(email=f"{user_id}@example.org", id=user_id, username=user_id) for user_id in ids]
+    async with running(make_settings(database_url, tmp_path)) as client:
+        database = client.resources.open_services().database
+        async with database.unit_of_work(ORIGIN) as service:
+            await service.create([ImportedUser(email="first@example.org", id=ids[1])])
+        prepared = await PreparedUsers.prepare(bodies, database.cipher, database.index)
+        async with database.unit_of_work(ORIGIN) as service:
+            outcomes = await service.create(bodies, prepared=prepared)
+
+        assert [outcome.error.code for outcome in outcomes if outcome.error is not None] == ["id_taken"]
+        assert prepared.rows is not None
+        encrypted = {user.id: token for user, token in zip(prepared.unique, prepared.rows.tokens, strict=True)}
+        rows = await client.resources.pool.fetch("SELECT id, personal FROM users WHERE id <> $1", bodies[1].id)
+        del encrypted[bodies[1].id]
+        assert {row["id"]: row["personal"] for row in rows} == encrypted
+        found = await client.get(USERS, params={"username": ids[-1]})
+        assert [user["id"] for user in found.json()["items"]] == [ids[-1]]
 
 
 async def test_rows_are_current_after_the_keys_were_compared_with_the_database_again(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Container, Sequence
+from copy import copy
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
@@ -53,6 +54,19 @@ class InsertRows:
         self.documents += [orjson.dumps(user.metadata) for user in users]
         self.postings += [(search_terms(user, self.index), user.id) for user in users]
 
+    def without(self, ids: Container[UUID]) -> Self:
+        """The rows of the users that have none of these ids; what is hashed and encrypted stays so."""
+        places = [place for place, user in enumerate(self.users) if user.id not in ids]
+        rest = copy(self)
+        rest.users = [self.users[place] for place in places]
+        rest.identifiers = [self.identifiers[place] for place in places]
+        rest.phone_indexes = [self.phone_indexes[place] for place in places]
+        rest.tokens = [self.tokens[place] for place in places]
+        rest.documents = [self.documents[place] for place in places]
+        rest.postings = [self.postings[place] for place in places]
+        rest.copied = None
+        return rest
+
     def copy_data(self) -> tuple[bytes, bytes, bytes]:
         """The data of COPYs of the identifiers, the users and the terms; encoded once."""
         if self.copied is None:
@@ -61,14 +75,13 @@ class InsertRows:
             self.copied = wanted, users, encode_terms(self.postings)
         return self.copied
 
-    def insert_arrays(self, without: Container[UUID]) -> dict[str, Sequence[Any]]:
-        """The arrays of an INSERT of the users, except those of some ids."""
-        places = [place for place, user in enumerate(self.users) if user.id not in without]
+    def insert_arrays(self) -> dict[str, Sequence[Any]]:
+        """The arrays of an INSERT of the users."""
         return {
-            **attribute_arrays([self.users[place] for place in places], INSERTED),
-            "phone_index": [self.phone_indexes[place] for place in places],
-            "personal": [self.tokens[place] for place in places],
-            "metadata": [self.documents[place].decode() for place in places],
+            **attribute_arrays(self.users, INSERTED),
+            "phone_index": self.phone_indexes,
+            "personal": self.tokens,
+            "metadata": [document.decode() for document in self.documents],
         }
 
 

@@ -179,9 +179,10 @@ class UserRepository:
             return {}
         refused = await self.identifiers.claim(rows.users, rows.identifiers)
         if len(refused) < len(new):
-            inserted = set((await self.session.execute(INSERT, rows.insert_arrays(refused))).scalars())
+            rows = rows.without(refused) if refused else rows
+            inserted = set((await self.session.execute(INSERT, rows.insert_arrays())).scalars())
             await self.change_terms(INSERT_FIRST_TERMS, [entry for entry in rows.postings if entry[1] in inserted])
-            late = [user for user in new if user.id not in inserted and user.id not in refused]
+            late = [user for user in rows.users if user.id not in inserted]
             await self.identifiers.free_all(late)
             refused |= {user.id: IdTaken() for user in late}
         return refused

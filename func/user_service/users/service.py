@@ -109,8 +109,11 @@ class UserService:
         new, duplicates = prepared.users, prepared.duplicates
         kept = [body.id for body in bodies if isinstance(body, ImportedUser) and body.id is not None]
         used = await self.repository.find_used_ids(kept) if kept else frozenset()
-        unused = [user for user in prepared.unique if user.id not in used] if used else prepared.unique
-        errors = await self.repository.insert(unused, None if used else prepared.rows)
+        unused, rows = prepared.unique, prepared.rows
+        if used:
+            unused = [user for user in unused if user.id not in used]
+            rows = rows and rows.without(used)
+        errors = await self.repository.insert(unused, rows)
         errors |= {user_id: IdTaken() for user_id in used}
         await self.log(
             [
