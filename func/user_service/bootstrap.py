@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from user_service.events.relay import Relay
     from user_service.users.batch.runner import BatchRunner
     from user_service.users.imports.runner import ImportRunner
+    from user_service.users.model import User
     from user_service.users.unit_of_work import UserDatabase
 
 VERIFY_RETRY_SECONDS: Final = 1.0
@@ -206,6 +207,15 @@ class Resources:
         """Raises DatabaseUnavailable until the keys are known to fit the database."""
         if not self.verified:
             raise DatabaseUnavailable("The database does not answer, is not migrated, or was written with other keys.")
+
+    def actor_names(self, user: "User") -> list[str]:
+        """The names that a user has in the audit trail as the subject of tokens."""
+        subject_type = self.settings.jwt_subject
+        subjects = [
+            user.external_id if subject_type != "id" else None,
+            str(user.id) if subject_type != "external_id" else None,
+        ]
+        return [name for subject in subjects if subject for name in self.authenticator.subject_names(subject)]
 
     def open_services(self) -> Services:
         """The parts behind the API, made at the first call. It imports SQLAlchemy: call it on a worker thread."""

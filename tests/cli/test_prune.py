@@ -188,7 +188,9 @@ async def test_users_deleted_long_ago_are_purged_each_with_a_change_and_an_event
             path[-36:] for path in (living, recent, restored, late)
         }
         for path in (old, erased):
-            last = (await client.get(f"{path}/audit")).json()["items"][-1]
+            audit = (await client.get(f"{path}/audit")).json()["items"]
+            assert {change["request_id"] for change in audit} == {None}
+            last = audit[-1]
             assert (last["type"], last["version"], last["actor"]) == ("purged", 3, "retention")
             assert (
                 await connection.fetchval("SELECT count(*) FROM outbox WHERE user_id = $1 AND version = 3", path[-36:])

@@ -39,7 +39,11 @@ async def purge_users(settings: Settings) -> int:
     try:
         await resources.verify()
         resources.cache.open()
-        return await purge_deleted(resources.open_services().database, days=settings.deleted_retention_days)
+        return await purge_deleted(
+            resources.open_services().database,
+            days=settings.deleted_retention_days,
+            actor_names=resources.actor_names,
+        )
     except Unavailable as error:
         raise CommandFailed(f"{error.detail.removesuffix('.')}. {HINT}") from None
     finally:

@@ -1,7 +1,7 @@
 """Bulk insert: new users made ready outside of a transaction, as data of a COPY or arrays of an INSERT."""
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Sequence
+from collections.abc import AsyncIterator, Collection, Container, Sequence
 from copy import copy
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
@@ -94,6 +94,13 @@ class PreparedUsers:
         self.duplicates = find_duplicates(users, wanted)
         self.places = [place for place in range(len(users)) if place not in self.duplicates]
         self.unique = [users[place] for place in self.places]
+
+    def without(self, used: Collection[UUID]) -> tuple[Sequence[User], InsertRows | None]:
+        """The users that are no duplicates, and have none of these ids, with their rows where they were prepared."""
+        if not used:
+            return self.unique, self.rows
+        unused = [user for user in self.unique if user.id not in used]
+        return unused, self.rows.without(used) if self.rows is not None else None
 
     @classmethod
     def from_bodies(cls, bodies: Sequence[UserCreate], index: BlindIndex) -> Self:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -9,8 +10,8 @@ from sqlalchemy import text
 
 from user_service.observability.trace_context import choose_request_id, continue_trace
 from user_service.users.change_log import Origin
-from user_service.users.service import UserService
-from user_service.users.unit_of_work import UserDatabase
+from user_service.users.privacy.subject_data import ActorNames
+from user_service.users.unit_of_work import UserDatabase, retry_contended
 
 ACTOR: Final = "retention"
 PURGED_AT_ONCE: Final = 100
@@ -22,10 +23,11 @@ EXPIRED: Final = text(
 )
 
 
-async def purge_deleted(database: UserDatabase, *, days: int) -> int:
+async def purge_deleted(database: UserDatabase, *, days: int, actor_names: ActorNames) -> int:
     """Purges users that were deleted, or erased, more than `days` ago; returns their number.
 
-    100 at a time in a transaction, beside the service and other purges. Raises DatabaseUnavailable, Contended.
+    100 at a time in a transaction, beside the service and other purges. `actor_names` returns the names that a user has
+    in the audit trail. Raises DatabaseUnavailable, Contended.
     """
     total, after = 0, UUID(int=0)
     while True:
@@ -36,13 +38,17 @@ async def purge_deleted(database: UserDatabase, *, days: int) -> int:
             return total
         after = rows[-1]["id"]
         origin = Origin(ACTOR, choose_request_id(None).decode(), continue_trace(None).decode())
-        async with database.unit_of_work(origin) as users:
-            total += await purge_if_deleted(users, [row["id"] for row in rows], before=rows[0]["before"])
+        user_ids = [row["id"] for row in rows]
+        purge = partial(purge_if_deleted, database, origin, user_ids, rows[0]["before"], actor_names)
+        total += await retry_contended(purge)
 
 
-async def purge_if_deleted(users: UserService, user_ids: Sequence[UUID], *, before: datetime) -> int:
+async def purge_if_deleted(
+    database: UserDatabase, origin: Origin, user_ids: Sequence[UUID], before: datetime, actor_names: ActorNames
+) -> int:
     """Purges those that have been deleted since before a time, and not restored meanwhile; returns their number."""
-    locked = (await users.repository.lock(user_ids)).values()
-    purged = [user for user in locked if user.deleted_at is not None and user.deleted_at < before]
-    await users.purge_locked(purged)
+    async with database.unit_of_work(origin) as users:
+        locked = (await users.repository.lock(user_ids)).values()
+        purged = [user for user in locked if user.deleted_at is not None and user.deleted_at < before]
+        await users.purge_locked(purged, actor_names)
     return len(purged)

@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from user_service.users.identifiers import Identifier, Move
+from user_service.encryption.blind_index import BlindIndex
+from user_service.users.identifiers import Identifier, Move, held
 from user_service.users.model import User
 
 
@@ -28,12 +29,18 @@ def find_duplicates(users: Sequence[User], wanted: Sequence[Collection[Identifie
     return duplicates
 
 
-def find_contested(kept: Mapping[int, Collection[Identifier]], moves: Mapping[int, Move]) -> dict[int, int]:
+def find_contested(users: Mapping[int, User], moves: Mapping[int, Move], index: BlindIndex) -> dict[int, int]:
     """The places of users that ask for an identifier which another user keeps or asked for earlier, with that one's.
 
-    `kept` are the identifiers that each user has before and after its change.
+    `users` are a set as it would be after a change, `moves` what the change does to their identifiers, by place.
     """
-    holders = {key: place for place, keys in kept.items() for key in keys}
+    if len(users) < 2 or not any(move.asked for move in moves.values()):
+        return {}
+    holders = {
+        key: place
+        for place, user in users.items()
+        for key in (moves[place].kept if place in moves else held(user, index))
+    }
     contested: dict[int, int] = {}
     for place, move in moves.items():
         first = next((holders[key] for key in move.asked if key in holders), None)

@@ -223,8 +223,6 @@ class UserRepository:
 
     async def purge(self, purged: Sequence[User]) -> None:
         """Removes locked users with their identifiers and terms. The change log stays."""
-        if not purged:
-            return
         await self.identifiers.free_all(purged)
         await self.session.execute(DELETE, {"ids": [user.id for user in purged]})
         await self.change_terms(DELETE_TERMS, [(self.search_terms(user), user.id) for user in purged])

@@ -4,7 +4,7 @@ Most take a set and return an outcome for each item, in order; an operation on o
 work around them commits, then invalidates `changed_versions` in the cache.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,9 +28,10 @@ from user_service.users import rules
 from user_service.users.bulk_insert import PreparedUsers
 from user_service.users.change_log import Change, Origin
 from user_service.users.duplicates import find_contested
-from user_service.users.identifiers import Move, compare_held, held, is_moved
+from user_service.users.identifiers import Move, compare_held, is_moved
 from user_service.users.model import User
 from user_service.users.privacy.erasure import Erasure
+from user_service.users.privacy.subject_data import ActorNames
 from user_service.users.repository import UserRepository
 from user_service.users.rules import Rule
 from user_service.users.schemas import ImportedUser, OwnUpdate, UserCreate, UserUpdate, UserUpsert
@@ -109,11 +110,7 @@ class UserService:
         new, duplicates = prepared.users, prepared.duplicates
         kept = [body.id for body in bodies if isinstance(body, ImportedUser) and body.id is not None]
         used = await self.repository.find_used_ids(kept) if kept else frozenset()
-        unused, rows = prepared.unique, prepared.rows
-        if used:
-            unused = [user for user in unused if user.id not in used]
-            rows = rows and rows.without(used)
-        errors = await self.repository.insert(unused, rows)
+        errors = await self.repository.insert(*prepared.without(used))
         errors |= {user_id: IdTaken() for user_id in used}
         await self.log(
             [
@@ -255,9 +252,7 @@ class UserService:
             return bool(await self.repository.find_by_external_ids([external_id]))
         return isinstance(outcome.error, UserNotFound if was_there else ExternalIdTaken)
 
-    async def erase(
-        self, user_id: UUID, *, condition: Condition | None = None, actor_names: Callable[[User], Collection[str]]
-    ) -> None:
+    async def erase(self, user_id: UUID, *, condition: Condition | None = None, actor_names: ActorNames) -> None:
         """Erases all personal data of a user for good and leaves a tombstone, which can be erased again without effect.
 
         `actor_names` returns the names that the user has in the audit trail. Raises UserNotFound, VersionMismatch.
@@ -269,18 +264,21 @@ class UserService:
             after.version, after.updated_at = user.version + 1, max(self.now, user.updated_at)
             await self.repository.erase(user, after)
             await self.log([Change(after, "erased", tuple(rules.changed_fields(user, after)))])
-        await self.erasure.erase(user, actor_names(user))
+        await self.erasure.erase([user], actor_names)
 
-    async def purge(self, user_id: UUID, *, condition: Condition | None = None) -> None:
-        """Removes a user's row, deleted or not. Raises UserNotFound, VersionMismatch."""
-        await self.purge_locked([await self.lock_one(user_id, condition)])
+    async def purge(self, user_id: UUID, *, condition: Condition | None = None, actor_names: ActorNames) -> None:
+        """Removes a user's row, deleted or not, and erases what else is stored about the user, as `erase` does.
 
-    async def purge_locked(self, users: Sequence[User]) -> None:
+        Raises UserNotFound, VersionMismatch.
+        """
+        await self.purge_locked([await self.lock_one(user_id, condition)], actor_names)
+
+    async def purge_locked(self, users: Sequence[User], actor_names: ActorNames) -> None:
         await self.repository.purge(users)
         for user in users:
             user.version += 1
-            await self.erasure.redact_responses(user)
         await self.log([Change(user, "purged", ()) for user in users])
+        await self.erasure.erase(users, actor_names)
 
     async def lock_one(self, user_id: UUID, condition: Condition | None) -> User:
         """The user, deleted or not. Raises UserNotFound, VersionMismatch."""
@@ -336,11 +334,9 @@ class UserService:
             for place, user in users.items()
             if is_moved(locked[user.id], user)
         }
-        if len(users) > 1 and any(move.asked for move in moves.values()):
-            kept = {place: moves[place].kept if place in moves else held(user, index) for place, user in users.items()}
-            for place, first in find_contested(kept, moves).items():
-                outcomes[place] = fail_duplicate(first)
-                del moves[place]
+        for place, first in find_contested(users, moves, index).items():
+            outcomes[place] = fail_duplicate(first)
+            del moves[place]
         return list(moves.values())
 
     def apply(self, plan: PlannedChange, user: User | None, kind: str, among_deleted: bool) -> Outcome:

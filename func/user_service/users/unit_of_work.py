@@ -1,14 +1,17 @@
 """Units of work: PostgreSQL transactions, and the cache invalidation that follows a commit."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
-from typing import Final
+from random import uniform
+from typing import Final, TypeVar
 from uuid import UUID
 
 from user_service.cache.base import Cache
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.keyring import Keyring
+from user_service.errors import Contended
 from user_service.observability.metrics import Metrics
 from user_service.observability.tracing import Traced, untraced
 from user_service.postgres.connections import PoolStats
@@ -19,8 +22,8 @@ from user_service.postgres.session import Session
 from user_service.settings import Settings
 from user_service.users.change_log import Origin
 from user_service.users.exports import ExportFormat
-from user_service.users.model import User
 from user_service.users.privacy.export import PersonalExport
+from user_service.users.privacy.subject_data import ActorNames
 from user_service.users.replica_reads import ReplicaReads
 from user_service.users.repository import UserRepository
 from user_service.users.search import SearchPage, SearchQuery, UserSearch, wait_for_reader
@@ -28,6 +31,10 @@ from user_service.users.service import UserService
 
 # How long a caller waits at least while every connection of the pool is in use.
 MIN_WAIT_SECONDS: Final = 3.0
+ATTEMPTS: Final = 6
+FIRST_PAUSE_SECONDS: Final = 0.02
+
+T = TypeVar("T")
 
 
 class UserDatabase:
@@ -138,9 +145,7 @@ class UserDatabase:
         if head:
             yield head
 
-    async def export_user(
-        self, user_id: UUID, *, actor_names: Callable[[User], Collection[str]]
-    ) -> AsyncGenerator[bytes]:
+    async def export_user(self, user_id: UUID, *, actor_names: ActorNames) -> AsyncGenerator[bytes]:
         """All that is stored about one user as JSON, a piece at a time, in one snapshot. Raises UserNotFound."""
         async with self.transaction(BEGIN_SNAPSHOT) as session:
             await wait_for_reader(session)
@@ -163,3 +168,17 @@ class UserDatabase:
     async def fill_pool(self) -> None:
         """Opens a few connections for changes ahead of the first one. Raises DatabaseUnavailable."""
         await self.primary.fill()
+
+
+async def retry_contended(attempt: Callable[[], Awaitable[T]]) -> T:
+    """The result of a unit of work, which is run again when PostgreSQL rolled it back in favour of another one.
+
+    Raises Contended after `ATTEMPTS`, and what else `attempt` raises.
+    """
+    for number in range(1, ATTEMPTS):
+        try:
+            return await attempt()
+        except Contended:
+            # A random pause, so that two units of work do not meet again.
+            await asyncio.sleep(uniform(0, FIRST_PAUSE_SECONDS * 2**number))  # noqa: S311
+    return await attempt()

@@ -23,18 +23,19 @@ def list_actors(client: httpx.Client, user: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("known_by", ["external_id", "id"])
-def test_the_changes_of_an_erased_actor_carry_one_alias(
-    server: LiveServer, shared_issuer: Issuer, client: httpx.Client, known_by: str
+@pytest.mark.parametrize(("method", "ending"), [("POST", "/erase"), ("DELETE", "?purge=true")])
+def test_the_changes_of_an_erased_or_purged_actor_carry_one_alias(
+    server: LiveServer, shared_issuer: Issuer, client: httpx.Client, known_by: str, method: str, ending: str
 ) -> None:
     person, other = create_user(client, external_id=f"ext-{uuid4().hex}"), create_user(client)
-    scopes = "users:write users:erase"
+    scopes = "users:write users:erase users:purge"
     with server.client(Authorization=f"Bearer {shared_issuer.token(sub=person[known_by], scope=scopes)}") as own:
         assert own.patch(f"{USERS}/me", json={"given_name": "Kunigunde"}).status_code == 200
         assert own.patch(f"{USERS}/{other['id']}", json={"locale": "fr"}).status_code == 200
         imported = own.post(f"{USERS}/imports", content=b"", headers={"Content-Type": "application/x-ndjson"}).json()
         name = list_actors(client, other)[1]
         export = client.get(f"{USERS}/{person['id']}/export").json()["stored"]["as_actor"]
-        assert own.post(f"{USERS}/{person['id']}/erase").status_code == 204
+        assert own.request(method, f"{USERS}/{person['id']}{ending}").status_code == 204
 
     assert name in export["names"]
     assert (export["changes"], [one["id"] for one in export["imports"]]) == (2, [imported["id"]])

@@ -137,6 +137,18 @@ async def test_a_purge_redacts_stored_responses_too(client: httpx.AsyncClient) -
     expect_problem(await client.post(USERS, json=PERSON, headers=headers), 410, "answer_erased")
 
 
+async def test_a_purge_removes_the_request_ids_of_the_person(client: httpx.AsyncClient) -> None:
+    request_id = {"X-Request-ID": "wolpertinger"}
+    user = (await client.post(USERS, json=PERSON, headers=request_id)).json()
+    other = (await client.post(USERS, json={"email": "other@example.org"}, headers=request_id)).json()
+    await client.delete(user_url(user, "?purge=true"), headers=request_id)
+
+    changes = (await client.get(user_url(user, "/audit"))).json()["items"]
+    assert [(change["type"], change["request_id"]) for change in changes] == [("created", None), ("purged", None)]
+    kept = (await client.get(user_url(other, "/audit"))).json()["items"]
+    assert [change["request_id"] for change in kept] == ["wolpertinger"]
+
+
 async def test_a_stored_response_under_an_unknown_encryption_key_stops_the_erasure(
     client: httpx.AsyncClient, database_url: str
 ) -> None:

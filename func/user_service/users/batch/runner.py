@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Collection, Sequence
 from contextlib import nullcontext
 from functools import partial
-from random import uniform
 from time import perf_counter
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from pydantic import ValidationError
 
-from user_service.errors import Contended, DuplicateInBatch, PayloadTooLarge, ServiceError, ValidationFailed
+from user_service.errors import DuplicateInBatch, PayloadTooLarge, ServiceError, ValidationFailed
 from user_service.idempotency.requests import TransactionHook
 from user_service.idempotency.stored_responses import Links
 from user_service.observability.jobs import JobLog
@@ -32,10 +31,8 @@ from user_service.users.privacy.mentions import mention_item
 from user_service.users.reader import UserReader
 from user_service.users.schemas import Body
 from user_service.users.service import Outcome
-from user_service.users.unit_of_work import UserDatabase
+from user_service.users.unit_of_work import UserDatabase, retry_contended
 
-ATTEMPTS: Final = 6
-FIRST_PAUSE_SECONDS: Final = 0.02
 MAX_REF_LENGTH: Final = 255
 UNCHANGED: Final = frozenset({"failed", "skipped"})
 # How a batch ended, for metrics and the list of jobs, by the status of its response.
@@ -104,16 +101,9 @@ class BatchRunner:
     async def write(
         self, operation: WriteOperation, batch: Batch, origin: Origin, hook: TransactionHook | None
     ) -> BatchResponse:
-        """Tries again when PostgreSQL has rolled the transaction back in favour of another one."""
         check_size(len(batch.items))
         parsed = await self.parse(operation, batch)
-        for attempt in range(1, ATTEMPTS):
-            try:
-                return await self.attempt(operation, parsed, origin, hook)
-            except Contended:
-                # A random pause, so that the same batches do not conflict again.
-                await asyncio.sleep(uniform(0, FIRST_PAUSE_SECONDS * 2**attempt))  # noqa: S311
-        return await self.attempt(operation, parsed, origin, hook)
+        return await retry_contended(partial(self.attempt, operation, parsed, origin, hook))
 
     async def parse(self, operation: WriteOperation, batch: Batch) -> ParsedBatch:
         # Large batches one after the other: parsing them together would take more memory and end no sooner.

@@ -1,11 +1,12 @@
 """Erasure of what is stored about a user outside of the user's row: stored responses, event replies, audit actors.
 
-The row itself becomes a tombstone, see `UserService.erase`.
+The row itself becomes a tombstone or is removed, see `UserService.erase` and `UserService.purge`.
 """
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 from sqlalchemy import text
@@ -16,16 +17,19 @@ from user_service.idempotency.stored_responses import GONE, RESPONSE_TABLES, Res
 from user_service.postgres.session import Session
 from user_service.users.model import User
 from user_service.users.privacy.mentions import mention_keys
-from user_service.users.privacy.subject_data import CHANGES_BY_ACTOR, DataSubject, SubjectData
+from user_service.users.privacy.subject_data import CHANGES_BY_ACTOR, ActorNames, DataSubjects, SubjectData
 
 GONE_HEAD: Final = orjson.dumps([GONE, []])
 REDACTED_AT_ONCE: Final = 100
 
 # Callers choose the ids of their requests, which may contain a name. Trace ids are random numbers and stay.
-CLEAR_REQUEST_IDS: Final = text("UPDATE user_changes SET request_id = '' WHERE user_id = :user_id AND request_id <> ''")
-RENAME_ACTOR: Final = (
-    text(f"UPDATE user_changes SET actor = :alias WHERE {CHANGES_BY_ACTOR}"),  # noqa: S608
-    text("UPDATE imports SET actor = :alias WHERE actor = ANY(CAST(:names AS text[]))"),
+CLEAR_REQUEST_IDS: Final = text(
+    "UPDATE user_changes SET request_id = '' WHERE user_id = ANY(CAST(:ids AS uuid[])) AND request_id <> ''"
+)
+ALIAS: Final = "(CAST(:aliases AS text[]))[array_position(CAST(:names AS text[]), actor)]"
+RENAME_ACTORS: Final = (
+    text(f"UPDATE user_changes SET actor = {ALIAS} WHERE {CHANGES_BY_ACTOR}"),  # noqa: S608
+    text(f"UPDATE imports SET actor = {ALIAS} WHERE actor = ANY(CAST(:names AS text[]))"),  # noqa: S608
 )
 
 
@@ -37,40 +41,39 @@ class Erasure:
         self.cipher = cipher
         self.index = index
 
-    async def erase(self, user: User, actor_names: Collection[str]) -> None:
-        """Erases a user from stored responses and from the audit trail, where the user acted under `actor_names`.
+    async def erase(self, users: Sequence[User], actor_names: ActorNames) -> None:
+        """Erases users from stored responses and from the audit trail, where a user acted under its `actor_names`.
 
-        All of the user's own actions get one random alias: they stay one group without a name.
+        All actions of one user get one random alias: they stay one group without a name.
         """
-        await self.redact_responses(user)
-        await self.session.execute(CLEAR_REQUEST_IDS, {"user_id": user.id})
-        if actor_names:
-            values = {"alias": f"erased:{secrets.token_hex(8)}", "names": list(actor_names)}
-            for statement in RENAME_ACTOR:
-                await self.session.execute(statement, values)
+        await self.redact_responses(DataSubjects.from_users(users, self.index))
+        await self.session.execute(CLEAR_REQUEST_IDS, {"ids": [user.id for user in users]})
+        aliases = {name: alias for user in users for alias in [new_alias()] for name in actor_names(user)}
+        if aliases:
+            for statement in RENAME_ACTORS:
+                await self.session.execute(statement, {"names": list(aliases), "aliases": list(aliases.values())})
 
-    async def redact_responses(self, user: User) -> None:
-        """Removes a user from all stored responses. The requests that they belong to are still recognised."""
-        subject = DataSubject.from_user(user, self.index)
+    async def redact_responses(self, subjects: DataSubjects) -> None:
+        """Removes users from all stored responses. The requests that they belong to are still recognised."""
         for responses in RESPONSE_TABLES:
-            keys = await SubjectData(self.session, self.index).response_keys(responses, subject)
+            keys = await SubjectData(self.session, self.index).response_keys(responses, subjects)
             for start in range(0, len(keys), REDACTED_AT_ONCE):
-                await self.redact_rows(responses, keys[start : start + REDACTED_AT_ONCE], subject)
+                await self.redact_rows(responses, keys[start : start + REDACTED_AT_ONCE], subjects)
 
-    async def redact_rows(self, responses: ResponseTable, keys: Sequence[RowKey], subject: DataSubject) -> None:
-        """Locks these responses, which another erasure may redact as well, and writes them without the user."""
+    async def redact_rows(self, responses: ResponseTable, keys: Sequence[RowKey], subjects: DataSubjects) -> None:
+        """Locks these responses, which another erasure may redact as well, and writes them without the users."""
         arrays = dict(zip(responses.key, map(list, zip(*keys, strict=True)), strict=True))
         rows: list[RowKey] = []
         for *key, token, digest in await self.session.execute(text(lock_statement(responses)), arrays):
-            rows.append((*key, self.redact_token(responses, tuple(key), token, subject), self.index.digest(digest)))
+            rows.append((*key, self.redact_token(responses, tuple(key), token, subjects), self.index.digest(digest)))
         if not rows:
             return
         values = dict(zip((*responses.key, "tokens", "digests"), map(list, zip(*rows, strict=True)), strict=True))
-        values["hashes"] = list(subject.hashes)
+        values["hashes"] = list(subjects.hashes)
         await self.session.execute(text(update_statement(responses)), values)
 
-    def redact_token(self, responses: ResponseTable, key: RowKey, token: bytes, subject: DataSubject) -> bytes:
-        """The encrypted response without the user. A damaged one, which no key can open, stays as it is.
+    def redact_token(self, responses: ResponseTable, key: RowKey, token: bytes, subjects: DataSubjects) -> bytes:
+        """The encrypted response without the users. A damaged one, which no key can open, stays as it is.
 
         Raises KeyMissing where only this process lacks the key: an erasure must not skip what others can read.
         """
@@ -80,7 +83,11 @@ class Erasure:
             raise
         except DecryptionError:
             return token
-        return responses.seal(self.cipher, key, *redact(head, body, subject, self.index))
+        return responses.seal(self.cipher, key, *redact(head, body, subjects, self.index))
+
+
+def new_alias() -> str:
+    return f"erased:{secrets.token_hex(8)}"
 
 
 def lock_statement(responses: ResponseTable) -> str:
@@ -104,31 +111,32 @@ def update_statement(responses: ResponseTable) -> str:
     )
 
 
-def redact(head: bytes, body: bytes, subject: DataSubject, index: BlindIndex) -> tuple[bytes, bytes]:
-    """A stored response without a user: unchanged where it says nothing about the user.
+def redact(head: bytes, body: bytes, subjects: DataSubjects, index: BlindIndex) -> tuple[bytes, bytes]:
+    """A stored response without some users: unchanged where it says nothing about them.
 
     The response to a request about one user becomes `GONE`. A batch keeps its results, and loses the caller's `ref` of
-    the user's items and of all items that name no user. A find loses the user, and the user's keys.
+    the users' items and of all items that name no user. A find loses the users, and the users' keys.
     """
     document = orjson.loads(body) if body else {}
+    ids = set(map(str, subjects.ids))
     if "found" in document:
-        redacted = redact_find(document, subject, index)
+        redacted = redact_find(document, ids, set(subjects.hashes), index)
     elif "items" in document:
-        redacted = redact_batch(document, subject)
+        redacted = redact_batch(document, ids)
     else:
-        return (GONE_HEAD, b"") if document.get("id") == str(subject.id) else (head, body)
+        return (GONE_HEAD, b"") if document.get("id") in ids else (head, body)
     return head, orjson.dumps(redacted) if redacted != document else body
 
 
-def redact_find(document: dict[str, Any], subject: DataSubject, index: BlindIndex) -> dict[str, Any]:
+def redact_find(document: dict[str, Any], ids: Set[str], hashes: Set[UUID], index: BlindIndex) -> dict[str, Any]:
     missing = document["missing"]
 
     def others(emails: Sequence[str] = (), external_ids: Sequence[str] = (), usernames: Sequence[str] = ()) -> bool:
-        """Whether a key is not the subject's."""
-        return not set(mention_keys(emails, external_ids, usernames, index)).intersection(subject.hashes)
+        """Whether a key is none of the users'."""
+        return hashes.isdisjoint(mention_keys(emails, external_ids, usernames, index))
 
     return {
-        "found": [user for user in document["found"] if user["id"] != str(subject.id)],
+        "found": [user for user in document["found"] if user["id"] not in ids],
         "missing": {
             "ids": missing["ids"],
             "emails": [key for key in missing["emails"] if others(emails=[key])],
@@ -138,7 +146,6 @@ def redact_find(document: dict[str, Any], subject: DataSubject, index: BlindInde
     }
 
 
-def redact_batch(document: dict[str, Any], subject: DataSubject) -> dict[str, Any]:
-    redacted_ids = (None, str(subject.id))
-    items = [{**item, "ref": None} if item["id"] in redacted_ids else item for item in document["items"]]
+def redact_batch(document: dict[str, Any], ids: Set[str]) -> dict[str, Any]:
+    items = [{**item, "ref": None} if item["id"] is None or item["id"] in ids else item for item in document["items"]]
     return {**document, "items": items}

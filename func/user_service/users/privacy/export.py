@@ -1,6 +1,6 @@
 """All that is stored about one user, as one JSON document."""
 
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,7 @@ from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS, INBOX
 from user_service.users.audit import AuditTrail
 from user_service.users.identifiers import held
 from user_service.users.model import JSON_OPTIONS, User
-from user_service.users.privacy.subject_data import DataSubject, SubjectData
+from user_service.users.privacy.subject_data import ActorNames, DataSubjects, SubjectData
 from user_service.users.repository import UserRepository
 
 
@@ -23,7 +23,7 @@ class PersonalExport:
         self.trail = AuditTrail(repository.session)
         self.subject_data = SubjectData(repository.session, repository.index)
 
-    async def pieces(self, user_id: UUID, *, actor_names: Callable[[User], Collection[str]]) -> AsyncGenerator[bytes]:
+    async def pieces(self, user_id: UUID, *, actor_names: ActorNames) -> AsyncGenerator[bytes]:
         """The document, piece by piece: the user (null once purged), what else is stored, and the audit trail.
 
         `actor_names` returns the names of the user in the audit trail. Raises UserNotFound before the first piece.
@@ -40,12 +40,10 @@ class PersonalExport:
             separator = b","
         yield b"]}"
 
-    async def stored(
-        self, user_id: UUID, user: User | None, actor_names: Callable[[User], Collection[str]]
-    ) -> dict[str, Any]:
+    async def stored(self, user_id: UUID, user: User | None, actor_names: ActorNames) -> dict[str, Any]:
         """What is stored besides the user's fields and changes."""
         index = self.repository.index
-        subject = DataSubject.from_user(user, index) if user is not None else DataSubject(user_id)
+        subjects = DataSubjects.from_users([user], index) if user is not None else DataSubjects([user_id])
         return {
             "prior_status": user.prior_status if user is not None else None,
             "blind_indexes": {
@@ -53,8 +51,8 @@ class PersonalExport:
                 "identifiers": len(held(user, index)) if user is not None else 0,
                 "search_terms": len(self.repository.search_terms(user)) if user is not None else 0,
             },
-            "idempotency_answers": await self.subject_data.list_responses(IDEMPOTENCY_KEYS, subject),
-            "event_replies": await self.subject_data.list_responses(INBOX, subject),
+            "idempotency_answers": await self.subject_data.list_responses(IDEMPOTENCY_KEYS, subjects),
+            "event_replies": await self.subject_data.list_responses(INBOX, subjects),
             "as_actor": await self.subject_data.actions(actor_names(user) if user is not None else ()),
         }
 

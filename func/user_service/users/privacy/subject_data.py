@@ -1,8 +1,8 @@
 """What is stored about a user outside of the user's row: as an actor in the audit trail, and in stored responses."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 from uuid import UUID
 
 from sqlalchemy import text
@@ -12,6 +12,9 @@ from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS, INBOX, R
 from user_service.postgres.session import Session
 from user_service.users.identifiers import identifier_hashes
 from user_service.users.model import User
+
+# The names that a user has in the audit trail.
+ActorNames = Callable[[User], Collection[str]]
 
 # The condition on `jwt:` is that of the index.
 CHANGES_BY_ACTOR: Final = "actor = ANY(CAST(:names AS text[])) AND actor LIKE 'jwt:%'"
@@ -23,17 +26,18 @@ RESPONSE_COLUMNS: Final = {IDEMPOTENCY_KEYS.table: "created_at, expires_at", INB
 
 
 @dataclass(frozen=True, slots=True)
-class DataSubject:
-    """A user as stored responses may name it: by its id, and by the keyed hashes of its identifiers, while the row has
-    them.
+class DataSubjects:
+    """Users as stored responses may name them: by their ids, and by the keyed hashes of their identifiers, while the
+    rows have them.
     """
 
-    id: UUID
+    ids: Sequence[UUID]
     hashes: Sequence[UUID] = ()
 
     @classmethod
-    def from_user(cls, user: User, index: BlindIndex) -> "DataSubject":
-        return cls(user.id, [UUID(bytes=value) for value in identifier_hashes(user, index)])
+    def from_users(cls, users: Sequence[User], index: BlindIndex) -> Self:
+        ids = [user.id for user in users]
+        return cls(ids, [UUID(bytes=value) for user in users for value in identifier_hashes(user, index)])
 
 
 class SubjectData:
@@ -43,20 +47,21 @@ class SubjectData:
         self.session = session
         self.index = index
 
-    async def response_keys(self, responses: ResponseTable, subject: DataSubject) -> list[RowKey]:
-        """The keys of the stored responses that are about a user, in order."""
+    async def response_keys(self, responses: ResponseTable, subjects: DataSubjects) -> list[RowKey]:
+        """The keys of the stored responses that are about some of the users, in order."""
         keys = responses.key_columns
         statement = text(
-            "WITH traces AS MATERIALIZED (SELECT traceparent FROM user_changes WHERE user_id = :user_id)"  # noqa: S608
+            "WITH traces AS MATERIALIZED (SELECT traceparent FROM user_changes"  # noqa: S608
+            " WHERE user_id = ANY(CAST(:ids AS uuid[])))"
             f" SELECT {keys} FROM {responses.table} JOIN traces USING (traceparent)"
             f" UNION SELECT {keys} FROM {responses.table} WHERE mentions && CAST(:mentions AS uuid[]) ORDER BY {keys}"
         )
-        values = {"user_id": subject.id, "mentions": [subject.id, *subject.hashes]}
+        values = {"ids": subjects.ids, "mentions": [*subjects.ids, *subjects.hashes]}
         return [tuple(row) for row in await self.session.execute(statement, values)]
 
-    async def list_responses(self, responses: ResponseTable, subject: DataSubject) -> list[dict[str, Any]]:
-        """When and under which name the responses about a user are stored."""
-        keys = await self.response_keys(responses, subject)
+    async def list_responses(self, responses: ResponseTable, subjects: DataSubjects) -> list[dict[str, Any]]:
+        """When and under which name the responses about users are stored."""
+        keys = await self.response_keys(responses, subjects)
         arrays = {name: [key[place] for key in keys] for place, name in enumerate(responses.key)}
         statement = text(
             f"SELECT {RESPONSE_COLUMNS[responses.table]} FROM {responses.table}"  # noqa: S608

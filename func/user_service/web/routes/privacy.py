@@ -1,6 +1,6 @@
 """`/api/v1/users/{user_id}/audit`, `/export` and `/erase`: access to personal data, and its erasure."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from user_service.users.audit import AuditTrail
-from user_service.users.model import JSON_OPTIONS, User
+from user_service.users.model import JSON_OPTIONS
 from user_service.users.schemas import UserRead
 from user_service.web.dependencies import ChangeCondition, UserId, Users, get_database, get_resources, requires
 from user_service.web.openapi import COMMON_PROBLEMS, problems
@@ -35,7 +35,7 @@ class ChangeRead(BaseModel):
     actor: str = Field(
         description="The fingerprint of an API key, a keyed hash of a token's subject, or an alias of one"
     )
-    request_id: str | None = Field(description="Null once the user is erased")
+    request_id: str | None = Field(description="Null once the user is erased or purged")
     traceparent: str = Field(description="W3C trace context of the request")
     changed_at: datetime
 
@@ -104,24 +104,6 @@ class PersonalExportRead(BaseModel):
     changes: list[ChangeRead]
 
 
-async def actor_names(request: Request) -> Callable[[User], Collection[str]]:
-    """A function that returns the names that a user has in the audit trail as the subject of tokens."""
-    resources = get_resources(request)
-    subject_type = resources.settings.jwt_subject
-
-    def names(user: User) -> Collection[str]:
-        subjects = [
-            user.external_id if subject_type != "id" else None,
-            str(user.id) if subject_type != "external_id" else None,
-        ]
-        return [name for subject in subjects if subject for name in resources.authenticator.subject_names(subject)]
-
-    return names
-
-
-Names = Annotated[Callable[[User], Collection[str]], Depends(actor_names)]
-
-
 async def audit_trail(request: Request) -> AsyncIterator[AuditTrail]:
     get_resources(request).require_database()
     async with get_database(request).transaction() as session:
@@ -150,10 +132,10 @@ async def read_audit_trail(
 
 
 @router.get("/{user_id:user}/export", response_model=PersonalExportRead, dependencies=reading, responses=problems(404))
-async def export_user(request: Request, user_id: UserId, names: Names) -> Response:
+async def export_user(request: Request, user_id: UserId) -> Response:
     """All data stored about one person, in plain text: the user, deleted or not, the audit trail, and more."""
     get_resources(request).require_database()
-    pieces = get_database(request).export_user(user_id, actor_names=names)
+    pieces = get_database(request).export_user(user_id, actor_names=get_resources(request).actor_names)
     # Raises UserNotFound before the response starts.
     first = await anext(pieces)
     request_context(request).rows = 1
@@ -174,7 +156,7 @@ async def export_user(request: Request, user_id: UserId, names: Names) -> Respon
     dependencies=[Depends(requires("users:erase"))],
     responses=problems(404, 409, 410, 412),
 )
-async def erase_user(user_id: UserId, users: Users, names: Names, condition: ChangeCondition) -> Response:
+async def erase_user(request: Request, user_id: UserId, users: Users, condition: ChangeCondition) -> Response:
     """Erase a person permanently. A tombstone with the id and the version remains. Repeating it returns 204 too."""
-    await users.erase(user_id, condition=condition, actor_names=names)
+    await users.erase(user_id, condition=condition, actor_names=get_resources(request).actor_names)
     return Response(status_code=204)

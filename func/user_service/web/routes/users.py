@@ -17,6 +17,7 @@ from user_service.web.dependencies import (
     Users,
     conditions_without_etag,
     get_parts,
+    get_resources,
     requires,
 )
 from user_service.web.openapi import COMMON_PROBLEMS, problems
@@ -129,10 +130,12 @@ async def upsert_user(
 
 
 @router.delete("/{user_id:user}", status_code=204, responses=WRITE_PROBLEMS)
-async def delete_user(purge: Purge, user_id: UserId, users: Users, condition: ChangeCondition) -> Response:
+async def delete_user(
+    request: Request, purge: Purge, user_id: UserId, users: Users, condition: ChangeCondition
+) -> Response:
     """Delete a user, which can be restored. `purge=true` removes it permanently and needs `users:purge`."""
     if purge:
-        await users.purge(user_id, condition=condition)
+        await users.purge(user_id, condition=condition, actor_names=get_resources(request).actor_names)
     else:
         single_user(await users.delete([(user_id, condition)]))
     return Response(status_code=204)
