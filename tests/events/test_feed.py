@@ -212,6 +212,18 @@ async def test_a_reader_that_waits_is_answered_by_a_change_of_any_replica(
     assert client.resources.metrics.requests.in_flight == 0
 
 
+@pytest.mark.one_server
+async def test_a_reader_is_answered_while_partitions_can_not_be_made(
+    database: Any, database_url: str, tmp_path: Path
+) -> None:
+    await database.execute("DROP TABLE feed_default")
+    async with running(make_settings(database_url, tmp_path)) as client:
+        waiting = asyncio.create_task(client.get(FEED, params={"wait": 20}))
+        await waiters(client, 1)
+        path = await client.make()
+        assert [item["user_id"] for item in (await waiting).json()["items"]] == [path[-36:]]
+
+
 async def test_a_reader_of_one_type_waits_for_that_type(client: Client) -> None:
     path = await client.make()
     waiting = asyncio.create_task(client.get(FEED, params={"type": "deleted", "wait": 20}))

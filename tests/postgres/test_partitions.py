@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,6 +16,7 @@ from support.changes import read_all
 from support.process import command
 from support.settings import make_settings
 from support.waiting import eventually
+from user_service.events.feed_watch import PARTITIONS_RETRY_SECONDS
 from user_service.postgres.partitions import MONTHS_AHEAD, PARTITIONED, create_partitions, drop_partitions
 
 PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' ORDER BY 1"
@@ -46,7 +48,7 @@ async def started_up(client: Client) -> None:
     """Waits until the start has made the partitions that were missing."""
 
     async def done() -> bool:
-        return client.resources.feed_watch.partitions_due > 0
+        return client.resources.feed_watch.partitions_due > monotonic() + PARTITIONS_RETRY_SECONDS
 
     await eventually(done)
 

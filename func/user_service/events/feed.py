@@ -12,9 +12,7 @@ from time import monotonic
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-import asyncpg
-
-from user_service.errors import CursorGone, DatabaseUnavailable
+from user_service.errors import CursorGone
 from user_service.events import distributed_reads
 from user_service.postgres.pool import ReadPool
 from user_service.users.cursors import FeedCursor
@@ -75,11 +73,15 @@ ORDER BY page.position
 
 
 class FeedPage(NamedTuple):
-    """Changes in order, the cursor after them, and the last position of the feed."""
+    """Changes in order, the cursor after them, and the last position of the feed.
+
+    `is_cut`: the change after the last position is not visible yet, which happens on Citus.
+    """
 
     items: list[dict[str, Any]]
     next: FeedCursor
     last_position: int
+    is_cut: bool
 
 
 class Feed:
@@ -90,20 +92,14 @@ class Feed:
         # Sequencers of one process wait here, without a connection.
         self.sequencing = Lock()
 
-    async def fetch(self, statement: str, *arguments: object) -> Sequence[Any]:
-        try:
-            return await self.pool.fetch(statement, *arguments)
-        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
-            raise DatabaseUnavailable("The database is not migrated yet; run `user-service migrate`.") from None
-
     async def sequence(self) -> int:
         """Gives positions to committed changes that have none, for a second at most; returns the last position."""
         async with self.sequencing:
             deadline = monotonic() + SEQUENCING_SECONDS
-            ((position, is_pending),) = await self.fetch(PEEK)
+            ((position, is_pending),) = await self.pool.fetch(PEEK)
             while is_pending and monotonic() < deadline:
-                await self.fetch(SEQUENCE)
-                ((position, is_pending),) = await self.fetch(PEEK)
+                await self.pool.fetch(SEQUENCE)
+                ((position, is_pending),) = await self.pool.fetch(PEEK)
         last: int = position
         return last
 
@@ -126,22 +122,22 @@ class Feed:
                 cursor = FeedCursor(scanned_to, await self.find_change_id(scanned_to))
         elif found:
             cursor = FeedCursor(found[-1]["position"], found[-1]["id"])
-        return FeedPage(items, cursor, state["last_position"])
+        return FeedPage(items, cursor, state["last_position"], state.get("is_cut", False))
 
     async def read_rows(
         self, start: int | None, scanned: int, limit: int, change_type: str | None
     ) -> Sequence[Mapping[str, Any]]:
         if await self.pool.is_distributed():
-            return await distributed_reads.read_feed(start, scanned, limit, change_type, self.fetch)
-        rows: Sequence[Mapping[str, Any]] = await self.fetch(READ, start, scanned, limit, change_type)
+            return await distributed_reads.read_feed(start, scanned, limit, change_type, self.pool.fetch)
+        rows: Sequence[Mapping[str, Any]] = await self.pool.fetch(READ, start, scanned, limit, change_type)
         return rows
 
     async def find_change_id(self, position: int) -> UUID:
         """The id of the change at a position. Raises CursorGone."""
         if await self.pool.is_distributed():
-            rows: Sequence[Any] = await distributed_reads.find_change_id(position, self.fetch)
+            rows: Sequence[Any] = await distributed_reads.find_change_id(position, self.pool.fetch)
         else:
-            rows = await self.fetch(CHANGE_ID, position)
+            rows = await self.pool.fetch(CHANGE_ID, position)
         if not rows:
             raise CursorGone
         change_id: UUID = rows[0][0]

@@ -19,6 +19,7 @@ PAUSE_SECONDS: Final = 0.25
 SHORT_PAUSE_SECONDS: Final = 0.02
 RETRY_SECONDS: Final = 1.0
 PARTITIONS_SECONDS: Final = 24 * 3600.0
+PARTITIONS_RETRY_SECONDS: Final = 60.0
 MAX_WAITERS: Final = 100
 
 
@@ -71,15 +72,19 @@ class FeedWatch:
         finally:
             self.waiters -= 1
 
+    async def wait_for_visibility(self, *, seconds: float) -> None:
+        """Waits for a change that has a position and is not visible yet: until it is worth another look."""
+        await self.wait_beyond(self.position, seconds=min(seconds, POLL_SECONDS))
+
     async def run(self) -> None:
         """Runs until it is cancelled: after each commit of this process, and at intervals while a reader waits."""
         while True:
             self.woken.clear()
             succeeded = False
             try:
-                await self.keep_partitions()
                 self.advance(await self.feed.sequence())
                 succeeded = True
+                await self.keep_partitions()
             except DatabaseUnavailable:
                 pass
             except Exception:
@@ -102,11 +107,12 @@ class FeedWatch:
             self.moved = asyncio.Event()
 
     async def keep_partitions(self) -> None:
-        """Makes missing partitions at the start and once a day."""
+        """Makes missing partitions at the start and once a day; after a failure it tries again in a minute."""
         if monotonic() < self.partitions_due:
             return
+        self.partitions_due = monotonic() + PARTITIONS_RETRY_SECONDS
         try:
-            await create_partitions(self.feed.fetch)
+            await create_partitions(self.feed.pool.fetch)
         except DatabaseUnavailable as error:
             if not isinstance(error.__cause__, asyncpg.InsufficientPrivilegeError):
                 raise

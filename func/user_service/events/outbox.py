@@ -39,22 +39,19 @@ UPDATE outbox_partitions p SET owner = $1, leased_until = clock_timestamp() + $2
 FROM due WHERE p.partition = due.partition
 RETURNING p.partition, p.failures
 """  # noqa: S608
-# A change that is no longer in the change log counts as expired.
-READ: Final = f"""
-SELECT o.seq, o.seq = (SELECT min(f.seq) FROM outbox f WHERE f.partition = $1), o.refusals,
-  o.user_id, o.version, c.event_id, c.type, c.status, c.changed, c.actor, c.traceparent,
-  coalesce(c.changed_at, to_timestamp(0))
-FROM (
-  SELECT o.seq, o.user_id, o.version, o.changed_at, o.refusals FROM outbox o WHERE o.partition = $1 AND {NOT_WAITING}
-  ORDER BY o.seq LIMIT {BATCH_CHANGES}
-) o LEFT JOIN user_changes c ON c.user_id = o.user_id AND c.version = o.version AND c.changed_at = o.changed_at
-ORDER BY o.seq
-"""  # noqa: S608
-# The same without the changes.
+# Without the changes, which are read by a second statement where they are distributed.
 PENDING: Final = f"""
 SELECT o.seq, o.seq = (SELECT min(f.seq) FROM outbox f WHERE f.partition = $1) AS is_oldest, o.refusals,
   o.user_id, o.version, o.changed_at
 FROM outbox o WHERE o.partition = $1 AND {NOT_WAITING} ORDER BY o.seq LIMIT {BATCH_CHANGES}
+"""  # noqa: S608
+# A change that is no longer in the change log counts as expired.
+READ: Final = f"""
+SELECT o.seq, o.is_oldest, o.refusals, o.user_id, o.version,
+  c.event_id, c.type, c.status, c.changed, c.actor, c.traceparent, coalesce(c.changed_at, to_timestamp(0))
+FROM ({PENDING}) o
+LEFT JOIN user_changes c ON c.user_id = o.user_id AND c.version = o.version AND c.changed_at = o.changed_at
+ORDER BY o.seq
 """  # noqa: S608
 SETTLE: Final = """
 WITH gone AS (DELETE FROM outbox WHERE partition = $1 AND seq = ANY ($3::bigint[])),
@@ -76,13 +73,13 @@ WITH refused AS (UPDATE outbox SET retry_at = NULL WHERE retry_at IS NOT NULL)
 UPDATE outbox_partitions SET retry_at = NULL WHERE retry_at IS NOT NULL
 """
 BACKLOG: Final = f"""
-SELECT coalesce(sum(p.pending), 0)::bigint,
-  coalesce(extract(epoch FROM clock_timestamp() - min(p.oldest)), 0)::float8
-FROM outbox_partitions l CROSS JOIN LATERAL (
+SELECT coalesce(sum(counted.pending), 0)::bigint,
+  coalesce(extract(epoch FROM clock_timestamp() - min(counted.oldest)), 0)::float8
+FROM outbox_partitions p CROSS JOIN LATERAL (
   SELECT count(*) AS pending, min(w.changed_at) AS oldest FROM (
-    SELECT o.changed_at FROM outbox o WHERE o.partition = l.partition ORDER BY o.seq LIMIT {COUNTED_PER_PARTITION}
+    SELECT o.changed_at FROM outbox o WHERE o.partition = p.partition ORDER BY o.seq LIMIT {COUNTED_PER_PARTITION}
   ) w
-) p
+) counted
 """  # noqa: S608
 
 

@@ -41,7 +41,7 @@ class FeedChangeRead(BaseModel):
 
 
 class FeedPageRead(BaseModel):
-    """Changes in order. `next_cursor` is there even when there are none; it is then the one of the request."""
+    """Changes in order. `next_cursor` is there even when there are none; at the end it is the one of the request."""
 
     items: list[FeedChangeRead]
     next_cursor: str
@@ -87,16 +87,19 @@ async def read_page(
         if page.items or monotonic() >= deadline or resources.feed_watch.stopping:
             return page
         if page.next.position == page.last_position:
-            await wait_for_change(request, page.last_position, seconds=deadline - monotonic())
+            await wait_for_change(request, page, seconds=deadline - monotonic())
 
 
-async def wait_for_change(request: Request, position: int, *, seconds: float) -> None:
-    """Waits for a position after this one. The request counts neither as in flight nor as slow meanwhile."""
+async def wait_for_change(request: Request, page: FeedPage, *, seconds: float) -> None:
+    """Waits for a change after a page. The request counts neither as in flight nor as slow meanwhile."""
     resources, context, since = get_resources(request), request_context(request), monotonic()
     requests = resources.metrics.requests
     requests.in_flight -= 1
     try:
-        await resources.feed_watch.wait_beyond(position, seconds=seconds)
+        if page.is_cut:
+            await resources.feed_watch.wait_for_visibility(seconds=seconds)
+        else:
+            await resources.feed_watch.wait_beyond(page.last_position, seconds=seconds)
     finally:
         requests.in_flight += 1
         context.leave_out(monotonic() - since)
