@@ -62,7 +62,7 @@ def post(number: int) -> FirstRequest:
 
 
 def ask(port: int, request: FirstRequest) -> tuple[float, bytes]:
-    """Time of the answer's first bytes, and the whole answer; OSError while no process listens."""
+    """Time of the response's first bytes, and the whole response; OSError while no process listens."""
     with socket.create_connection((LOOPBACK, port), timeout=GIVE_UP_SECONDS) as connection:
         connection.sendall(request.content)
         response = connection.recv(65_536)

@@ -5,7 +5,7 @@ from statistics import median, quantiles
 from threading import Thread
 from uuid import uuid4
 
-from benchmarks.batch import SIZE, bodies, other_database
+from benchmarks.batch import SIZE, bodies, other_database, send_all
 from benchmarks.client import Client
 from benchmarks.compare import Comparison
 from benchmarks.errors import BenchmarkError
@@ -109,21 +109,7 @@ def lags(server: Server, seconds: float) -> tuple[list[float], float]:
 
 def measure(bench: Bench, plan: Plan) -> list[Row]:
     with other_database(bench, "feed") as empty, service(empty) as server:
-        with server.client() as client:
-            for body in bodies(plan.feed_changes // SIZE):
-                client.connection.request(
-                    "POST",
-                    "/api/v1/users/batch/create",
-                    body,
-                    {
-                        **client.headers,
-                        "Content-Type": "application/json",
-                    },
-                )
-                response = client.connection.getresponse()
-                response.read()
-                if response.status != 200:
-                    raise BenchmarkError(f"a batch was answered with {response.status}")
+        send_all(server, "create", bodies(plan.feed_changes // SIZE))
         rates = [followed_per_second(server, plan.feed_changes) for _ in range(plan.batch_rounds)]
         waits, changes = lags(server, plan.feed_seconds)
     p50, p99 = median(waits), quantiles(waits, n=100)[98]

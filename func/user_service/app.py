@@ -80,13 +80,13 @@ class Application:
             partial(load_api, resources, self.fast_path, self.health, bulkhead or Bulkhead())
         )
         self.started = False
-        self.starting_relay: asyncio.Task[None] | None = None
+        self.starting_background: asyncio.Task[None] | None = None
         self.filling_pool: asyncio.Task[None] | None = None
         # Whether a lifespan was answered with `startup.failed`.
         self.refused = False
 
-    async def start(self, *, relay: bool = True) -> None:
-        """Connects and begins to load the API; with `relay`, events are relayed in the background.
+    async def start(self, *, background: bool = True) -> None:
+        """Connects and begins to load the API; with `background`, the feed's task and the relay run.
 
         Raises ConfigurationError.
         """
@@ -95,8 +95,8 @@ class Application:
         self.api.start()
         self.started = True
         self.filling_pool = asyncio.create_task(self.fill_pool())
-        if relay:
-            self.starting_relay = asyncio.create_task(self.start_relay())
+        if background:
+            self.starting_background = asyncio.create_task(self.start_background())
 
     async def fill_pool(self) -> None:
         """Opens a few connections for changes once the API is loaded. They are opened on demand where this fails."""
@@ -105,10 +105,10 @@ class Application:
             with suppress(DatabaseUnavailable):
                 await self.resources.services.database.fill_pool()
 
-    async def start_relay(self) -> None:
-        """Starts the relay once the API is loaded: requests take priority over events."""
+    async def start_background(self) -> None:
+        """Starts the feed's task and the relay once the API is loaded: requests take priority over events."""
         await self.api.get_if_started()
-        await self.resources.start_relay()
+        await self.resources.start_background()
 
     async def stop(self) -> None:
         """Closes what `start` opened."""
@@ -116,7 +116,7 @@ class Application:
         await self.wait_for_requests()
         self.rotation.stop()
         await self.api.get_if_started()
-        if tasks := [task for task in (self.starting_relay, self.filling_pool) if task is not None]:
+        if tasks := [task for task in (self.starting_background, self.filling_pool) if task is not None]:
             # `wait` does not raise when a task was cancelled, so that the rest is closed.
             await asyncio.wait(tasks)
         await self.resources.close()

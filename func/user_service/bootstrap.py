@@ -233,7 +233,7 @@ class Resources:
             self.metrics,
             connector=self.pool.connector,
             size=self.settings.postgres_max_connections - self.pool.size,
-            after_change=self.wake_relay,
+            after_change=self.note_commit,
             traced=self.tracing.sql if self.tracing is not None else untraced,
         )
         self.exit_stack.push_async_callback(database.close)
@@ -255,8 +255,8 @@ class Resources:
             self.exit_stack.push_async_callback(self.relay.stop)
         return self.relay
 
-    async def start_relay(self) -> None:
-        """Starts the feed's task, and the relay where a sink is set, in the background; logs why it can't."""
+    async def start_background(self) -> None:
+        """Starts the feed's task, and the relay where a sink is set; logs why it can't."""
         self.feed_watch.start()
         try:
             relay = await self.open_relay()
@@ -266,7 +266,7 @@ class Resources:
         if relay is not None:
             relay.start()
 
-    def wake_relay(self) -> None:
+    def note_commit(self) -> None:
         """Tells the feed's task, and the relay if there is one, that a change was committed."""
         self.committed = True
         self.feed_watch.wake()

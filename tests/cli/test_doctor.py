@@ -63,6 +63,19 @@ def test_doctor_says_to_migrate(run: RunCommand, empty_database_url: str) -> Non
     assert "run `user-service migrate`" in failures(text)["migrations"]
 
 
+def test_doctor_says_why_the_migrations_are_not_checked(
+    run: RunCommand, database_url: str, postgres: PostgresServer
+) -> None:
+    postgres.execute("CREATE ROLE stranger LOGIN")
+    try:
+        status, text = run("doctor", DATABASE_URL=database_url.replace("postgres@", "stranger@", 1))
+    finally:
+        postgres.execute("DROP ROLE stranger")
+
+    assert status == 1
+    assert "make it the owner of the database" in failures(text)["migrations"]
+
+
 def test_doctor_says_to_migrate_what_was_taken_back(run: RunCommand, database_url: str) -> None:
     downgrade(database_url, "base")
 

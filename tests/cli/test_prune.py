@@ -156,7 +156,9 @@ def test_a_database_that_is_not_migrated_or_away_is_said_to_be(empty_database_ur
     away = command(tmp_path, "prune", DATABASE_URL="postgresql://127.0.0.1:1/users")
 
     assert (bare.returncode, away.returncode) == (1, 1)
+    # One remedy, not two.
     assert "user-service migrate" in bare.stderr
+    assert "user-service doctor" not in bare.stderr
     assert "user-service doctor" in away.stderr
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from support.application import Client
 from support.process import ServiceProcess
 from support.settings import API_KEY
 from user_service.errors import ServiceError
@@ -53,9 +54,11 @@ async def test_the_document_is_complete(shared_client: httpx.AsyncClient) -> Non
     document = (await shared_client.get("/openapi.json")).json()
 
     assert document["openapi"].startswith("3.1")
+    described = {tag["name"] for tag in document["tags"]}
     for path, methods in document["paths"].items():
         for operation in methods.values():
             assert operation["summary"]
+            assert set(operation["tags"]) <= described
             assert operation["description"], path
             responses = operation["responses"]
             assert any(status.startswith("2") for status in responses)
@@ -66,6 +69,18 @@ async def test_the_document_is_complete(shared_client: httpx.AsyncClient) -> Non
             for status, response in responses.items():
                 if status >= "400" and not path.startswith("/api/health"):
                     assert list(response["content"]) == ["application/problem+json"]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/users", "/api/v1/users/{user_id}", "/api/v1/users/changes"])
+async def test_the_document_has_the_headers_of_a_read(
+    shared_client: httpx.AsyncClient, client: Client, path: str
+) -> None:
+    document = (await shared_client.get("/openapi.json")).json()
+    response = await client.get(path.replace("{user_id}", (await client.make())[-36:]))
+
+    documented = document["paths"][path]["get"]["responses"]["200"]["headers"].keys()
+    assert response.status_code == 200
+    assert {"cache-control", "etag", "link"} & response.headers.keys() <= {name.lower() for name in documented}
 
 
 @pytest.mark.parametrize("schema", ["UserUpdate", "UserUpsert", "OwnUpdate"])

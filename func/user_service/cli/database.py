@@ -3,12 +3,16 @@
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from typing import Final
 
-from user_service.errors import CommandFailed, ConfigurationError, DatabaseUnavailable
+from user_service.errors import CommandFailed, ConfigurationError, DatabaseUnavailable, Unavailable
 from user_service.observability.metrics import Metrics
 from user_service.postgres import migrations
+from user_service.postgres.failures import NOT_MIGRATED
 from user_service.postgres.pool import ReadPool
 from user_service.settings import Settings
+
+HINT: Final = "Run `user-service doctor` for the reason."
 
 
 @contextmanager
@@ -36,12 +40,17 @@ def open_database(environ: Mapping[str, str]) -> Iterator[Settings]:
 
 
 @asynccontextmanager
-async def open_pool(settings: Settings, *, hint: str) -> AsyncIterator[ReadPool]:
+async def open_pool(settings: Settings, *, hint: str = HINT) -> AsyncIterator[ReadPool]:
     """One connection. Turns DatabaseUnavailable into CommandFailed, whose message ends with `hint`."""
     pool = ReadPool(settings, Metrics(), size=1)
     try:
         yield pool
     except DatabaseUnavailable as error:
-        raise CommandFailed(f"{error.detail.removesuffix('.')}. {hint}") from None
+        raise CommandFailed(describe_failure(error, hint=hint)) from None
     finally:
         await pool.close()
+
+
+def describe_failure(error: Unavailable, *, hint: str = HINT) -> str:
+    """What an error says, and the hint, unless the error has its remedy."""
+    return error.detail if error.detail == NOT_MIGRATED else f"{error.detail.removesuffix('.')}. {hint}"

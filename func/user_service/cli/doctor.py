@@ -143,8 +143,8 @@ async def check_migrations(pool: ReadPool) -> Finding:
     try:
         present = await pool.fetch("SELECT to_regclass('alembic_version') IS NOT NULL")
         revisions = await pool.fetch("SELECT version_num FROM alembic_version") if present[0][0] else []
-    except DatabaseUnavailable:
-        return False, "not checked: the database does not respond"
+    except DatabaseUnavailable as error:
+        return False, f"not checked: {error.detail}"
     revision = revisions[0][0] if revisions else ""
     if revision == head:
         return True, f"at {head}"

@@ -4,13 +4,12 @@ import asyncio
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from user_service.cli.http_client import PIECE_BYTES, ServiceClient, open_client
 from user_service.cli.progress import open_progress
 from user_service.errors import ConfigurationError
-
-MEDIA_TYPES: Final = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
+from user_service.values.media_types import USER_FILES
 
 
 def run(
@@ -49,7 +48,7 @@ def run(
 async def write_users(client: ServiceClient, query: str, file_format: str, file: BinaryIO) -> int:
     """Writes the export to a file; returns the number of users: that of lines, without the header of CSV."""
     count = -1 if file_format == "csv" else 0
-    headers = {"Accept": MEDIA_TYPES[file_format]}
+    headers = {"Accept": USER_FILES[file_format]}
     with open_progress(sys.stderr) as progress:
         async with client.request("GET", f"/export{query}", headers=headers) as response:
             async for piece in response.content.iter_chunked(PIECE_BYTES):

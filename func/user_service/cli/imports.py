@@ -21,9 +21,9 @@ from user_service.cli.http_client import PIECE_BYTES, RequestRefused, ServiceCli
 from user_service.cli.import_summary import ImportSummary, print_summary
 from user_service.cli.progress import Progress, open_progress
 from user_service.errors import EXIT_FAILED, ConfigurationError
+from user_service.values.media_types import USER_FILES
 
 FORMATS: Final = {".csv": "csv", ".tsv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson"}
-CONTENT_TYPES: Final = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 WORKBOOKS: Final = frozenset({".xlsx", ".xls", ".ods"})
 OUTCOMES: Final = ("created", "updated", "skipped", "failed")
 MAX_FAILURES: Final = 10_000
@@ -92,7 +92,7 @@ def run(environ: Mapping[str, str], *, url: str | None, api_key: str | None, **o
 async def send_file(
     client: ServiceClient, command: ImportCommand, file_format: str, key: str, progress: Progress, lines: int
 ) -> ImportSummary:
-    headers = {"Content-Type": CONTENT_TYPES[file_format], "Idempotency-Key": key}
+    headers = {"Content-Type": USER_FILES[file_format], "Idempotency-Key": key}
     watching = asyncio.create_task(watch(client, key, progress, lines)) if progress.is_shown else None
     try:
         pieces = read_pieces(command.file)

@@ -38,5 +38,5 @@ def distribute_tables(url: str) -> None:
 
 
 async def make_partitions(settings: Settings) -> None:
-    async with open_pool(settings, hint="Run `user-service doctor` for the reason.") as pool:
+    async with open_pool(settings) as pool:
         await create_partitions(pool.fetch)

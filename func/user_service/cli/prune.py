@@ -3,31 +3,24 @@
 import asyncio
 from collections.abc import Mapping
 
-import asyncpg
-
 from user_service.bootstrap import Resources
-from user_service.cli.database import open_database, open_pool
+from user_service.cli.database import describe_failure, open_database, open_pool
 from user_service.errors import CommandFailed, Unavailable
 from user_service.postgres import retention
 from user_service.settings import Settings
 
-HINT = "Run `user-service doctor` for the reason."
-
 
 def run(environ: Mapping[str, str]) -> int:
     """Prints how many rows were removed. Raises ConfigurationError, CommandFailed."""
-    try:
-        with open_database(environ) as settings:
-            removed = asyncio.run(remove_rows(settings))
-    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
-        raise CommandFailed("The database is not migrated yet; run `user-service migrate`.") from None
+    with open_database(environ) as settings:
+        removed = asyncio.run(remove_rows(settings))
     print("removed " + ", ".join(f"{count} {name}" for name, count in removed.items()))
     return 0
 
 
 async def remove_rows(settings: Settings) -> dict[str, int]:
     removed = {"deleted users": await purge_users(settings)} if settings.deleted_retention_days else {}
-    async with open_pool(settings, hint=HINT) as pool:
+    async with open_pool(settings) as pool:
         return removed | await retention.prune(pool.fetch, audit_days=settings.audit_retention_days)
 
 
@@ -45,6 +38,6 @@ async def purge_users(settings: Settings) -> int:
             actor_names=resources.actor_names,
         )
     except Unavailable as error:
-        raise CommandFailed(f"{error.detail.removesuffix('.')}. {HINT}") from None
+        raise CommandFailed(describe_failure(error)) from None
     finally:
         await resources.close()

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from user_service.bootstrap import Resources
-from user_service.cli.database import open_database
+from user_service.cli.database import describe_failure, open_database
 from user_service.errors import ConfigurationError, DatabaseUnavailable
 from user_service.observability.logging import set_up_logs
 from user_service.postgres.partitions import create_partitions
@@ -26,7 +26,7 @@ async def relay_events(resources: Resources, *, watch: bool) -> int:
     try:
         return await (relay_until_stopped if watch else relay_once)(resources)
     except DatabaseUnavailable as error:
-        sys.stderr.write(f"{error.detail} Run `user-service doctor` for the reason.\n")
+        sys.stderr.write(f"{describe_failure(error)}\n")
         return 1
     finally:
         await resources.close()
@@ -50,12 +50,11 @@ async def relay_until_stopped(resources: Resources) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     await resources.open()
-    relay = await resources.open_relay()
-    assert relay is not None
+    # Raises ConfigurationError, which a start in the background only logs.
+    await resources.open_relay()
     rotation = SecretRotation(resources, None)
     rotation.start()
-    resources.feed_watch.start()
-    relay.start()
+    await resources.start_background()
     await stopped.wait()
     rotation.stop()
     return 0

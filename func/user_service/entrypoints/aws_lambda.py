@@ -42,7 +42,7 @@ class Environment:
     def __init__(self, settings: Settings) -> None:
         self.loop = asyncio.new_event_loop()
         self.application: Application = create_app(settings)
-        self.loop.run_until_complete(self.application.start(relay=False))
+        self.loop.run_until_complete(self.application.start(background=False))
         # Mangum uses the current loop, here and in each request.
         asyncio.set_event_loop(self.loop)
         self.adapter = Mangum(self.serve, lifespan="off", text_mime_types=TEXT_TYPES)

@@ -1,4 +1,4 @@
-"""Tables distributed over the servers of a Citus cluster. docs/adr/0014-citus.md has the reasons.
+"""Tables distributed over the servers of a Citus cluster. docs/adr/0016-citus.md has the reasons.
 
 1. Users are on the server that the hash of their id names, with their terms and their change log. Identifiers are
    distributed by their index. All other tables stay on the coordinator.

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Executable
@@ -15,7 +15,6 @@ from user_service.postgres.statements import prepare
 NO_VALUES: Final[Mapping[str, object]] = {}
 
 Row = Any  # asyncpg.Record: a tuple whose fields have names.
-T = TypeVar("T")
 
 
 class Rows(Sequence[Row]):

@@ -4,6 +4,8 @@ import re
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+# Of the files of users that are imported and exported, by the name of the format.
+USER_FILES: Final = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 PARAMETER: Final = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;"]*)')
 ESCAPED: Final = re.compile(r"\\(.)")
 # US-ASCII is a part of UTF-8.

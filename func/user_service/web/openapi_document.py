@@ -20,6 +20,7 @@ DESCRIPTION: Final = """The user directory of a microservice backend.
 TAGS: Final = {
     "users": "One user, and the list",
     "batches": "Up to 1,000 users in one request",
+    "changes": "The feed of all committed changes",
     "imports": "Files of users of any length, and the export of all users",
     "privacy": "What is stored about one person, and its erasure",
     "events": "Batches as CloudEvents",
@@ -53,6 +54,7 @@ HEADERS: Final = {
     "RateLimit": header("What is left of the quota", '"default";r=63;t=12'),
 }
 WITH_ETAG: Final = "#/components/schemas/UserRead"
+UNCACHED: Final = "#/components/schemas/FeedPageRead"
 WITH_LINK: Final = ("#/components/schemas/UserPage", "#/components/schemas/ChangePage")
 
 
@@ -141,6 +143,8 @@ def response_headers(status: str, response: dict[str, Any], *, has_key: bool, is
         found += ["ETag", "Cache-Control"]
     if schema in WITH_LINK:
         found += ["Link", "Cache-Control"]
+    if schema == UNCACHED:
+        found.append("Cache-Control")
     if status == "201" or (status == "202" and schema is not None):
         found.append("Location")
     if has_key and status < "300":

@@ -5,7 +5,7 @@ from typing import Final
 
 import anyio
 from fastapi.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 CLOSE_SECONDS: Final = 2.0
 
@@ -17,15 +17,30 @@ class ClosingResponse(StreamingResponse):
     """
 
     def __init__(
-        self, content: AsyncGenerator[bytes], *, media_type: str, headers: dict[str, str] | None = None
+        self,
+        content: AsyncGenerator[bytes],
+        *,
+        first: bytes = b"",
+        media_type: str,
+        headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(content, 200, headers, media_type)
-        self.content = content
+        """`first`: what was taken from the content already."""
+        joined = self.join(first, content)
+        super().__init__(joined, 200, headers, media_type)
+        self.generators = joined, content
 
-    async def stream_response(self, send: Send) -> None:
+    @staticmethod
+    async def join(first: bytes, content: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+        if first:
+            yield first
+        async for piece in content:
+            yield piece
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().stream_response(send)
+            await super().__call__(scope, receive, send)
         finally:
-            # The request may have been cancelled already.
+            # The request may have been cancelled already, even before the response began.
             with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-                await self.content.aclose()
+                for generator in self.generators:
+                    await generator.aclose()

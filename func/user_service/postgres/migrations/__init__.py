@@ -20,6 +20,10 @@ CONNECT_SECONDS: Final = 10.0
 LOCK_SECONDS: Final = 3
 LOCK_PAUSE_SECONDS: Final = 2.0
 LOCK_ATTEMPTS: Final = 12
+# A migration takes as long as it needs, whatever timeouts the role has for the service behind a pooler.
+LIFT_TIMEOUTS: Final = tuple(
+    f"SET LOCAL {name} = 0" for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+)
 
 
 def upgrade(url: str, revision: str = "head", *, lock_attempts: int = LOCK_ATTEMPTS) -> None:

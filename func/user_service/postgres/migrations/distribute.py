@@ -7,7 +7,7 @@ from asyncpg import Connection
 from user_service.errors import CommandFailed
 from user_service.postgres.connector import connect_once
 from user_service.postgres.distribution import DATABASE_SETTINGS, DISTRIBUTE, DISTRIBUTED, HAS_CITUS, Distribution
-from user_service.postgres.migrations import CONNECT_SECONDS
+from user_service.postgres.migrations import CONNECT_SECONDS, LIFT_TIMEOUTS
 
 NO_CITUS: Final = (
     "The database has no extension citus. Run `CREATE EXTENSION citus` in it on each server, and "
@@ -37,9 +37,9 @@ async def distribute(url: str) -> bool:
     return True
 
 
-async def distribute_tables(connection: "Connection") -> None:
-    for timeout in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-        await connection.execute(f"SET LOCAL {timeout} = 0")
+async def distribute_tables(connection: Connection) -> None:
+    for statement in LIFT_TIMEOUTS:
+        await connection.execute(statement)
     database = await connection.fetchval("SELECT quote_ident(current_database())")
     for name, value in DATABASE_SETTINGS:
         await connection.execute(f"ALTER DATABASE {database} SET {name} = '{value}'")

@@ -7,16 +7,15 @@ from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from user_service.postgres.connector import connect_once
-from user_service.postgres.migrations import CONNECT_SECONDS, LOCK_SECONDS
+from user_service.postgres.migrations import CONNECT_SECONDS, LIFT_TIMEOUTS, LOCK_SECONDS
 from user_service.postgres.tables import metadata
 
 MIGRATION_LOCK = 7_265_001
 
 
 def migrate(connection: Connection) -> None:
-    # A migration takes as long as it needs, whatever timeouts the role has for the service behind a pooler.
-    for timeout in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-        connection.execute(text(f"SET LOCAL {timeout} = 0"))
+    for statement in LIFT_TIMEOUTS:
+        connection.execute(text(statement))
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     # After the advisory lock: another migration may take longer than a table may be waited for.
     connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))

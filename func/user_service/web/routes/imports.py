@@ -16,6 +16,7 @@ from user_service.users.exports import EXPORT_FORMATS
 from user_service.users.imports.parsers import RecordParser, make_parser
 from user_service.users.imports.records import NumberedRecord
 from user_service.users.imports.runner import Import, ImportOptions, ImportRunner
+from user_service.values.media_types import USER_FILES
 from user_service.web.dependencies import (
     conditions_without_etag,
     get_database,
@@ -32,8 +33,8 @@ from user_service.web.responses import render_problem
 from user_service.web.routing import OPEN_QUERY, StrictRoute, check_content_type, make_router
 from user_service.web.streams import ClosingResponse
 
-NDJSON: Final = "application/x-ndjson"
-CSV: Final = "text/csv"
+NDJSON: Final = USER_FILES["ndjson"]
+CSV: Final = USER_FILES["csv"]
 FORMATS_BY_MEDIA_TYPE: Final = {
     NDJSON: "ndjson",
     "application/ndjson": "ndjson",
@@ -75,12 +76,9 @@ class ImportList(BaseModel):
     items: list[ImportRead]
 
 
-IMPORT_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in (NDJSON, CSV)},
-    }
-}
+NDJSON_CONTENT: Final[dict[str, Any]] = {NDJSON: {"schema": {"type": "string", "format": "binary"}}}
+FILE_CONTENT: Final[dict[str, Any]] = {**NDJSON_CONTENT, CSV: NDJSON_CONTENT[NDJSON]}
+IMPORT_BODY: Final[dict[str, Any]] = {"requestBody": {"required": True, "content": FILE_CONTENT}}
 STOPPED: Final[dict[str, Any]] = {
     "title": "ImportStopped",
     "description": "The problem that stopped an import, and the import as it was then; at least its id.",
@@ -110,11 +108,8 @@ STOPPED_PROBLEMS: Final[Responses] = {
     }
     for status in (409, 422, 503)
 }
-NDJSON_RESPONSE: Final[Responses] = {200: {"content": {NDJSON: {"schema": {"type": "string", "format": "binary"}}}}}
-
-EXPORT_RESPONSE: Final[Responses] = {
-    200: {"content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in (NDJSON, CSV)}}
-}
+NDJSON_RESPONSE: Final[Responses] = {200: {"content": NDJSON_CONTENT}}
+EXPORT_RESPONSE: Final[Responses] = {200: {"content": FILE_CONTENT}}
 
 
 async def lift_deadline(request: Request) -> None:

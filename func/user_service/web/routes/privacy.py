@@ -1,7 +1,6 @@
 """`/api/v1/users/{user_id}/audit`, `/export` and `/erase`: access to personal data, and its erasure."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -68,13 +67,11 @@ class ImportStarted(BaseModel):
 
 
 class BlindIndexesRead(BaseModel):
-    """Keyed hashes of the person's data: whether the person has an e-mail address; the number of those of addresses,
-    the username and the external id that the person holds; and of those that a search finds.
-    """
+    """What is stored as keyed hashes of the person's data."""
 
-    email: bool
-    identifiers: int
-    search_terms: int
+    email: bool = Field(description="Whether the person has an e-mail address")
+    identifiers: int = Field(description="The number of addresses, usernames and external ids that the person holds")
+    search_terms: int = Field(description="The number of hashes by which a search finds the person")
 
 
 class ActorRead(BaseModel):
@@ -139,15 +136,8 @@ async def export_user(request: Request, user_id: UserId) -> Response:
     # Raises UserNotFound before the response starts.
     first = await anext(pieces)
     request_context(request).rows = 1
-
-    async def whole() -> AsyncGenerator[bytes]:
-        async with aclosing(pieces):
-            yield first
-            async for piece in pieces:
-                yield piece
-
     headers = {"Content-Disposition": f'attachment; filename="user-{user_id}.json"', "Cache-Control": "no-store"}
-    return ClosingResponse(whole(), media_type="application/json", headers=headers)
+    return ClosingResponse(pieces, first=first, media_type="application/json", headers=headers)
 
 
 @router.post(
