@@ -7,7 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from support.strategies import ASCII_ADDRESS, LABEL, LOCAL
-from user_service.values.emails import MAX_LENGTH, email_key, normalise_email
+from user_service.values.case_folding import email_key
+from user_service.values.emails import MAX_LENGTH, normalise_email
 
 WIDE_LABEL = st.text(st.characters(categories=["Ll", "Lo", "Mn"]), min_size=1, max_size=8)
 WIDE_LOCAL = st.text(st.characters(categories=["L", "N", "M"]), min_size=1, max_size=12)

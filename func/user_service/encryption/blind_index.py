@@ -16,7 +16,7 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from user_service.values.case_folding import fold_case
+from user_service.values.case_folding import email_key, fold_case
 from user_service.values.name_words import split_words
 
 # The kinds of identifiers: e-mail addresses and aliases, usernames, external ids.
@@ -71,7 +71,7 @@ class BlindIndex:
 
     def email(self, email: str) -> bytes:
         """The 16-byte index of a normalised e-mail address."""
-        return self.emails.digest(fold_case(email).encode())[:INDEX_BYTES]
+        return self.emails.digest(email_key(email).encode())[:INDEX_BYTES]
 
     def username(self, username: str) -> bytes:
         """The 16-byte index of a username, in any case."""

@@ -14,7 +14,7 @@ from user_service.events.inbox import InboxEntry
 from user_service.events.types import BATCH_OPERATIONS, PING
 from user_service.idempotency.stored_responses import Links
 from user_service.observability.metrics import Metrics
-from user_service.users.batch.bodies import MAX_ITEMS, Batch, FindBatch
+from user_service.users.batch.bodies import Batch, FindBatch, check_size
 from user_service.users.batch.operations import parse_batch
 from user_service.users.batch.results import BatchResponse
 from user_service.users.batch.runner import BatchRunner
@@ -128,9 +128,8 @@ def parse_body(event: Incoming, pointer: str) -> Body:
     except ValidationFailed as error:
         faults = [fault._replace(pointer=f"{pointer}/data{fault.pointer}") for fault in error.errors]
         raise InvalidEvent("The event's data is not the body of a batch.", errors=faults) from None
-    if event.size > MAX_ITEMS:
-        detail = f"A batch has {MAX_ITEMS:,} items or keys at most; this one has {event.size:,}. Send several batches."
-        raise PayloadTooLarge(detail, errors=[FieldError(f"{pointer}/data", "too_large", "has too many items")])
+    fault = FieldError(f"{pointer}/data", "too_large", "has too many items")
+    check_size(event.size, of="items or keys", errors=[fault])
     return body
 
 

@@ -1,8 +1,8 @@
 """Responses that are stored encrypted and sent again when the same request or event comes again.
 
 A stored response is linked to the users that it is about in two ways: `traceparent` leads to the changes that its
-transaction made; `mentions` holds the ids of users that it names without a change, and keyed hashes of the e-mail
-addresses and external ids that matched no user. So a batch that changes a thousand users stores no link to each.
+transaction made; `mentions` holds the ids of users that it names without a change, and keyed hashes of the identifiers
+that matched no user. So a batch that changes a thousand users stores no link to each.
 """
 
 import hashlib

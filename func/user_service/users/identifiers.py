@@ -2,7 +2,9 @@
 
 1. A living user holds its e-mail address and aliases, which are of one kind, its username and its external id.
 2. What users ask for is inserted first, in the order of the primary key. PostgreSQL decides which of several
-   transactions gets an identifier, and since all ask in one order, no two wait for each other.
+   transactions gets an identifier. Those that ask once do not wait for each other, since all ask in one order. A create
+   with `on_conflict=update` asks for the new users, then for what it changes in those that are there: where two of
+   these wait for each other, PostgreSQL ends one, and it is run again.
 3. A user that does not get all that it asks for is refused, and gives back what it got.
 4. An identifier that one user of a set gives up and another one asks for is passed on by an update, so that users can
    exchange theirs in one batch. When the one is refused, it keeps the identifier, and the other is refused too.

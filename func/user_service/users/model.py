@@ -49,10 +49,6 @@ class User:
         """Whether this is a tombstone, which has no e-mail address."""
         return not self.email
 
-    @property
-    def names(self) -> tuple[str | None, str | None, str | None]:
-        return self.given_name, self.family_name, self.display_name
-
     def to_json(self) -> bytes:
         """The API's representation, UTF-8."""
         return orjson.dumps(

@@ -79,7 +79,6 @@ INSERT_CHANGES: Final = text(
     " VALUES (:at, CAST(:ids AS uuid[]), CAST(:versions AS integer[])))"
     " INSERT INTO outbox (partition, user_id, version, changed_at)"
     " SELECT get_byte(uuid_send(user_id), 15) % CAST(:partitions AS integer), user_id, version, changed_at FROM logged"
-    " ORDER BY version"
 )
 QUEUE_CHANGES: Final = text(
     "INSERT INTO feed_queue (changed_at, user_ids, versions)"

@@ -13,7 +13,7 @@ from user_service.errors import FieldError, InvalidTransition, ValidationFailed
 from user_service.users.model import DELETED, User
 from user_service.users.schemas import ImportedUser, UserCreate, UserUpdate
 from user_service.users.validation import check_addresses, check_metadata, check_preferences
-from user_service.values.emails import email_key
+from user_service.values.case_folding import email_key
 from user_service.values.ids import id_time, new_id, new_id_at
 
 Rule = Callable[[User, datetime], User]

@@ -39,7 +39,7 @@ from user_service.users.version_conditions import Condition
 from user_service.values.ids import parse_canonical_id
 
 UPSERT_ATTEMPTS = 5
-HOLDER_CHANGED = "Another user had this e-mail address or external_id a moment ago; try again."
+HOLDER_CHANGED = "Another user had this id, external_id or e-mail address a moment ago; try again."
 
 
 @dataclass(slots=True)

@@ -122,7 +122,7 @@ class UserDatabase:
             yield UserSearch(session, self.cipher, self.index)
 
     async def page(self, query: SearchQuery) -> SearchPage:
-        """A page of users. One that names an e-mail address or external id is read from the primary.
+        """A page of users. One that names an identifier is read from the primary.
 
         Raises DatabaseUnavailable, Contended.
         """

@@ -12,7 +12,8 @@ import orjson
 from pydantic import ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic_core import PydanticCustomError
 
-from user_service.values.emails import email_key, normalise_domain, normalise_email
+from user_service.values.case_folding import email_key
+from user_service.values.emails import normalise_domain, normalise_email
 from user_service.values.ids import EPOCH, MILLISECOND, id_milliseconds, id_time, parse_id
 from user_service.values.timestamps import parse_rfc3339
 from user_service.values.timezones import zones

@@ -1,14 +1,12 @@
 """E-mail addresses: the form that is stored, and the key by which addresses are compared.
 
 The stored form is trimmed, NFC, with the domain in lower-case IDNA 2008 A-labels; the case of the local part stays.
-Two addresses are the same if their keys are: NFKC case-folded local part, then the domain (RFC 5321, 5891, 6531).
+Two addresses are the same if their `email_key` is: NFKC case-folded local part, then the domain (RFC 5321, 5891, 6531).
 """
 
 import re
 import unicodedata
 from typing import Final
-
-from user_service.values.case_folding import fold_case
 
 MAX_LENGTH: Final = 254
 MAX_LOCAL_BYTES: Final = 64
@@ -89,8 +87,3 @@ def encode_joined_domain(domain: str) -> str | None:
         return idna.encode(shown).decode() if JOINERS.search(shown) and not shown.endswith(".") else None
     except UnicodeError:
         return None
-
-
-def email_key(email: str) -> str:
-    """The key of an address, equal for all spellings of it; takes the output of `normalise_email`."""
-    return fold_case(email)

@@ -1,10 +1,12 @@
 """The bodies of batches. The items are validated one by one, by `BatchRunner`, so that an invalid one fails alone."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import BeforeValidator, Field, SkipValidation
 
+from user_service.errors import FieldError, PayloadTooLarge
 from user_service.users.schemas import Body, ImportedUser, UserCreate, UserUpdate, with_example
 from user_service.users.validation import check_id
 
@@ -45,6 +47,13 @@ class UserItem(Body):
     ref: Ref | None = None
     id: Id
     if_version: Version | None = None
+
+
+def check_size(count: int, *, of: str = "items", errors: Sequence[FieldError] = ()) -> None:
+    """Raises PayloadTooLarge, with `errors`, for more than `MAX_ITEMS`."""
+    if count > MAX_ITEMS:
+        detail = f"A batch has {MAX_ITEMS:,} {of} at most; this one has {count:,}. Send several batches."
+        raise PayloadTooLarge(detail, errors=errors)
 
 
 class Batch(Body):

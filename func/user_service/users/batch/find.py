@@ -7,8 +7,7 @@ from uuid import UUID
 import orjson
 
 from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, encode_text
-from user_service.errors import PayloadTooLarge
-from user_service.users.batch.bodies import MAX_ITEMS, FindBatch
+from user_service.users.batch.bodies import FindBatch, check_size
 from user_service.users.batch.results import BatchResponse
 from user_service.users.privacy.mentions import index_email, index_username, mention_keys
 from user_service.users.reader import UserReader
@@ -34,10 +33,7 @@ async def find(body: FindBatch, reader: UserReader, index: BlindIndex, *, fresh:
 
     Raises PayloadTooLarge, DatabaseUnavailable, and DecryptionError for a user whose encryption key is gone.
     """
-    if body.size > MAX_ITEMS:
-        raise PayloadTooLarge(
-            f"A batch has {MAX_ITEMS:,} keys at most; this one has {body.size:,}. Send several batches."
-        )
+    check_size(body.size, of="keys")
     ids = [parse_id(text) for text in body.ids]
     indexes: dict[int, Sequence[bytes | None]] = {
         EMAIL: [index_email(text, index) for text in body.emails],

@@ -10,11 +10,11 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from user_service.errors import DuplicateInBatch, PayloadTooLarge, ServiceError, ValidationFailed
+from user_service.errors import DuplicateInBatch, ServiceError, ValidationFailed
 from user_service.idempotency.requests import TransactionHook
 from user_service.idempotency.stored_responses import Links
 from user_service.observability.jobs import JobLog
-from user_service.users.batch.bodies import MAX_ITEMS, Batch, CreateBatch, FindBatch
+from user_service.users.batch.bodies import Batch, CreateBatch, FindBatch, check_size
 from user_service.users.batch.find import FindResponse, find
 from user_service.users.batch.operations import IMPORT, WRITE_OPERATIONS, ParsedBatch, WriteOperation, document_errors
 from user_service.users.batch.results import (
@@ -170,12 +170,6 @@ def make_result(index: int, ref: str | None, outcome: Outcome, parsed: ParsedBat
     # A user that a dry run creates will not exist, so its id is not shown.
     user_id = None if parsed.batch.dry_run and outcome.status == "created" else str(user.id)
     return {"index": index, "ref": ref, "status": outcome.status, "id": user_id, "version": user.version}
-
-
-def check_size(count: int) -> None:
-    """Raises PayloadTooLarge."""
-    if count > MAX_ITEMS:
-        raise PayloadTooLarge(f"A batch has {MAX_ITEMS:,} items at most; this one has {count:,}. Send several batches.")
 
 
 async def parse_items(schema: type[Item], documents: Sequence[object]) -> list[Item | ItemResult]:
