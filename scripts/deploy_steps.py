@@ -4,6 +4,7 @@ A step returns what it has to say, or raises StepFailed with the reason.
 """
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -24,6 +25,9 @@ GENERATED_KEYS: dict[str, Callable[[], str]] = {
     "ENCRYPTION_KEY": lambda: "k1:" + base64.b64encode(secrets.token_bytes(32)).decode(),
     "INTERNAL_API_KEY": lambda: secrets.token_hex(32),
 }
+# The Secret with the key of the smoke test, which only reads where this script creates Secrets: in production.
+SMOKE_TEST_SECRET = "user-service-smoke-test"
+SMOKE_TEST_SCOPES = ["users:read"]
 
 
 def run_kubectl_step(deployment: Deployment, *arguments: str) -> str:
@@ -111,14 +115,41 @@ def create_secret(deployment: Deployment, name: str) -> str:
             generated.append(f"generated {key}; keep a copy apart from the backups (docs/backup-and-recovery.md)")
         if fault := find_secret_fault(key, value):
             raise StepFailed(f"the service would refuse the Secret {name}: {fault}")
-        (folder / key).touch(mode=0o600)
-        (folder / key).write_bytes(value.encode())
+        write_private(folder / key, value)
+    api_keys = os.environ.get("API_KEYS") or make_smoke_test_key(deployment)
+    if fault := find_secret_fault("API_KEYS", api_keys):
+        raise StepFailed(f"the service would refuse the Secret {name}: {fault}")
+    write_private(folder / "API_KEYS", api_keys)
     output = succeed(deployment.kubectl("create", "secret", "generic", name, f"--from-file={folder}"))
     deployment.created_secret = name
-    for key in SECRET_KEYS:
-        (folder / key).unlink()
+    for file in folder.iterdir():
+        file.unlink()
     folder.rmdir()
     return "\n".join([*generated, output]).rstrip()
+
+
+def make_smoke_test_key(deployment: Deployment) -> str:
+    """API_KEYS with a key that allows what the smoke test does; its Secret has the key, and is created if missing."""
+    key = read_smoke_test_key(deployment)
+    if not key:
+        key = "usk_" + secrets.token_urlsafe(32)
+        file = deployment.work / "API_KEY"
+        write_private(file, key)
+        succeed(deployment.kubectl("create", "secret", "generic", SMOKE_TEST_SECRET, f"--from-file={file}"))
+        file.unlink()
+    sha256 = hashlib.sha256(key.encode()).hexdigest()
+    return json.dumps([{"name": "smoke-test", "sha256": sha256, "scopes": SMOKE_TEST_SCOPES}])
+
+
+def read_smoke_test_key(deployment: Deployment) -> str:
+    """The smoke test's own key; empty where it has none."""
+    own = deployment.kubectl("get", "secret", SMOKE_TEST_SECRET, "--output", "jsonpath={.data.API_KEY}")
+    return base64.b64decode(own.stdout).decode() if own.returncode == 0 else ""
+
+
+def write_private(file: Path, text: str) -> None:
+    file.touch(mode=0o600)
+    file.write_bytes(text.encode())
 
 
 def smoke_test(deployment: Deployment) -> str:
@@ -132,19 +163,23 @@ def smoke_test(deployment: Deployment) -> str:
         options += ["--host", f"user-service.{NAMESPACE}.svc.cluster.local"]
     if deployment.overlay == "production":
         options += ["--read-only"]
-    environment = os.environ | {"INTERNAL_API_KEY": read_api_key(deployment)}
+    environment = os.environ | {"USER_SERVICE_API_KEY": read_api_key(deployment)}
     with forward_port(deployment, namespace, f"service/{service}", port) as address:
         command = (sys.executable, "scripts/smoke_test.py", "--address", address, *options)
         return succeed(run(*command, env=environment))
 
 
 def read_api_key(deployment: Deployment) -> str:
+    """The smoke test's own key; a key of INTERNAL_API_KEY where it has none."""
+    if own := read_smoke_test_key(deployment):
+        return own
     encoded = deployment.kubectl(
         "get", "secret", "microservices-secrets", "--output", "jsonpath={.data.INTERNAL_API_KEY}"
     )
     if encoded.returncode:
         raise StepFailed(f"the API key could not be read: {encoded.stderr.strip()}")
-    return base64.b64decode(encoded.stdout).decode()
+    # Several are separated by commas.
+    return base64.b64decode(encoded.stdout).decode().partition(",")[0].strip()
 
 
 @contextmanager

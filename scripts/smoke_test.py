@@ -1,7 +1,7 @@
 """Try a running service from outside: health, the refusal of strangers, and a user's way through it.
 
 Standard library only, so that it runs anywhere; called by scripts/smoke-test and scripts/deploy.py. The API key comes
-from INTERNAL_API_KEY. Leaves nothing behind: the user that it creates is purged.
+from USER_SERVICE_API_KEY, else from INTERNAL_API_KEY. Leaves nothing behind: the user that it creates is purged.
 """
 
 import argparse
@@ -95,7 +95,9 @@ def main() -> int:
     parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to wait for readiness")
     parser.add_argument("--read-only", action="store_true", help="create nothing")
     options = parser.parse_args()
-    target = Target(options.address, options.host, os.environ.get("INTERNAL_API_KEY", ""))
+    target = Target(
+        options.address, options.host, os.environ.get("USER_SERVICE_API_KEY") or os.environ.get("INTERNAL_API_KEY", "")
+    )
     try:
         wait_until_ready(target, seconds=options.wait)
         check_reading(target)

@@ -22,7 +22,8 @@ from user_service.errors import (
 )
 from user_service.observability.logging import log, set_up_logs
 from user_service.secret_rotation import SecretFiles, SecretRotation
-from user_service.security.authentication import Authenticator, Principal, refuse_repeated
+from user_service.security.authentication import Authenticator, refuse_repeated
+from user_service.security.principals import Principal
 from user_service.settings import Settings
 from user_service.values.deferred import Deferred
 from user_service.web.api_loader import load_api

@@ -29,8 +29,10 @@ from user_service.observability.request_stats import RequestStats
 from user_service.observability.tracing import Traced, open_tracing, untraced
 from user_service.postgres.clock import DatabaseClock
 from user_service.postgres.pool import ReadPool, check_session, fast_path_share, read_seconds
-from user_service.security.authentication import NETWORK, Authenticator
+from user_service.security.api_keys import ApiKeys
+from user_service.security.authentication import Authenticator
 from user_service.security.issuers import broker_issuers, user_issuers
+from user_service.security.principals import NETWORK
 from user_service.security.rate_limits import REDIS_BUDGET_SECONDS, Limiter
 from user_service.security.tokens import Tokens
 from user_service.settings import Settings
@@ -92,7 +94,8 @@ class Resources:
         if self.access_log is not None:
             self.exit_stack.callback(self.access_log.flush)
         self.keys: Keyring = load_keys(settings, find_keys=find_keys)
-        self.authenticator, self.event_authenticator = make_authenticators(settings, self.keys)
+        self.api_keys = ApiKeys(load_api_keys(settings), settings.api_keys)
+        self.authenticator, self.event_authenticator = make_authenticators(settings, self.keys, self.api_keys)
         self.clock = DatabaseClock()
         self.pool = ReadPool(
             settings,
@@ -190,9 +193,8 @@ class Resources:
 
     def load_api_keys(self) -> None:
         """Takes the API keys from the settings, and the key of principals' names from the keyring."""
-        api_keys, name_key = load_api_keys(self.settings), self.keys.principal
-        for authenticator in (self.authenticator, self.event_authenticator):
-            authenticator.set_keys(api_keys, name_key=name_key)
+        self.api_keys.replace(load_api_keys(self.settings), self.settings.api_keys)
+        self.authenticator.name_key = self.event_authenticator.name_key = self.keys.principal
 
     def apply_settings(self, settings: Settings) -> None:
         """Continues with settings in which passwords or API keys have changed."""
@@ -331,9 +333,8 @@ def make_cache(settings: Settings, keys: Keyring, metrics: Metrics, *, clock: Da
     return TieredCache(local, redis, connect(settings.redis_url, retries=0))
 
 
-def make_authenticators(settings: Settings, keys: Keyring) -> tuple[Authenticator, Authenticator]:
+def make_authenticators(settings: Settings, keys: Keyring, api_keys: ApiKeys) -> tuple[Authenticator, Authenticator]:
     """The authenticators of the API and of `POST /events`; the second one accepts the broker's tokens too."""
-    api_keys = load_api_keys(settings)
     users, brokers = user_issuers(settings), broker_issuers(settings)
     everyone = NETWORK if settings.events_trust_network else None
     return (

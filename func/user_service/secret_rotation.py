@@ -24,7 +24,14 @@ from user_service.settings import Settings, SettingsSource
 from user_service.values.encryption_keys import parse_encryption_keys
 
 # The settings that are replaced while the service runs, and the variables or files that they come from.
-RELOADED: Final = ("encryption_key", "blind_index_key", "internal_api_key", "database_url", "database_read_url")
+RELOADED: Final = (
+    "encryption_key",
+    "blind_index_key",
+    "internal_api_key",
+    "api_keys",
+    "database_url",
+    "database_read_url",
+)
 POSTGRES_SETTINGS: Final = ("HOST", "PORT", "DB", "USER", "USER_PASSWORD")
 WATCHED: Final = (*(name.upper() for name in RELOADED), *(f"POSTGRES_{name}" for name in POSTGRES_SETTINGS))
 MIN_SECONDS_BETWEEN_SEARCHES: Final = 1.0

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 import orjson
 
 from user_service.errors import ConfigurationError
+from user_service.values.api_keys import NamedKey, parse_api_keys
 from user_service.values.placeholders import find_secret_fault
 
 EXTENSION_NAME: Final = re.compile("[a-z0-9]+")
@@ -200,6 +201,7 @@ class Settings:
     encryption_key: str | None = setting(None, str)
     blind_index_key: str | None = setting(None, str)
     internal_api_key: tuple[str, ...] = setting((), comma_separated)
+    api_keys: tuple[NamedKey, ...] = setting((), parse_api_keys)
     secrets_reload_seconds: int = setting(5, whole_number(1, 300))
     k_sink: str | None = setting(None, url("http", "https"))
     event_sink_url: str | None = setting(None, url("http", "https"))
@@ -346,15 +348,17 @@ def missing_in_production(settings: Settings) -> list[str]:
         faults.append("DATABASE_URL (or POSTGRES_HOST): production needs a PostgreSQL server")
     if settings.encryption_key is None:
         faults.append("ENCRYPTION_KEY: production needs one; make one with `user-service keys new`")
-    if not settings.internal_api_key and not settings.jwt_issuer:
+    if not settings.internal_api_key and not settings.api_keys and not settings.jwt_issuer:
         faults.append(
-            "INTERNAL_API_KEY: production needs at least one, made with `openssl rand -hex 32`, or a JWT_ISSUER"
+            "API_KEYS or INTERNAL_API_KEY: production needs at least one, made with `user-service keys api NAME "
+            "--scopes SCOPES` or `openssl rand -hex 32`, or a JWT_ISSUER"
         )
     secrets = {
         "ENCRYPTION_KEY": settings.encryption_key or "",
         "POSTGRES_USER_PASSWORD": url_password(settings.database_url),
         "REDIS_PASSWORD": url_password(settings.redis_url),
         "INTERNAL_API_KEY": ",".join(settings.internal_api_key),
+        "API_KEYS": ",".join(key.digest.hex() for key in settings.api_keys),
     }
     refused = (find_secret_fault(name, value) for name, value in secrets.items())
     faults += [fault for fault in refused if fault is not None]

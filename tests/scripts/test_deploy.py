@@ -14,8 +14,12 @@ from manifests import renderers
 from support.process import ServiceProcess
 from support.recorded_cluster import KINDS, Cluster
 from support.settings import API_KEY
+from user_service.values.api_keys import hash_key, parse_api_keys
+from user_service.values.placeholders import PUBLISHED_KEYS
 
 IMAGE = "registry.test/team/user-service:1.2.3@sha256:" + "0123456789abcdef" * 4
+
+SEVERAL, OWN, WRONG = (base64.b64encode(key.encode()).decode() for key in (f"{API_KEY},another", API_KEY, "wrong"))
 
 
 @pytest.fixture
@@ -68,10 +72,41 @@ def test_a_missing_secret_is_made_without_showing_it(cluster: Cluster) -> None:
     result = cluster.deploy(*arguments, SECRET_IS_MISSING="1", **passwords)
 
     keys = Path(f"{cluster.calls_file}.secret").read_text().split()
-    assert sorted(keys) == ["ENCRYPTION_KEY", "INTERNAL_API_KEY", "POSTGRES_USER_PASSWORD", "REDIS_PASSWORD"]
+    assert sorted(keys) == [
+        "API_KEYS",
+        "ENCRYPTION_KEY",
+        "INTERNAL_API_KEY",
+        "POSTGRES_USER_PASSWORD",
+        "REDIS_PASSWORD",
+    ]
     assert not any(password in call for call in cluster.calls for password in passwords.values())
     assert not any(password in result.stdout + result.stderr for password in passwords.values())
     assert "generated ENCRYPTION_KEY; keep a copy" in result.stdout
+
+
+def test_a_new_secret_accepts_a_key_for_the_smoke_test_alone(cluster: Cluster) -> None:
+    passwords = {"POSTGRES_USER_PASSWORD": "kDn2-postgres-94x", "REDIS_PASSWORD": "kDn2-redis-94x"}
+    arguments = ("--stack", "fallback", "--overlay", "production", "--image", IMAGE)
+    result = cluster.deploy(*arguments, SECRET_IS_MISSING="1", **passwords)
+
+    key = Path(f"{cluster.calls_file}.smoke_test_key").read_text()
+    (accepted,) = parse_api_keys(Path(f"{cluster.calls_file}.api_keys").read_text())
+    assert (accepted.name, accepted.digest, accepted.scopes) == ("smoke-test", hash_key(key.encode()), {"users:read"})
+    assert key not in result.stdout + result.stderr + " ".join(cluster.calls)
+
+
+def test_api_keys_of_the_environment_are_taken_and_a_published_one_is_not(cluster: Cluster) -> None:
+    passwords = {"POSTGRES_USER_PASSWORD": "kDn2-postgres-94x", "REDIS_PASSWORD": "kDn2-redis-94x"}
+    arguments = ("--stack", "fallback", "--overlay", "production", "--image", IMAGE)
+    published = json.dumps([{"name": "smoke-test", "sha256": min(PUBLISHED_KEYS), "scopes": ["users:read"]}])
+    own = published.replace(min(PUBLISHED_KEYS), "0f" * 32)
+    refused = cluster.deploy(*arguments, SECRET_IS_MISSING="1", API_KEYS=published, **passwords)
+    made_none = not cluster.asked("create", "secret")
+    cluster.deploy(*arguments, SECRET_IS_MISSING="1", API_KEYS=own, **passwords)
+
+    assert made_none
+    assert "a key is published with the manifests" in refused.stderr
+    assert Path(f"{cluster.calls_file}.api_keys").read_text() == own
 
 
 @pytest.mark.parametrize("value", ["", "changeme"])
@@ -125,13 +160,14 @@ def test_a_service_that_fails_the_smoke_test_is_rolled_back(cluster: Cluster) ->
     assert all(cluster.asked(*step.replace("rendered.yaml", "").split()) for step in kubectl_steps)
 
 
+@pytest.mark.parametrize("keys", [{"API_KEY": SEVERAL}, {"API_KEY": WRONG, "SMOKE_TEST_KEY": OWN}], ids=len)
 @pytest.mark.parametrize("overlay", ["dev", "production"])
 @pytest.mark.parametrize("stack", ["knative", "fallback"])
 def test_a_deployment_ends_with_the_smoke_test(
-    cluster: Cluster, service_process: ServiceProcess, stack: str, overlay: str
+    cluster: Cluster, service_process: ServiceProcess, stack: str, overlay: str, keys: dict[str, str]
 ) -> None:
     port = service_process.url.rpartition(":")[2]
-    recorded = {"FORWARDED": port, "API_KEY": base64.b64encode(API_KEY.encode()).decode(), "SMOKE_SECONDS": "10"}
+    recorded = {"FORWARDED": port, "SMOKE_SECONDS": "10", **keys}
     arguments = ("--stack", stack, "--overlay", overlay, "--image", IMAGE)
     result = cluster.deploy(*arguments, KNATIVE_GATEWAY="istio-system/gateway", **recorded)
 

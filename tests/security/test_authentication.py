@@ -11,7 +11,8 @@ from support.application import running
 from support.settings import API_KEY, make_settings
 from user_service.bootstrap import Resources
 from user_service.errors import Unauthenticated
-from user_service.security.authentication import Authenticator, api_key_principal
+from user_service.security.api_keys import internal_key
+from user_service.security.authentication import Authenticator
 
 OLD, NEW = "the-key-that-goes-4c1d", "the-key-that-comes-9e2b"
 
@@ -36,7 +37,7 @@ def key_headers(key: str) -> list[dict[bytes, bytes]]:
 def test_each_key_opens_in_both_headers(authenticator: Authenticator, key: str) -> None:
     names = {find_name(authenticator, headers) for headers in key_headers(key)}
 
-    assert names == {api_key_principal(key).name}
+    assert names == {internal_key(key).principal.name}
 
 
 @pytest.mark.parametrize("key", ["", " ", OLD[:-1], OLD + "x", OLD.upper(), f"{OLD},{NEW}", "ключ", "\x00"])
@@ -67,7 +68,7 @@ def test_every_key_is_compared_in_constant_time_whatever_is_presented(
 
 
 def test_a_name_says_which_key_and_nothing_of_it() -> None:
-    names = {api_key_principal(key).name for key in (OLD, NEW)}
+    names = {internal_key(key).principal.name for key in (OLD, NEW)}
 
     assert len(names) == 2
     assert not any(part in name for name in names for part in ("the", "key-that", "4c1d", "9e2b"))
@@ -89,5 +90,5 @@ async def test_a_rotation_of_api_keys_refuses_no_client_and_shows_in_the_audit_t
     actors = [row["actor"] for row in await connection.fetch("SELECT actor FROM user_changes ORDER BY version")]
     await connection.close()
     assert (before, during, after) == (201, [200, 200], [200, 401])
-    assert actors == [api_key_principal(OLD).name, api_key_principal(NEW).name]
+    assert actors == [internal_key(key).principal.name for key in (OLD, NEW)]
     assert API_KEY not in "".join(actors)

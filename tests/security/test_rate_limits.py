@@ -21,9 +21,10 @@ from support.settings import API_KEY, make_settings
 from support.waiting import PATIENCE_SECONDS
 from user_service.errors import RateLimited
 from user_service.observability.metrics import Metrics
-from user_service.security.authentication import SCOPES, Principal
+from user_service.security.principals import Principal
 from user_service.security.rate_limits import Allowance, Limiter
 from user_service.settings import Settings
+from user_service.values.api_keys import SCOPES
 
 PATIENT = {"rate_limit_budget_seconds": 30.0}
 PRINCIPAL = Principal("jwt", "jwt:0123456789abcdef", frozenset())

@@ -6,7 +6,7 @@ import pytest
 from support.api import USERS, create_user, expect_problem, user_url
 from support.issuer import Issuer
 from support.live_server import LiveServer
-from user_service.security.authentication import SCOPES
+from user_service.values.api_keys import SCOPES
 
 CACHE = "/api/v1/cache"
 # By scope: the requests that need it, with the id of a user in place of `{id}`.

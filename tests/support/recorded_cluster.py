@@ -24,7 +24,10 @@ case "$*" in
   *" apply --filename "*) cp "$5" "$CALLS.applied" ;;
   *api-versions*) printf 'apps/v1\n%s\n' "$SERVES" ;;
   *api-resources*) tr ' ' '\n' <<<"$KINDS" ;;
-  *"create secret"*) ls "${all##*--from-file=}" >"$CALLS.secret" ;;
+  *"create secret generic user-service-smoke-test"*) cp "${all##*--from-file=}" "$CALLS.smoke_test_key" ;;
+  *"create secret"*) cp "${all##*--from-file=}/API_KEYS" "$CALLS.api_keys"
+    ls "${all##*--from-file=}" >"$CALLS.secret" ;;
+  *"get secret user-service-smoke-test"*) printf '%s' "$SMOKE_TEST_KEY" ;;
   *"get secret microservices-secrets --output"*) printf '%s' "$API_KEY" ;;
   *"get secret"*) exit "$SECRET_IS_MISSING" ;;
   *"jsonpath={.spec."*) printf '%s' "$FORMER" ;;
@@ -76,6 +79,7 @@ class Cluster:
             "MORE_MANIFESTS": "",
             "FORWARDED": "9",
             "API_KEY": base64.b64encode(b"key").decode(),
+            "SMOKE_TEST_KEY": "",
             "SMOKE_SECONDS": "0",
             "SECRET_IS_MISSING": "0",
             "MIGRATION": "Complete",

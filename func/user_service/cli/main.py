@@ -55,8 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         "remove what is past its retention: deleted users, changes, replies, responses, imports",
     )
     add(commands, "doctor", "doctor", "check settings, keys, database, migrations and Redis, and print remedies")
-    keys = add(commands, "keys", "keys", "make an encryption key, or show the key of the blind index")
-    keys.add_argument("action", choices=["new", "blind-index"])
+    add_keys(commands)
     again = add(commands, "reencrypt", "reencrypt", "encrypt rows again under the first ENCRYPTION_KEY")
     again.add_argument("--batch-size", type=int, default=1000, metavar="ROWS", help="rows at a time (default: 1000)")
     again.add_argument("--dry-run", action="store_true", help="count the rows by key, and change nothing")
@@ -80,6 +79,22 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--url", help="the service (default: http://localhost:PORT)")
         command.add_argument("--api-key", help="its API key (default: USER_SERVICE_API_KEY)")
     return parser
+
+
+def add_keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    keys = add(commands, "keys", "keys", "make an encryption key or an API key, or show the key of the blind index")
+    actions = keys.add_subparsers(required=True, metavar="ACTION")
+    for action, summary in (("new", "make an encryption key"), ("blind-index", "show the key of the blind index")):
+        add(actions, action, "keys", summary).set_defaults(action=action)
+    api = add(actions, "api", "api_keys", "make an API key with a name and scopes; list the keys without a name")
+    api.add_argument("name", nargs="?", help="of the client, such as billing; it is the actor in the audit trail")
+    api.add_argument("--scopes", help="what it may do, such as users:read,users:write")
+    api.add_argument(
+        "--expires", metavar="WHEN", help="days as 90d, a date, or a time in RFC 3339 format (default: never)"
+    )
+    api.add_argument(
+        "--file", type=Path, help="add it to this file, as API_KEYS_FILE names it (default: print API_KEYS)"
+    )
 
 
 def add(

@@ -1,60 +1,34 @@
 """Authentication of requests by API key or token.
 
-A key is compared with every API key in constant time, so that the time does not depend on the keys. A request is
-refused before any user is looked up, so that a refusal does not depend on users either.
+The time of a comparison does not depend on the keys (see `ApiKeys`). A request is refused before any user is looked up,
+so that a refusal does not depend on users either.
 """
 
-import hashlib
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from user_service.errors import Forbidden, Unauthenticated
+from user_service.errors import Unauthenticated
+from user_service.security.api_keys import ApiKeys
 from user_service.security.issuers import VerifiedToken
+from user_service.security.principals import Principal
 from user_service.security.tokens import Tokens
+from user_service.values.api_keys import SCOPES
 
-SCOPES: Final = frozenset(
-    {"users:read", "users:write", "users:delete", "users:purge", "users:erase", "cache:manage", "events:write"}
-)
 CREDENTIALS: Final = (b"authorization", b"x-api-key")
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """An authenticated caller. `name` is written to the audit trail: it holds neither a key nor personal data.
-
-    `subject` is the `sub` of a token, which may be personal: it is used to find the user of `/users/me` only.
-    """
-
-    kind: str
-    name: str
-    scopes: frozenset[str]
-    subject: str | None = field(default=None, repr=False)
-
-    def require(self, scope: str) -> None:
-        """Raises Forbidden when the principal lacks the scope."""
-        if scope not in self.scopes:
-            raise Forbidden(f"This request needs the scope {scope}.")
-
-
-NETWORK: Final = Principal("network", "network", frozenset({"events:write"}))
 
 
 class Authenticator:
     """Finds the principal of a request. With `everyone`, that is the principal of every request."""
 
     def __init__(
-        self, api_keys: Sequence[str], tokens: Tokens, *, name_key: bytes, everyone: Principal | None = None
+        self, api_keys: ApiKeys, tokens: Tokens, *, name_key: bytes, everyone: Principal | None = None
     ) -> None:
+        self.api_keys = api_keys
         self.tokens = tokens
-        self.everyone = everyone
-        self.set_keys(api_keys, name_key=name_key)
-
-    def set_keys(self, api_keys: Sequence[str], *, name_key: bytes) -> None:
-        """Accepts these API keys from the next request on, and names subjects under `name_key`."""
-        self.principals = [(key.encode(), api_key_principal(key)) for key in api_keys]
+        # The names of tokens' subjects are made under this key.
         self.name_key = name_key
+        self.everyone = everyone
 
     def find(self, headers: Mapping[bytes, bytes]) -> Principal | None:
         """The principal of a request's headers, whose names are in lower case; None for a token to be verified.
@@ -64,10 +38,7 @@ class Authenticator:
         if self.everyone is not None:
             return self.everyone
         credential = read_credential(headers)
-        found = None
-        for key, principal in self.principals:
-            if hmac.compare_digest(key, credential):
-                found = principal
+        found = self.api_keys.find(credential)
         if found is None and (verified := self.tokens.get_cached(credential)) is not None:
             found = self.token_principal(verified)
         if found is None and credential.count(b".") != 2:
@@ -114,8 +85,3 @@ def read_credential(headers: Mapping[bytes, bytes]) -> bytes:
 def bearer_token(authorization: bytes) -> bytes:
     scheme, _, token = authorization.partition(b" ")
     return token.strip() if scheme.lower() == b"bearer" else b""
-
-
-def api_key_principal(key: str) -> Principal:
-    """An API key has all scopes. Its name holds a fingerprint, so that the audit trail tells rotated keys apart."""
-    return Principal("api_key", f"api-key:{hashlib.sha256(key.encode()).hexdigest()[:8]}", SCOPES)

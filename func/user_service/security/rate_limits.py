@@ -18,7 +18,7 @@ from user_service.errors import RateLimited
 from user_service.observability.metrics import Metrics
 from user_service.resilience.circuit_breaker import CircuitBreaker
 from user_service.resilience.tls_files import find_unreadable_file
-from user_service.security.authentication import Principal
+from user_service.security.principals import Principal
 from user_service.settings import Settings
 from user_service.values.deferred import Deferred
 

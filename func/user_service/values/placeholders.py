@@ -21,6 +21,8 @@ PLACEHOLDERS: Final = frozenset(
         "development-only",
     }
 )
+# SHA-256 of the API keys that are published with the manifests.
+PUBLISHED_KEYS: Final = frozenset({"7df285257971b63689a73b25e8756e46e4c7428894cacff4bb9415bc0430f4a7"})
 MIN_SECRET_LENGTH: Final = 16
 MIN_CHARACTERS: Final = 6
 
@@ -39,6 +41,8 @@ def find_secret_fault(name: str, value: str) -> str | None:
             f"INTERNAL_API_KEY: a key is a placeholder or shorter than {MIN_SECRET_LENGTH} characters; "
             "make one with `openssl rand -hex 32`"
         )
+    if name == "API_KEYS" and any(digest in value for digest in PUBLISHED_KEYS):
+        return "API_KEYS: a key is published with the manifests; make another one with `user-service keys api`"
     return None
 
 

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from user_service.bootstrap import Resources, Services
 from user_service.errors import Forbidden, Unauthenticated
 from user_service.idempotency.requests import IdempotentRequest
-from user_service.security.authentication import Principal
+from user_service.security.principals import Principal
 from user_service.users.model import User
 from user_service.users.service import UserService
 from user_service.users.unit_of_work import UserDatabase

@@ -28,8 +28,17 @@ TAGS: Final = {
 }
 # app.py checks credentials before FastAPI gets the request.
 SECURITY_SCHEMES: Final[dict[str, Any]] = {
-    "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "A key of `INTERNAL_API_KEY`"},
-    "Bearer": {"type": "http", "scheme": "bearer", "description": "A token (JWT), or a key of `INTERNAL_API_KEY`"},
+    "ApiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "A key of `API_KEYS` or `INTERNAL_API_KEY`",
+    },
+    "Bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token (JWT), or a key of `API_KEYS` or `INTERNAL_API_KEY`",
+    },
 }
 
 

@@ -13,6 +13,7 @@ from user_service.bootstrap import Resources
 from user_service.cache.base import Footprint
 from user_service.observability.metrics import Counter, Histogram
 from user_service.postgres.connections import PoolStats, sum_pools
+from user_service.security.api_keys import ApiKeys
 from user_service.users.unit_of_work import UserDatabase
 
 
@@ -28,6 +29,7 @@ class ServiceCollector(Collector):
             yield counter_metric(family) if isinstance(family, Counter) else histogram_metric(family)
         in_flight = self.resources.metrics.requests.in_flight
         yield GaugeMetricFamily("http_requests_in_flight", "Requests in progress.", in_flight)
+        yield from api_key_gauges(self.resources.api_keys)
         yield GaugeMetricFamily(
             "user_feed_waiters",
             "Requests that wait for a change; not in http_requests_in_flight.",
@@ -47,6 +49,19 @@ class ServiceCollector(Collector):
         )
         build.add_metric([__version__, python_version(), self.resources.settings.serve], 1)
         yield build
+
+
+def api_key_gauges(api_keys: ApiKeys) -> Iterator[Metric]:
+    labels = ["name", "fingerprint"]
+    used = GaugeMetricFamily(
+        "user_api_key_last_use_timestamp_seconds", "When this replica last accepted an API key.", labels=labels
+    )
+    ends = GaugeMetricFamily("user_api_key_expiry_timestamp_seconds", "When an API key expires.", labels=labels)
+    for key in api_keys.all:
+        for family, moment in ((used, key.last_used_at), (ends, key.expires_at)):
+            if moment is not None:
+                family.add_metric([key.name, key.fingerprint], moment)
+    yield from (used, ends)
 
 
 def pool_gauges(total: PoolStats) -> Iterator[Metric]:

@@ -8,7 +8,7 @@ from typing import Final
 from user_service.bootstrap import Resources
 from user_service.observability.trace_context import choose_request_id, continue_trace
 from user_service.observability.tracing import RequestSpan, Tracing
-from user_service.security.authentication import Principal
+from user_service.security.principals import Principal
 from user_service.security.rate_limits import Allowance
 from user_service.users.change_log import Origin
 

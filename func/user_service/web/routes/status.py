@@ -14,6 +14,7 @@ from user_service.errors import SERVER_ERROR, DatabaseUnavailable
 from user_service.observability.metrics import Requests
 from user_service.observability.request_stats import Pace, RequestStats, quantile
 from user_service.postgres.connections import PoolStats, sum_pools
+from user_service.security.api_keys import ApiKey
 from user_service.users.imports.runner import Import, ImportRunner
 from user_service.web.dependencies import get_database, get_parts, get_resources, requires
 from user_service.web.openapi import COMMON_PROBLEMS
@@ -106,6 +107,16 @@ class JobRead(BaseModel):
     ended_at: datetime | None
 
 
+class ApiKeyRead(BaseModel):
+    """An API key that this replica accepts."""
+
+    name: str = Field(description="Its fingerprint for a key of `INTERNAL_API_KEY`")
+    fingerprint: str = Field(description="The first eight digits of its SHA-256", examples=["1f2e3d4c"])
+    scopes: list[str]
+    expires: datetime | None
+    last_used_at: datetime | None = Field(description="By this replica, since its start")
+
+
 class StatusRead(BaseModel):
     """One replica as it is now."""
 
@@ -120,6 +131,7 @@ class StatusRead(BaseModel):
     cache: CacheRead
     database: DatabaseRead
     outbox: OutboxRead
+    api_keys: list[ApiKeyRead] = Field(description="By name")
     jobs: list[JobRead] = Field(description="This replica's batches and all imports, the newest first")
 
 
@@ -141,6 +153,7 @@ async def read_status(request: Request) -> StatusRead:
         cache=await summarise_cache(resources),
         database=summarise_connections(sum_pools([resources.pool.stats, *get_database(request).pool_stats]), resources),
         outbox=await read_outbox(resources),
+        api_keys=sorted(map(convert_key, resources.api_keys.all), key=lambda key: key.name),
         jobs=await list_jobs(resources, parts.services.imports),
     )
 
@@ -214,6 +227,20 @@ def summarise_connections(total: PoolStats, resources: Resources) -> DatabaseRea
 async def read_outbox(resources: Resources) -> OutboxRead:
     await resources.backlog.refresh()
     return OutboxRead(pending=resources.backlog.pending, oldest_seconds=round(resources.backlog.oldest_seconds, 1))
+
+
+def convert_key(key: ApiKey) -> ApiKeyRead:
+    return ApiKeyRead(
+        name=key.name,
+        fingerprint=key.fingerprint,
+        scopes=sorted(key.principal.scopes),
+        expires=to_time(key.expires_at),
+        last_used_at=to_time(key.last_used_at),
+    )
+
+
+def to_time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 async def list_jobs(resources: Resources, imports: ImportRunner) -> list[JobRead]:
