@@ -3,11 +3,12 @@
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
-from user_service.users.model import User
+from user_service.users.model import JSON_OPTIONS, User
 from user_service.users.schemas import UserRead
 
 FIELDS: Final = tuple(UserRead.model_fields)
@@ -18,18 +19,14 @@ class ExportFormat:
     """A format of exports: the head of the file, and how it holds users. `fields` are names of FIELDS, None for all."""
 
     def __init__(self, fields: Sequence[str] | None = None) -> None:
-        self.fields = fields or FIELDS
-        self.is_whole = fields is None
+        self.fields = fields
 
     @property
     def head(self) -> bytes:
         return b""
 
     def encode(self, users: Sequence[User]) -> bytes:
-        if self.is_whole:
-            return b"".join(user.to_json() + b"\n" for user in users)
-        rows = (select_fields(user, self.fields) for user in users)
-        return b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+        return b"".join([user.to_json(self.fields) + b"\n" for user in users])
 
 
 class CsvFormat(ExportFormat):
@@ -38,20 +35,20 @@ class CsvFormat(ExportFormat):
     """
 
     @property
+    def columns(self) -> Sequence[str]:
+        return self.fields or FIELDS
+
+    @property
     def head(self) -> bytes:
-        return encode_rows([self.fields])
+        return encode_rows([self.columns])
 
     def encode(self, users: Sequence[User]) -> bytes:
-        return encode_rows([list(map(cell, select_fields(user, self.fields).values())) for user in users])
+        columns = self.columns
+        documents = map(User.document, users)
+        return encode_rows([[cell(document[name]) for name in columns] for document in documents])
 
 
 EXPORT_FORMATS: Final[Mapping[str, Callable[..., ExportFormat]]] = {"ndjson": ExportFormat, "csv": CsvFormat}
-
-
-def select_fields(user: User, fields: Sequence[str]) -> dict[str, Any]:
-    """These fields of a user's representation, in this order."""
-    document = orjson.loads(user.to_json())
-    return {name: document[name] for name in fields}
 
 
 def cell(value: Any) -> str:
@@ -61,6 +58,8 @@ def cell(value: Any) -> str:
         return BOOLEANS[value]
     if isinstance(value, list):
         return " ".join(value)
+    if isinstance(value, datetime):
+        return orjson.dumps(value, option=JSON_OPTIONS)[1:-1].decode()
     return orjson.dumps(value).decode() if isinstance(value, dict) else str(value)
 
 

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from user_service.errors import FieldError, ValidationFailed
 from user_service.users.cursors import CursorCodec
-from user_service.users.exports import select_fields
 from user_service.users.schemas import Email, EmailDomain, ExternalId, Username, UserRead
 from user_service.users.search import SearchPage, SearchQuery
 from user_service.web.dependencies import get_resources
@@ -149,10 +148,7 @@ def page_response(request: Request, page: SearchPage, fields: Sequence[str] | No
     next_cursor = (
         cursor_codec(request).encode(page.next, query=list_parameters(request)) if page.next is not None else None
     )
-    if fields is None:
-        items = b",".join(user.to_json() for user in page.users)
-    else:
-        items = b",".join(orjson.dumps(select_fields(user, fields)) for user in page.users)
+    items = b",".join([user.to_json(fields) for user in page.users])
     total = b"" if page.total is None else b',"total":%d' % page.total
     body = b'{"items":[' + items + b'],"next_cursor":' + orjson.dumps(next_cursor) + total + b"}"
     return Response(body, 200, page_headers(request, next_cursor), "application/json")
