@@ -12,6 +12,7 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.users import rules
 from user_service.users.binary_copy import encode_identifiers, encode_terms, encode_users
+from user_service.users.change_log import Change
 from user_service.users.column_arrays import INSERTED, attribute_arrays
 from user_service.users.duplicates import find_duplicates
 from user_service.users.encrypted_columns import seal_personal
@@ -86,10 +87,13 @@ class InsertRows:
 
 
 class PreparedUsers:
-    """New users, the duplicates among them, and the rows of the others where they were prepared."""
+    """New users with their first changes, the duplicates among them, and the rows of the others where they were
+    prepared.
+    """
 
-    def __init__(self, users: Sequence[User], wanted: Sequence[list[Identifier]]) -> None:
+    def __init__(self, users: Sequence[User], changes: Sequence[Change], wanted: Sequence[list[Identifier]]) -> None:
         self.users = users
+        self.changes = changes
         self.rows: InsertRows | None = None
         self.duplicates = find_duplicates(users, wanted)
         self.places = [place for place in range(len(users)) if place not in self.duplicates]
@@ -106,18 +110,21 @@ class PreparedUsers:
     def from_bodies(cls, bodies: Sequence[UserCreate], index: BlindIndex) -> Self:
         """Users without rows."""
         users = list(map(rules.new_user, bodies))
-        return cls(users, [identifiers(user, index) for user in users])
+        changes = list(map(rules.first_change, users, bodies))
+        return cls(users, changes, [identifiers(user, index) for user in users])
 
     @classmethod
     async def prepare(cls, bodies: Sequence[UserCreate], cipher: Cipher, index: BlindIndex) -> Self:
         """Does all that needs no transaction, and lets other tasks run in between."""
         users: list[User] = []
+        changes: list[Change] = []
         wanted: list[list[Identifier]] = []
         async for _, some in iterate_slices(bodies):
             new = list(map(rules.new_user, some))
             users += new
+            changes += map(rules.first_change, new, some)
             wanted += [identifiers(user, index) for user in new]
-        prepared = cls(users, wanted)
+        prepared = cls(users, changes, wanted)
         prepared.rows = rows = InsertRows(cipher, index)
         async for _, places in iterate_slices(prepared.places):
             rows.add([users[place] for place in places], [wanted[place] for place in places])

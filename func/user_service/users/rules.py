@@ -10,6 +10,7 @@ import orjson
 from pydantic_core import PydanticCustomError
 
 from user_service.errors import FieldError, InvalidTransition, ValidationFailed
+from user_service.users.change_log import Change
 from user_service.users.model import DELETED, User
 from user_service.users.schemas import ImportedUser, UserCreate, UserUpdate
 from user_service.users.validation import check_addresses, check_metadata, check_preferences
@@ -205,7 +206,9 @@ def canonical_json(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
-def filled_fields(body: UserCreate) -> tuple[str, ...]:
-    """The names of a new user's fields that are not empty, defaults included."""
+def first_change(user: User, body: UserCreate) -> Change:
+    """The change that creates a user: it names the fields that are not empty, defaults included."""
     names = [name for name, value in vars(body).items() if value or (value is not None and value not in EMPTY)]
-    return tuple(names) if UNLOGGED.isdisjoint(names) else tuple([name for name in names if name not in UNLOGGED])
+    if not UNLOGGED.isdisjoint(names):
+        names = [name for name in names if name not in UNLOGGED]
+    return Change(user, "created", tuple(names))

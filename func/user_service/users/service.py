@@ -114,9 +114,9 @@ class UserService:
         errors |= {user_id: IdTaken() for user_id in used}
         await self.log(
             [
-                Change(user, "created", rules.filled_fields(body))
-                for place, (user, body) in enumerate(zip(new, bodies, strict=True))
-                if user.id not in errors and place not in duplicates
+                change
+                for place, change in enumerate(prepared.changes)
+                if change.user.id not in errors and place not in duplicates
             ]
         )
         outcomes = {place: fail_duplicate(first) for place, first in duplicates.items()}
