@@ -183,6 +183,8 @@ class Settings:
     app_env: str = setting("development", choice("development", "production"))
     host: str = setting("0.0.0.0", str)  # noqa: S104 - a container is reached from outside
     port: int = setting(3002, whole_number(0, 65535))
+    # Without a value, the page is served in development only.
+    admin_page: bool | None = setting(None, parse_bool)
     serve: str = setting("all", choice("api", "events", "all"))
     data_dir: Path = setting(Path("~/.local/share/user-service"), Path)
     database_url: str | None = setting(None, primary_url)
@@ -239,6 +241,12 @@ class Settings:
     @property
     def is_production(self) -> bool:
         return self.app_env == "production"
+
+    @property
+    def has_admin_page(self) -> bool:
+        """Whether `/admin` is served, which works through the API of this process."""
+        wanted = not self.is_production if self.admin_page is None else self.admin_page
+        return wanted and self.serve != "events"
 
     @property
     def sink_url(self) -> str | None:

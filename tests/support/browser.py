@@ -29,10 +29,17 @@ class Page:
         self.asked = 0
         self.session: str | None = None
         self.events: list[dict[str, Any]] = []
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self.begin()
+
+    def begin(self) -> None:
+        """Begins anew: a tab that shares nothing with those before it."""
+        self.session = None
+        self.context = self.send("Target.createBrowserContext")["browserContextId"]
+        target = self.send("Target.createTarget", url="about:blank", browserContextId=self.context)["targetId"]
         self.session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
+        self.events.clear()
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         self.asked += 1
@@ -47,6 +54,14 @@ class Page:
                 result: dict[str, Any] = received["result"]
                 return result
             self.events.append(received)
+
+    def send_to_browser(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Sends a command about the browser, not about the page."""
+        session, self.session = self.session, None
+        try:
+            return self.send(method, **parameters)
+        finally:
+            self.session = session
 
     def receive(self) -> dict[str, Any]:
         text = bytearray()

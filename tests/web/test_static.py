@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from user_service.web.static import ASSETS, WebPage, content_hash, load_asset, load_docs_page, load_status_page
+from user_service.web.static.admin import admin_version, load_admin_assets, load_admin_page
 
-pages = pytest.mark.parametrize("load", [load_docs_page, load_status_page])
+pages = pytest.mark.parametrize("load", [load_admin_page, load_docs_page, load_status_page])
 Load = Callable[[], WebPage]
 VOID = {"meta", "link", "input", "br", "hr", "img"}
 
@@ -75,8 +76,9 @@ def test_the_policy_closes_what_the_page_does_not_need(load: Load) -> None:
     assert rules["connect-src"] == ["'self'"]
 
 
-def test_the_script_of_the_status_page_can_write_no_markup() -> None:
-    rules = directives(load_status_page().policy)
+@pytest.mark.parametrize("load", [load_admin_page, load_status_page])
+def test_scripts_of_the_service_can_write_no_markup(load: Load) -> None:
+    rules = directives(load().policy)
 
     assert rules["require-trusted-types-for"] == ["'script'"]
     assert rules["trusted-types"] == ["'none'"]
@@ -128,6 +130,7 @@ def test_every_id_the_script_asks_for_exists_once() -> None:
 
 def test_the_scripts_write_no_markup_and_store_nothing() -> None:
     scripts = Outline(load_status_page().content).inline["script"][0] + load_asset("docs.js").content.decode()
+    scripts += "".join(asset.content.decode() for asset in load_admin_assets().values())
 
     assert (
         re.findall(
@@ -151,14 +154,37 @@ def test_a_page_is_read_and_hashed_once(load: Load) -> None:
     assert load() is load()
 
 
+def test_the_admin_page_links_to_files_that_exist_and_has_no_inline_source() -> None:
+    outline = Outline(load_admin_page().content)
+    linked = [attrs.get("src") or attrs.get("href") or "" for tag, attrs in outline.tags if tag in {"script", "link"}]
+
+    assert outline.inline == {"script": [], "style": []}
+    assert {link.rpartition("/")[2] for link in linked if link.startswith("admin/")} <= load_admin_assets().keys()
+    assert {link.split("/")[1] for link in linked if link.startswith("admin/")} == {admin_version()}
+
+
+def test_the_modules_of_the_admin_page_import_only_files_that_exist() -> None:
+    assets = load_admin_assets()
+
+    imported = {
+        name
+        for asset in assets.values()
+        for name in re.findall(r'(?:from|import) ?\(?"([^"]+)"', asset.content.decode())
+    }
+
+    assert imported
+    assert imported <= {f"./{name}" for name in assets}
+
+
 def test_an_unknown_file_is_refused() -> None:
     with pytest.raises(KeyError):
         load_asset("absent.js")
 
 
-def test_the_status_page_loads_without_a_framework() -> None:
+def test_the_pages_load_without_a_framework() -> None:
     code = (
         "import sys; from user_service.web.static import load_status_page; load_status_page();"
+        "from user_service.web.static.admin import load_admin_page; load_admin_page();"
         "print(sorted({'fastapi', 'fastapi_swagger', 'starlette', 'pydantic', 'sqlalchemy'} & set(sys.modules)))"
     )
 

@@ -13,7 +13,20 @@ from user_service.web.fast_path import FastPath
 from user_service.web.health import Health
 from user_service.web.openapi_document import add_openapi
 from user_service.web.problems import add_problem_handlers
-from user_service.web.routes import batches, cache, changes, docs, events, imports, privacy, probes, status, users
+from user_service.web.routes import (
+    admin,
+    batches,
+    cache,
+    changes,
+    docs,
+    events,
+    imports,
+    privacy,
+    probes,
+    status,
+    users,
+    whoami,
+)
 
 API_ROUTERS: Final = (
     users.router,
@@ -24,6 +37,7 @@ API_ROUTERS: Final = (
     privacy.router,
     cache.router,
     status.router,
+    whoami.router,
 )
 OPEN_ROUTERS: Final = (probes.router, docs.router, status.page_router)
 ROUTERS: Final = {"api": API_ROUTERS, "events": (events.router,), "all": (*API_ROUTERS, events.router)}
@@ -42,6 +56,8 @@ def create_api(resources: Resources, fast_path: FastPath, health: Health, bulkhe
     app.state.parts = ApiParts(resources, services, fast_path, health, bulkhead, exposition)
     # `include_router` would make each route again at the first request, and match each twice from then on.
     routers = [*ROUTERS[resources.settings.serve], *OPEN_ROUTERS]
+    if resources.settings.has_admin_page:
+        routers.append(admin.router)
     if resources.settings.webhook_origins and resources.settings.serve != "api":
         routers.append(events.webhook_router)
     for router in routers:

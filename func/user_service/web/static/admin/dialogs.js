@@ -1,0 +1,50 @@
+/** Modal dialogs. The browser keeps the focus inside, closes them with Escape and gives the focus back. */
+
+import { isStale } from "./api.js";
+import { button, el } from "./dom.js";
+import { failure } from "./notices.js";
+
+let count = 0;
+
+/** Shows a dialog; resolves when it is closed. `build` gets a function that closes it with a result. */
+export function showDialog(title, build, { closable = true } = {}) {
+  return new Promise((resolve) => {
+    const heading = `dialog_${++count}`;
+    const dialog = el("dialog", { "aria-labelledby": heading });
+    let result = null;
+    const close = (value) => { result = value; dialog.close(); };
+    dialog.append(el("h2", { id: heading }, ...[title].flat()), ...[build(close, dialog)].flat());
+    dialog.addEventListener("cancel", (event) => { if (!closable) event.preventDefault(); });
+    dialog.addEventListener("close", () => { dialog.remove(); resolve(result); });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
+/**
+ * Asks, then acts. The dialog stays open while `act` runs, and when it fails, so that it can be tried again.
+ * Resolves to what `act` gave, to the Problem that the user has changed, or to null.
+ */
+export function confirm(title, { text, content = [], label, danger = false, act }) {
+  return showDialog(title, (close, dialog) => {
+    const place = el("div", {});
+    const go = el("button", { class: danger ? "danger" : "primary" }, label);
+    const run = async (event) => {
+      event.preventDefault();
+      go.disabled = true;
+      place.replaceChildren();
+      try {
+        return close(await act(new FormData(form)) ?? true);
+      } catch (error) {
+        if (isStale(error)) return close(error);
+        place.replaceChildren(failure(error));
+        go.disabled = false;
+        return undefined;
+      }
+    };
+    const form = el("form", { autocomplete: "off", onsubmit: run },
+      text && el("p", {}, ...[text].flat()), ...content, place,
+      el("div", { class: "actions" }, button("Cancel", () => dialog.close()), go));
+    return form;
+  });
+}
