@@ -298,7 +298,8 @@ def import_relay() -> "Callable[[Resources], Relay]":
     from user_service.events.sink import open_sink
 
     def make_relay(resources: Resources) -> Relay:
-        return Relay(resources.outbox, open_sink(resources.settings, resources.tracing), resources.metrics)
+        sink = open_sink(resources.settings, resources.tracing, secrets=lambda: resources.settings.event_sink_secret)
+        return Relay(resources.outbox, sink, resources.metrics)
 
     return make_relay
 

@@ -29,6 +29,7 @@ RELOADED: Final = (
     "blind_index_key",
     "internal_api_key",
     "api_keys",
+    "event_sink_secret",
     "database_url",
     "database_read_url",
 )

@@ -16,6 +16,7 @@ import orjson
 from user_service.errors import ConfigurationError
 from user_service.values.api_keys import NamedKey, parse_api_keys
 from user_service.values.placeholders import find_secret_fault
+from user_service.values.signing_secrets import parse_signing_secrets
 
 EXTENSION_NAME: Final = re.compile("[a-z0-9]+")
 # The characters of RFC 3986, at least one.
@@ -207,6 +208,7 @@ class Settings:
     secrets_reload_seconds: int = setting(5, whole_number(1, 300))
     k_sink: str | None = setting(None, url("http", "https"))
     event_sink_url: str | None = setting(None, url("http", "https"))
+    event_sink_secret: tuple[bytes, ...] = setting((), parse_signing_secrets)
     event_source: str = setting("/user-service", uri_reference)
     k_ce_overrides: Mapping[str, str] = field(default_factory=dict, metadata={"parse": cloudevent_overrides})
     k_ca_certs: str | None = setting(None, pem)

@@ -131,12 +131,19 @@ def test_a_sink_with_a_certificate_of_the_cluster_is_trusted_by_k_ca_certs_alone
         ("K_CE_OVERRIDES", '{"extensions": {"name": 7}}'),
         ("K_CA_CERTS", "nonsense"),
         ("EVENT_SOURCE", "staging users"),
+        ("EVENT_SINK_SECRET", "hunter2"),
+        ("EVENT_SINK_SECRET", "whsec_" + "aHVudGVyMg=="),
+        ("EVENT_SINK_SECRET", "whsec_" + "*" * 32),
+        ("EVENT_SINK_SECRET", "whsec_" + "A" * 44),
+        ("EVENT_SINK_SECRET", "whsec_" + "AQIDBAUGBwgJCgsM" * 6),
+        ("EVENT_SINK_SECRET", "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="),
         ("EVENTS_TRUST_NETWORK", "perhaps"),
     ],
 )
 def test_a_wrong_setting_is_named_at_the_start(name: str, value: str) -> None:
-    with pytest.raises(ConfigurationError, match=name):
+    with pytest.raises(ConfigurationError, match=name) as raised:
         Settings.load({name: value})
+    assert name != "EVENT_SINK_SECRET" or value.removeprefix("whsec_") not in str(raised.value)
 
 
 def test_the_overrides_of_a_sink_binding_are_read() -> None:

@@ -1,7 +1,8 @@
-"""The sink of events: an HTTP endpoint that accepts CloudEvents 1.0 in binary mode."""
+"""The sink of events: an HTTP endpoint that accepts CloudEvents 1.0 in binary mode, signed where it has a secret."""
 
 import ssl
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
@@ -11,6 +12,7 @@ from cloudevents.core.bindings.http import HTTPMessage, to_binary_event
 from cloudevents.core.v1.event import CloudEvent
 
 from user_service.errors import ConfigurationError
+from user_service.events.signatures import make_signature_headers
 from user_service.events.types import PendingChange
 from user_service.observability.tracing import Tracing
 from user_service.settings import Settings
@@ -46,9 +48,12 @@ class HttpSink:
         source: str,
         extensions: Mapping[str, str],
         ca_certs: str | None,
+        secrets: Callable[[], Sequence[bytes]],
         tracing: Tracing | None = None,
     ) -> None:
+        """`secrets` gives those that sign the next attempt."""
         self.url = url
+        self.secrets = secrets
         self.source = source
         self.tracing = tracing
         self.extensions = extensions
@@ -67,18 +72,20 @@ class HttpSink:
 
     async def post(self, change: PendingChange) -> tuple[DeliveryOutcome, str]:
         if self.tracing is None:
-            return await self.send(self.make_message(change))
+            return await self.send(self.make_message(change), str(change.event_id))
         with self.tracing.publish(change.type, change.traceparent) as publication:
             # The extension keeps the trace of the change; the header has the span of this attempt.
             message = self.make_message(change, traceparent=publication.traceparent)
-            outcome, reason = await self.send(message)
+            outcome, reason = await self.send(message, str(change.event_id))
             publication.set_outcome(outcome.value, failed=outcome is not DeliveryOutcome.PUBLISHED)
             return outcome, reason
 
-    async def send(self, message: HTTPMessage) -> tuple[DeliveryOutcome, str]:
+    async def send(self, message: HTTPMessage, event_id: str) -> tuple[DeliveryOutcome, str]:
+        signature = make_signature_headers(event_id, message.body, self.secrets(), timestamp=int(time.time()))
+        headers = {**message.headers, **signature}
         try:
             async with self.session.post(
-                self.url, data=message.body, headers=message.headers, allow_redirects=False
+                self.url, data=message.body, headers=headers, allow_redirects=False
             ) as response:
                 return classify(response.status), str(response.status)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -100,13 +107,19 @@ def classify(status: int) -> DeliveryOutcome:
     return DeliveryOutcome.REFUSED if 400 <= status < 500 and status not in RETRIED else DeliveryOutcome.FAILED
 
 
-def open_sink(settings: Settings, tracing: Tracing | None = None) -> HttpSink:
-    """The sink of settings that name one. Raises ConfigurationError when K_CA_CERTS can't be read."""
+def open_sink(
+    settings: Settings, tracing: Tracing | None = None, *, secrets: Callable[[], Sequence[bytes]] | None = None
+) -> HttpSink:
+    """The sink of settings that name one; `secrets` gives those in force where they may change.
+
+    Raises ConfigurationError when K_CA_CERTS can't be read.
+    """
     assert settings.sink_url is not None
     return HttpSink(
         settings.sink_url,
         source=settings.event_source,
         extensions=settings.k_ce_overrides,
         ca_certs=settings.k_ca_certs,
+        secrets=secrets or (lambda: settings.event_sink_secret),
         tracing=tracing,
     )
