@@ -1,6 +1,7 @@
 """Run every check of manifests, Dockerfile, scripts and workflows; called by scripts/check-manifests."""
 
 import argparse
+import functools
 import shutil
 import subprocess
 import sys
@@ -8,9 +9,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import charts
 import custom_resources
 import kubernetes_validate
 import manifest_rules as rules
+import sync_chart
 import yaml
 from manifests import OVERLAYS, ROOT, STACKS, Document, project, render, render_text, renderers
 from placeholders import find_unfilled_lines
@@ -39,11 +42,30 @@ def for_each_overlay(check: Callable[[str], Problems]) -> Problems:
     return [f"{overlay}: {problem}" for overlay in OVERLAYS for problem in check(overlay)]
 
 
-def projected_file(overlay: str, folder: str) -> str:
-    """The overlay as linters are given it: each Knative Service as the Deployment that it becomes."""
-    file = Path(folder) / f"{overlay.replace('/', '-')}.yaml"
-    file.write_text(yaml.safe_dump_all(project(render(overlay))))
-    return str(file)
+@functools.cache
+def sources() -> dict[str, list[Document]]:
+    """What is checked, by name: every overlay, and the chart with each of its value files.
+
+    Without helm, there are only overlays, and check_chart says that it did not run.
+    """
+    overlays = {overlay: render(overlay) for overlay in OVERLAYS}
+    if shutil.which("helm") is None:
+        return overlays
+    return overlays | {f"chart/{values.stem}": charts.render_chart(values) for values in charts.VALUE_FILES}
+
+
+def for_each_source(check: Callable[[list[Document]], Problems]) -> Problems:
+    return [f"{name}: {problem}" for name, documents in sources().items() for problem in check(documents)]
+
+
+def projected_files(folder: str) -> dict[str, str]:
+    """Each source as linters are given it, by its name: a Knative Service as the Deployment that it becomes."""
+    files = {}
+    for name, documents in sources().items():
+        file = Path(folder) / f"{name.replace('/', '-')}.yaml"
+        file.write_text(yaml.safe_dump_all(project(documents)))
+        files[name] = str(file)
+    return files
 
 
 def check_renderers() -> Problems:
@@ -72,9 +94,9 @@ def schema_problems(documents: list[Document], version: str) -> Problems:
 
 
 def check_schemas() -> Problems:
-    return for_each_overlay(
-        lambda overlay: [
-            problem for version in KUBERNETES_VERSIONS for problem in schema_problems(render(overlay), version)
+    return for_each_source(
+        lambda documents: [
+            problem for version in KUBERNETES_VERSIONS for problem in schema_problems(documents, version)
         ]
     )
 
@@ -84,26 +106,23 @@ def check_custom_resources() -> Problems:
     if folder is None:
         raise CheckNotRun("no custom resource definitions; set CRDS to a folder of them")
     checked, found = 0, []
-    for overlay in OVERLAYS:
-        count, problems = custom_resources.problems(render(overlay), folder)
+    for name, documents in sources().items():
+        count, problems = custom_resources.problems(documents, folder)
         checked += count
-        found += [f"{overlay}: {problem}" for problem in problems]
+        found += [f"{name}: {problem}" for problem in problems]
     beside = folder.parent / "tools" / "validate_crds.py"
     if beside.exists():
         with tempfile.TemporaryDirectory() as scratch:
             files = []
-            for overlay in OVERLAYS:
-                files.append(Path(scratch) / f"{overlay.replace('/', '-')}.yaml")
-                files[-1].write_text(render_text(overlay))
+            for name, documents in sources().items():
+                files.append(Path(scratch) / f"{name.replace('/', '-')}.yaml")
+                files[-1].write_text(yaml.safe_dump_all(documents))
             found += run(sys.executable, str(beside), *map(str, files))
     return found if checked else [*found, "no custom resource was checked"]
 
 
 def check_rules() -> Problems:
-    found = []
-    for overlay in OVERLAYS:
-        documents = render(overlay)
-        found += [f"{overlay}: {problem}" for rule in (rules.over_budget, rules.fights) for problem in rule(documents)]
+    found = for_each_source(lambda documents: [*rules.over_budget(documents), *rules.fights(documents)])
     for overlay in ("dev", "production"):
         fallback, knative = (render(f"{folder}/overlays/{overlay}") for folder in STACKS.values())
         found += [f"{overlay}: {problem}" for problem in rules.disagreements(fallback, knative)]
@@ -113,9 +132,24 @@ def check_rules() -> Problems:
     return found
 
 
+def check_chart() -> Problems:
+    """Lint the chart with each value file, and compare it with the overlays, object by object."""
+    tool("helm")
+    found = [f"{path.relative_to(ROOT)} is out of date; run scripts/sync-chart" for path in sync_chart.stale_files()]
+    options = ("--strict", "--kube-version", charts.KUBERNETES)
+    for values in charts.VALUE_FILES:
+        linted = charts.helm("lint", str(charts.CHART), *options, "-f", str(values))
+        found += (linted.stdout + linted.stderr).strip().splitlines() if linted.returncode else []
+    for name, overlay in charts.TWINS.items():
+        problems = charts.compare(charts.CHART / "ci" / f"{name}.yaml", render(overlay))
+        found += [f"{name}: {problem}" for problem in problems]
+    return found
+
+
 def lint_projected(*command: str) -> Problems:
     with tempfile.TemporaryDirectory() as folder:
-        return for_each_overlay(lambda overlay: run(*command, projected_file(overlay, folder)))
+        files = projected_files(folder)
+        return [f"{name}: {problem}" for name, file in files.items() for problem in run(*command, file)]
 
 
 def check_kube_score() -> Problems:
@@ -138,7 +172,7 @@ def check_polaris() -> Problems:
 def check_checkov() -> Problems:
     options = ("--framework=kubernetes", "--quiet", "--compact", "--skip-download", "--file")
     with tempfile.TemporaryDirectory() as folder:
-        return run(tool("checkov"), *options, *(projected_file(overlay, folder) for overlay in OVERLAYS))
+        return run(tool("checkov"), *options, *projected_files(folder).values())
 
 
 def check_hadolint() -> Problems:

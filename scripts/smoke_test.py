@@ -1,7 +1,8 @@
 """Try a running service from outside: health, the refusal of strangers, and a user's way through it.
 
-Standard library only, so that it runs anywhere; called by scripts/smoke-test and scripts/deploy.py. The API key comes
-from USER_SERVICE_API_KEY, else from INTERNAL_API_KEY. Leaves nothing behind: the user that it creates is purged.
+Standard library only, so that it runs anywhere; called by scripts/smoke-test, scripts/deploy.py and `helm test`. The
+API key comes from USER_SERVICE_API_KEY, else from INTERNAL_API_KEY, or from the file that such a variable with _FILE
+names. Leaves nothing behind: the user that it creates is purged.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import urllib.error
 import urllib.request
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -88,6 +90,16 @@ def check_writing(target: Target) -> None:
     expect("and gone", target.ask("GET", path), 404)
 
 
+def read_api_key() -> str:
+    """The first key that is given; empty if none is. Several of one variable, during a rotation, are separated by commas."""
+    for name in ("USER_SERVICE_API_KEY", "INTERNAL_API_KEY"):
+        file = Path(os.environ.get(f"{name}_FILE") or "/nowhere")
+        keys = os.environ.get(name) or (file.read_text(encoding="utf-8") if file.is_file() else "")
+        if keys:
+            return keys.split(",")[0].strip()
+    return ""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--address", required=True, help="for example http://127.0.0.1:3002")
@@ -95,9 +107,7 @@ def main() -> int:
     parser.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="how long to wait for readiness")
     parser.add_argument("--read-only", action="store_true", help="create nothing")
     options = parser.parse_args()
-    target = Target(
-        options.address, options.host, os.environ.get("USER_SERVICE_API_KEY") or os.environ.get("INTERNAL_API_KEY", "")
-    )
+    target = Target(options.address, options.host, read_api_key())
     try:
         wait_until_ready(target, seconds=options.wait)
         check_reading(target)

@@ -18,6 +18,7 @@ LANGUAGES: Final = {"sh", "python", "text", "json", "yaml", "ini", "sql"}
 NOT_RUN: Final = {
     "kubectl": "needs a cluster",
     "kind": "needs Docker and the network",
+    "helm": "needs a cluster",
     "scripts/deploy-k8s.sh": "needs a cluster",
     "scripts/test": "would run this test again",
     "scripts/bench": "loads the machine for minutes; a step of .ci/run",
