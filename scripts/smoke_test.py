@@ -91,7 +91,7 @@ def check_writing(target: Target) -> None:
 
 
 def read_api_key() -> str:
-    """The first key that is given; empty if none is. Several of one variable, during a rotation, are separated by commas."""
+    """The first key that is given, of several that commas separate; empty if none is."""
     for name in ("USER_SERVICE_API_KEY", "INTERNAL_API_KEY"):
         file = Path(os.environ.get(f"{name}_FILE") or "/nowhere")
         keys = os.environ.get(name) or (file.read_text(encoding="utf-8") if file.is_file() else "")
