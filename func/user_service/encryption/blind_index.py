@@ -111,10 +111,12 @@ class BlindIndex:
         """The terms of metadata pairs, in their order."""
         terms = []
         for name, value in metadata.items():
-            length = len(name) + (len(value) if type(value) is str else 0)
-            # 0.0 and -0.0 are equal, but their texts are not.
-            cacheable = type(value) is not float and length <= MAX_CACHED_LENGTH
-            terms.append((self.cached_pair if cacheable else self.hash_pair)(name, value))
+            if type(value) is str:
+                cacheable = len(name) + len(value) <= MAX_CACHED_LENGTH
+            else:
+                # 0.0 and -0.0 are equal, but their texts are not.
+                cacheable = type(value) is not float and len(name) <= MAX_CACHED_LENGTH
+            terms.append(self.cached_pair(name, value) if cacheable else self.hash_pair(name, value))
         return terms
 
     def hash_pair(self, name: str, value: Scalar) -> int:

@@ -14,7 +14,7 @@ from uuid import UUID
 from user_service.users.change_log import Change, Origin
 from user_service.users.identifiers import Identifier
 from user_service.users.model import User
-from user_service.values.ids import new_id
+from user_service.values.ids import new_id_bytes
 
 SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 END: Final = b"\xff\xff"
@@ -136,7 +136,7 @@ def encode_changes(changes: Sequence[Change], origin: Origin, at: datetime) -> b
             rest = cache[group] = b"".join(
                 (*texts, array_field(changed), *source, TIME_FIELD.pack(8, microseconds(at)))
             )
-        rows.append(start(10, 16, user.id.bytes, 4, user.version, 16, new_id().bytes) + rest)
+        rows.append(start(10, 16, user.id.bytes, 4, user.version, 16, new_id_bytes()) + rest)
     return join_rows(rows)
 
 

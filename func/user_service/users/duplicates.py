@@ -1,6 +1,7 @@
 """Duplicates: users of one set that ask for the same identifier. The first of them gets it."""
 
 from collections.abc import Collection, Mapping, Sequence
+from uuid import UUID
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.users.identifiers import Identifier, Move, held
@@ -12,10 +13,10 @@ def find_duplicates(users: Sequence[User], wanted: Sequence[Collection[Identifie
 
     A duplicate holds nothing.
     """
-    holders: dict[Identifier | int, int] = {}
+    holders: dict[Identifier | UUID, int] = {}
     duplicates: dict[int, int] = {}
     for place, (user, keys) in enumerate(zip(users, wanted, strict=True)):
-        user_id = user.id.int
+        user_id = user.id
         first = holders.get(user_id)
         for key in keys:
             if first is None:

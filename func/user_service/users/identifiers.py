@@ -85,7 +85,8 @@ def search_terms(user: User, index: BlindIndex) -> set[int]:
     terms = index.user_terms((user.given_name, user.family_name, user.display_name), user.metadata)
     if user.email:
         terms.add(index.domain(email_domain(user.email)))
-        terms.update(index.domain(email_domain(alias)) for alias in user.aliases or ())
+        for alias in user.aliases or ():
+            terms.add(index.domain(email_domain(alias)))
     if user.deleted_at is not None:
         terms.update(map(unpack_term, identifier_hashes(user, index)))
     return terms

@@ -209,6 +209,6 @@ def canonical_json(value: Any) -> bytes:
 def first_change(user: User, body: UserCreate) -> Change:
     """The change that creates a user: it names the fields that are not empty, defaults included."""
     names = [name for name, value in vars(body).items() if value or (value is not None and value not in EMPTY)]
-    if not UNLOGGED.isdisjoint(names):
+    if isinstance(body, ImportedUser):
         names = [name for name in names if name not in UNLOGGED]
     return Change(user, "created", tuple(names))
