@@ -33,9 +33,9 @@ make_venv() {
   "$python" -m venv --clear "$venv" || fail "Could not make $venv with $python; is the folder writable?"
 }
 
-# What an installation depends on: the lock, the project's own metadata, the interpreter and the place.
+# What an installation depends on: the lock, the metadata of the service and of its client, the interpreter, the place.
 fingerprint() { # fingerprint LOCK
-  "$venv/bin/python" - "$1" "$root/pyproject.toml" <<'PYTHON'
+  "$venv/bin/python" - "$1" "$root/pyproject.toml" "$root/clients/python/pyproject.toml" <<'PYTHON'
 import hashlib, pathlib, sys
 state = hashlib.sha256(f"{sys.version} {sys.prefix}".encode())
 for name in sys.argv[1:]:
@@ -54,7 +54,7 @@ install() { # install NAME
   rm -f "$venv/.installed-$1"
   echo "Installing requirements/$1.txt into .venv; the first time takes a minute." >&2
   pip_install --require-hashes --requirement "$root/requirements/$1.txt"
-  pip_install --no-deps --no-build-isolation --editable "$root"
+  pip_install --no-deps --no-build-isolation --editable "$root" --editable "$root/clients/python"
   fingerprint "$root/requirements/$1.txt" >"$venv/.installed-$1"
 }
 

@@ -1,0 +1,171 @@
+"""Streams of any length: exports and the feed of changes. They go on where a connection was cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from time import monotonic
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import httpx2
+
+from user_service_client.cursors import CursorStore
+from user_service_client.decoding import decode
+from user_service_client.errors import UnexpectedResponse, UserServiceError
+from user_service_client.models import Change, ChangePage, ChangeType, FileFormat, Filters, User
+from user_service_client.runners import Emits, Resource, iteration
+from user_service_client.service import USERS, add_query, filter_parameters
+from user_service_client.steps import (
+    Emit,
+    ReadPiece,
+    Reply,
+    Request,
+    Sleep,
+    Steps,
+    T,
+    connection_failed,
+    exchange,
+    media_type,
+    parse_as,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+MEDIA_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
+WAIT_SECONDS = 20
+FOREVER = float("inf")
+
+
+class StreamMethods(Resource):
+    @iteration
+    def export(self, **filters: Unpack[Filters]) -> Emits[User]:
+        """All users that match the filters, in one stream; if it is cut off, it goes on after the last user."""
+        retry, failures, last_id = self.service.retry, 0, ""
+        deadline = monotonic() + retry.deadline_seconds
+        while True:
+            failure: UserServiceError
+            try:
+                yield from open_export(self, filter_parameters(filters), "ndjson")
+                rest = b""
+                while (piece := (yield ReadPiece())) is not None:
+                    *lines, rest = (rest + piece).split(b"\n")
+                    for user in map(parse_user, lines):
+                        if user.id > last_id:
+                            last_id, failures, deadline = user.id, 0, monotonic() + retry.deadline_seconds
+                            yield Emit(user)
+                if not rest:
+                    return
+                failure = UnexpectedResponse(200, "half a line")
+            except httpx2.RequestError as cause:
+                failure = connection_failed(cause)
+            except UnexpectedResponse as error:
+                failure = error
+            failures += 1
+            pause = retry.pause_seconds(failures, None)
+            if not failure.is_transient or monotonic() + pause > deadline:
+                raise failure
+            yield Sleep(pause)
+            if last_id:
+                # The time of creation is in the id (UUIDv7), by which an export is sorted.
+                filters["created_after"] = creation_time(last_id) - timedelta(milliseconds=1)
+
+    @iteration
+    def export_pieces(
+        self, *, file_format: FileFormat = "ndjson", fields: Sequence[str] = (), **filters: Unpack[Filters]
+    ) -> Emits[bytes]:
+        """A file of NDJSON or CSV, piece by piece. Raises ConnectionFailed if it is cut off: begin again."""
+        parameters = filter_parameters(filters) | ({"fields": ",".join(fields)} if fields else {})
+        yield from open_export(self, parameters, file_format)
+        try:
+            while (piece := (yield ReadPiece())) is not None:
+                yield Emit(piece)
+        except httpx2.RequestError as cause:
+            raise connection_failed(cause) from cause
+
+    @iteration
+    def change_pages(
+        self, *, after: str | None = None, follow: bool = False, change_type: ChangeType | None = None
+    ) -> Emits[ChangePage]:
+        """The feed of changes, for a program that stores each page with its `next_cursor` in one transaction.
+
+        Without `follow`, it ends at the newest change; with it, it waits for the next ones, and once the service has
+        responded, for a service that is away. Raises CursorGone.
+        """
+        return read_changes(self, after, follow, change_type, lambda page: iter([Emit(page)]))
+
+    @iteration
+    def changes(
+        self, *, after: str | CursorStore | None = None, follow: bool = False, change_type: ChangeType | None = None
+    ) -> Emits[Change]:
+        """The changes one by one, as `change_pages`.
+
+        A CursorStore, such as CursorFile, remembers the place. It is saved when all changes of a page were taken, so a
+        program that was ended meets some changes of that page again: the same `user_id` and `version`.
+        """
+        if after is None or isinstance(after, str):
+            return read_changes(self, after, follow, change_type, lambda page: map(Emit, page.items))
+        store = after
+
+        def emit_and_save(page: ChangePage) -> Iterator[Emit[Change]]:
+            yield from map(Emit, page.items)
+            store.save(page.next_cursor)
+
+        return read_changes(self, store.load(), follow, change_type, emit_and_save)
+
+
+def open_export(self: Resource, parameters: Mapping[str, str], file_format: FileFormat) -> Steps[None]:
+    """Opens the stream of an export, whose pieces ReadPiece gives."""
+    media = MEDIA_TYPES[file_format]
+
+    def parse(reply: Reply) -> None:
+        if media_type(reply) != media:
+            raise UnexpectedResponse(reply.status, f"not {media}")
+
+    request = Request("GET", add_query(f"{USERS}/export", parameters), {"Accept": media})
+    service = self.service
+    return exchange(request, parse, service.retry, timeout_seconds=service.timeout_seconds, is_stream=True)
+
+
+def parse_user(line: bytes) -> User:
+    """Raises UnexpectedResponse."""
+    try:
+        return decode(User, json.loads(line))
+    except (ValueError, RecursionError):
+        raise UnexpectedResponse(200, "a line that is no user") from None
+
+
+def creation_time(user_id: str) -> datetime:
+    """The time in a UUIDv7, to the millisecond."""
+    return datetime.fromtimestamp((UUID(user_id).int >> 80) / 1000, timezone.utc)
+
+
+def read_changes(
+    self: Resource,
+    after: str | None,
+    follow: bool,
+    change_type: ChangeType | None,
+    take: Callable[[ChangePage], Iterator[Emit[T]]],
+) -> Emits[T]:
+    """Pages of changes, each taken before the next one is asked for."""
+    service, retry = self.service, self.service.retry
+    parameters = {"limit": "1000", "wait": str(WAIT_SECONDS if follow else 0)}
+    if change_type is not None:
+        parameters["type"] = change_type
+    while True:
+        request = Request(
+            "GET",
+            add_query(f"{USERS}/changes", parameters | ({"after": after} if after is not None else {})),
+            extra_seconds=WAIT_SECONDS if follow else 0,
+        )
+        page = yield from exchange(request, parse_as(ChangePage), retry, timeout_seconds=service.timeout_seconds)
+        yield from take(page)
+        is_end = page.next_cursor == after or not (page.items or change_type)
+        after = page.next_cursor
+        if follow:
+            retry = replace(retry, deadline_seconds=FOREVER)
+        elif is_end:
+            return
