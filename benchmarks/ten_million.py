@@ -9,13 +9,9 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import asyncpg
-from sqlalchemy import Select
-from sqlalchemy.dialects import postgresql
 
 from benchmarks.batch import created_per_second, microseconds, other_database
 from benchmarks.compare import Comparison, alternate
@@ -36,13 +32,6 @@ EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS) "
 KNOWN_EMAIL = "known@example.org"
 BATCHES = 20
 ROUNDS = 5
-
-
-def compile_sql(statement: Select[Any]) -> tuple[str, list[Any]]:
-    """A statement as asyncpg takes it: its text, and its arguments in order."""
-    compiled = statement.compile(dialect=postgresql.asyncpg.dialect())  # type: ignore[no-untyped-call]
-    values: Mapping[str, Any] = compiled.params
-    return str(compiled), [values[name] for name in compiled.positiontup or ()]
 
 
 async def queries(connection: asyncpg.Connection, count: int) -> dict[str, SearchQuery]:
@@ -82,7 +71,7 @@ async def explain(bench: Bench, index: BlindIndex, cipher: Cipher, count: int) -
             middle,
         )
         for label, query in (await queries(connection, count)).items():
-            sql, values = compile_sql(search.statement(query))
+            sql, values = search.statement(query)
             await connection.fetch(EXPLAIN + sql, *values)
             plan = [row[0] for row in await connection.fetch(EXPLAIN + sql, *values)]
             taken = re.search(r"Execution Time: ([\d.]+) ms", plan[-1])

@@ -12,7 +12,6 @@ import asyncpg
 import pytest
 from benchmarks.fill import FIRST_MILLISECOND, fill
 from benchmarks.people import names
-from benchmarks.ten_million import compile_sql
 
 from support.servers import PostgresServer
 from user_service.encryption.blind_index import BlindIndex
@@ -83,7 +82,7 @@ async def test_no_page_reads_a_whole_table(connection: asyncpg.Connection, filte
     whole = {}
     for sort, cursor, deleted in product(SORTS, (None, BEHIND), (False, True)):
         query = replace(FILTERS[filters], sort=sort, cursor=cursor, include_deleted=deleted)
-        sql, values = compile_sql(SEARCH.statement(query))
+        sql, values = SEARCH.statement(query)
         plan = await explain(connection, sql, *values)
         assert any("Index" in node["Node Type"] for node in plan)
         if tables := read_whole(plan):
@@ -99,6 +98,6 @@ async def test_a_table_that_is_read_whole_is_noticed(connection: asyncpg.Connect
 
 
 async def test_what_was_filled_is_what_a_search_finds(connection: asyncpg.Connection) -> None:
-    sql, values = compile_sql(SEARCH.statement(SearchQuery(q=f"{GIVEN} {FAMILY}", metadata={"plan": "team"})))
+    sql, values = SEARCH.statement(SearchQuery(q=f"{GIVEN} {FAMILY}", metadata={"plan": "team"}))
 
     assert f"list-{USERS // 2}" in [row["external_id"] for row in await connection.fetch(sql, *values)]

@@ -10,7 +10,7 @@ from sqlalchemy import Executable
 from user_service.observability.tracing import Traced, untraced
 from user_service.postgres.connector import Connection
 from user_service.postgres.distribution import Distribution
-from user_service.postgres.statements import prepare
+from user_service.postgres.statements import Compiled, prepare
 
 NO_VALUES: Final[Mapping[str, object]] = {}
 
@@ -91,14 +91,14 @@ class Session:
         self.traced = traced
         self.savepoints = 0
 
-    async def execute(self, statement: Executable, values: Mapping[str, object] = NO_VALUES) -> Rows:
+    async def execute(self, statement: Executable | Compiled, values: Mapping[str, object] = NO_VALUES) -> Rows:
         """Runs a statement with values for its named parameters. Raises asyncpg's errors."""
         sql, arguments = prepare(statement, values)
         with self.traced(sql):
             return Rows(await self.connection.fetch(sql, *arguments))
 
     async def stream(
-        self, statement: Executable, values: Mapping[str, object] = NO_VALUES, *, size: int
+        self, statement: Executable | Compiled, values: Mapping[str, object] = NO_VALUES, *, size: int
     ) -> AsyncIterator[list[Row]]:
         """The rows, `size` at a time, by a server-side cursor: the session must be in a transaction."""
         sql, arguments = prepare(statement, values)

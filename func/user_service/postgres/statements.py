@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Executable, TextClause
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
@@ -16,11 +16,22 @@ COMPILED_SHAPES: Final = 512
 shapes: dict[Any, SQLCompiler] = {}
 
 
-def prepare(statement: Executable, values: Mapping[str, object]) -> tuple[str, list[Any]]:
+class Compiled(NamedTuple):
+    """A statement as SQL, and the names of its parameters in the order of their numbers."""
+
+    sql: str
+    names: tuple[str, ...]
+
+    def arguments(self, values: Mapping[str, object]) -> list[Any]:
+        return [values[name] for name in self.names]
+
+
+def prepare(statement: Executable | Compiled, values: Mapping[str, object]) -> tuple[str, list[Any]]:
     """The SQL of a statement and its arguments, in the order of their numbers."""
     if isinstance(statement, TextClause):
-        compiled = compile_text(statement)
-        return compiled.string, [values[name] for name in compiled.positiontup or ()]
+        statement = compile_text(statement)
+    if isinstance(statement, Compiled):
+        return statement.sql, statement.arguments(values)
     key = statement._generate_cache_key()  # type: ignore[attr-defined]
     known = shapes.get(key.key)
     if known is None:
@@ -30,8 +41,14 @@ def prepare(statement: Executable, values: Mapping[str, object]) -> tuple[str, l
 
 
 @lru_cache(maxsize=COMPILED_TEXTS)
-def compile_text(statement: TextClause) -> SQLCompiler:
-    return as_sql(statement.compile(dialect=DIALECT))
+def compile_text(statement: TextClause) -> Compiled:
+    return compile_statement(statement)
+
+
+def compile_statement(statement: Executable) -> Compiled:
+    """A statement whose values are all named parameters."""
+    compiled = as_sql(statement.compile(dialect=DIALECT))  # type: ignore[attr-defined]
+    return Compiled(compiled.string, tuple(compiled.positiontup or ()))
 
 
 def compile_shape(statement: Executable, key: Any) -> SQLCompiler:

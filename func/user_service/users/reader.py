@@ -5,7 +5,7 @@ concurrent reads share round trips.
 """
 
 from asyncio import timeout
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
@@ -66,6 +66,7 @@ class UserReader:
         self.misses = metrics.cache_misses.begin(cache.tier)
         self.cached: DataLoader[UUID, Entry] = DataLoader(cache.get)
         self.stored: DataLoader[UUID, Entry] = DataLoader(self.fetch)
+        self.named: DataLoader[tuple[int, bytes], Entry] = DataLoader(self.fetch_named)
 
     def get_local(self, user_id: str) -> Entry | None:
         """A user in the cache of this process, deleted or not, by the id as `str` writes it."""
@@ -93,11 +94,25 @@ class UserReader:
                 self.hits[self.tier] += 1
                 return entry
             self.misses[self.tier] += 1
+        return await self.wait(self.stored.load(user_id))
+
+    async def find_one(self, kind: int, index: bytes) -> Entry | None:
+        """The living user of an identifier, from the database. Raises DatabaseUnavailable."""
+        return await self.wait(self.named.load((kind, index)))
+
+    async def wait(self, loading: Awaitable[Entry | None]) -> Entry | None:
         try:
             async with timeout(self.pool.seconds):
-                return await self.stored.load(user_id)
+                return await loading
         except TimeoutError as error:
             raise DatabaseUnavailable from error
+
+    async def fetch_named(self, keys: list[tuple[int, bytes]]) -> Mapping[tuple[int, bytes], Entry | Exception]:
+        indexes: dict[int, list[bytes]] = {}
+        for kind, index in keys:
+            indexes.setdefault(kind, []).append(index)
+        found = await self.find((), indexes, fresh=True)
+        return {key: found.entries[user_id] for key, user_id in found.by_identifier.items()}
 
     async def fetch(self, ids: list[UUID]) -> Mapping[UUID, Entry | Exception]:
         sent = monotonic()

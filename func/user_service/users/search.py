@@ -7,14 +7,31 @@ postings of a term.
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, Text, cast, false, func, select, text, tuple_, union_all
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    false,
+    func,
+    literal_column,
+    select,
+    text,
+    tuple_,
+    union_all,
+)
 
 from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, encode_text, unpack_term
 from user_service.encryption.cipher import Cipher
 from user_service.postgres.session import Session
+from user_service.postgres.statements import COMPILED_SHAPES, Compiled, compile_statement
 from user_service.postgres.tables import identifiers, user_terms, users
 from user_service.users.cursors import Cursor
 from user_service.users.encrypted_columns import USER_COLUMNS, decode_row
@@ -65,6 +82,18 @@ class SearchQuery:
         return self.email is not None or self.username is not None or self.external_id is not None
 
     @property
+    def names_key_only(self) -> bool:
+        """Whether it finds by one unique key, without a filter, a place or a count."""
+        key = SearchQuery(
+            email=self.email,
+            username=self.username,
+            external_id=self.external_id,
+            sort=self.sort,
+            limit=self.limit,
+        )
+        return [self.email, self.username, self.external_id].count(None) == 2 and self == key
+
+    @property
     def sees_deleted(self) -> bool:
         return self.include_deleted or self.status == DELETED
 
@@ -81,6 +110,31 @@ class SearchPage:
     total: int | None = None
 
 
+class Named(NamedTuple):
+    """An identifier: its kind, its key in table `identifiers`, and the hash that is a term of who had it."""
+
+    kind: int
+    key: bytes
+    hash: bytes
+
+
+class Shape(NamedTuple):
+    """What queries have in common that differ in values only."""
+
+    kinds: tuple[int, ...]
+    terms: int
+    finds_nothing: bool
+    status: bool
+    phone: bool
+    created_after: bool
+    created_before: bool
+    updated_after: bool
+    cursor: bool
+    sees_deleted: bool
+    by_update: bool
+    descending: bool
+
+
 class UserSearch:
     """Pages of users. In id order, a user that exists from the first page to the last is on exactly one."""
 
@@ -90,7 +144,8 @@ class UserSearch:
         self.index = index
 
     async def page(self, query: SearchQuery) -> SearchPage:
-        rows = await self.session.execute(self.statement(query))
+        shape, values = self.parse(query)
+        rows = await self.session.execute(compile_page(shape), values)
         found = [decode_row(row, self.cipher) for row in rows[: query.limit]]
         more = len(rows) > query.limit
         total = await self.count(query) if query.count else None
@@ -98,15 +153,14 @@ class UserSearch:
 
     async def count(self, query: SearchQuery) -> int:
         """The number of users that match the filters."""
-        matching = self.filtered(replace(query, cursor=None))
-        counting = matching.with_only_columns(func.count(), maintain_column_froms=True)
-        return int((await self.session.execute(counting)).scalar_one())
+        shape, values = self.parse(replace(query, cursor=None))
+        return int((await self.session.execute(compile_count(shape), values)).scalar_one())
 
     async def all_users(self, query: SearchQuery) -> AsyncGenerator[list[User]]:
         """All users that match the filters, in the order of ids, a thousand at a time, by a server-side cursor."""
         await wait_for_reader(self.session)
-        statement = self.filtered(query).order_by(users.c.id)
-        async for some in self.session.stream(statement, size=EXPORT_ROWS):
+        shape, values = self.parse(query)
+        async for some in self.session.stream(compile_export(shape), values, size=EXPORT_ROWS):
             yield [decode_row(row, self.cipher) for row in some]
 
     async def last_changed(self, limit: int) -> list[UUID]:
@@ -114,23 +168,44 @@ class UserSearch:
         newest = select(users.c.id).where(users.c.deleted_at.is_(None)).order_by(users.c.updated_at.desc()).limit(limit)
         return (await self.session.execute(newest)).scalars()
 
-    def statement(self, query: SearchQuery) -> Select[Any]:
-        """Selects one more row than the page holds, which tells whether there is a next page."""
-        keys = (users.c.updated_at, users.c.id) if query.by_update else (users.c.id,)
-        order = [key.desc() for key in keys] if query.descending else list(keys)
-        return self.filtered(query).order_by(*order).limit(query.limit + 1)
+    def statement(self, query: SearchQuery) -> tuple[str, list[Any]]:
+        """The SQL of a page and its arguments."""
+        shape, values = self.parse(query)
+        page = compile_page(shape)
+        return page.sql, page.arguments(values)
 
-    def filtered(self, query: SearchQuery) -> Select[Any]:
-        postings = [(user_terms.alias(), term) for term in self.terms(query)]
-        # The ids of user and postings are equal: the planner scans the index in which it expects the fewest rows.
-        ids: list[ColumnElement[UUID]] = [users.c.id, *(posting.c.user_id for posting, _ in postings)]
-        conditions = [posting.c.term == term for posting, term in postings]
-        conditions += [users.c.id == posting.c.user_id for posting, _ in postings]
-        if query.q is not None and not split_words(query.q):
-            conditions.append(false())
-        return select(*SELECTED_COLUMNS).where(
-            *conditions, *self.column_conditions(query), *self.range_conditions(query, ids)
+    def parse(self, query: SearchQuery) -> tuple[Shape, dict[str, Any]]:
+        """The shape of a query, and the values of the parameters of the statements of that shape."""
+        terms, named, cursor = self.terms(query), find_named(query, self.index), query.cursor
+        shape = Shape(
+            kinds=tuple(kind for kind, _, _ in named),
+            terms=len(terms),
+            finds_nothing=query.q is not None and not split_words(query.q),
+            status=query.status is not None,
+            phone=query.phone is not None,
+            created_after=query.created_after is not None,
+            created_before=query.created_before is not None,
+            updated_after=query.updated_after is not None,
+            cursor=cursor is not None,
+            sees_deleted=query.sees_deleted,
+            by_update=query.by_update,
+            descending=query.descending,
         )
+        values: dict[str, Any] = {f"term_{place}": term for place, term in enumerate(terms)}
+        for kind, key, value in named:
+            values |= {f"index_{kind}": key, f"former_{kind}": unpack_term(value)}
+        values |= {
+            "status": query.status,
+            "phone": self.index.phone(query.phone),
+            "first_id": first_id_after(query.created_after) if query.created_after is not None else None,
+            "end_id": first_id_at(query.created_before) if query.created_before is not None else None,
+            "updated_after": query.updated_after,
+            "last_id": cursor.id if cursor is not None else None,
+            "last_updated_at": cursor.updated_at if cursor is not None else None,
+            # One more row than the page holds tells whether there is a next page.
+            "rows": query.limit + 1,
+        }
+        return shape, values
 
     def terms(self, query: SearchQuery) -> list[int]:
         terms = {self.index.pair(name, value) for name, value in query.metadata.items()}
@@ -139,50 +214,86 @@ class UserSearch:
             terms.add(self.index.domain(query.email_domain))
         return sorted(terms)
 
-    def holders(self, query: SearchQuery) -> list[ColumnElement[bool]]:
-        """The conditions of the identifiers that a query names."""
-        found = []
-        if query.email is not None:
-            email = self.index.email(query.email)
-            found.append((EMAIL, email, email))
-        if query.username is not None:
-            username = self.index.username(query.username)
-            found.append((USERNAME, username, username))
-        if query.external_id is not None:
-            found.append((EXTERNAL_ID, encode_text(query.external_id), self.index.external_id(query.external_id)))
-        return [holds(kind, key, unpack_term(value) if query.sees_deleted else None) for kind, key, value in found]
 
-    def column_conditions(self, query: SearchQuery) -> list[ColumnElement[bool]]:
-        conditions: list[ColumnElement[bool]] = []
-        if not query.sees_deleted:
-            conditions.append(users.c.deleted_at.is_(None))
-        if query.status is not None:
-            conditions.append(users.c.status == query.status)
-        if query.phone is not None:
-            conditions.append(users.c.phone_index == self.index.phone(query.phone))
-        if query.updated_after is not None:
-            conditions.append(users.c.updated_at > query.updated_after)
-        conditions += self.holders(query)
-        return conditions
+def find_named(query: SearchQuery, index: BlindIndex) -> list[Named]:
+    """The identifiers that a query names."""
+    found = []
+    if query.email is not None:
+        email = index.email(query.email)
+        found.append(Named(EMAIL, email, email))
+    if query.username is not None:
+        username = index.username(query.username)
+        found.append(Named(USERNAME, username, username))
+    if query.external_id is not None:
+        found.append(Named(EXTERNAL_ID, encode_text(query.external_id), index.external_id(query.external_id)))
+    return found
 
-    def range_conditions(self, query: SearchQuery, ids: list[ColumnElement[UUID]]) -> list[ColumnElement[bool]]:
-        """Repeated for each column that holds the id: the planner does not derive inequalities for equal columns."""
-        conditions: list[ColumnElement[bool]] = []
-        if query.created_after is not None:
-            first = first_id_after(query.created_after)
-            conditions += [key >= first for key in ids]
-        if query.created_before is not None:
-            end = first_id_at(query.created_before)
-            conditions += [key < end for key in ids]
-        if query.cursor is None:
-            return conditions
-        if query.by_update:
-            place, last = (tuple_(users.c.updated_at, users.c.id), tuple_(query.cursor.updated_at, query.cursor.id))
-            conditions.append(place < last if query.descending else place > last)
-        else:
-            last_id = query.cursor.id
-            conditions += [key < last_id if query.descending else key > last_id for key in ids]
+
+@lru_cache(maxsize=COMPILED_SHAPES)
+def compile_page(shape: Shape) -> Compiled:
+    keys = (users.c.updated_at, users.c.id) if shape.by_update else (users.c.id,)
+    order = [key.desc() for key in keys] if shape.descending else list(keys)
+    return compile_statement(filtered(shape).order_by(*order).limit(bindparam("rows", type_=BigInteger)))
+
+
+@lru_cache(maxsize=COMPILED_SHAPES)
+def compile_count(shape: Shape) -> Compiled:
+    return compile_statement(filtered(shape).with_only_columns(func.count(), maintain_column_froms=True))
+
+
+@lru_cache(maxsize=COMPILED_SHAPES)
+def compile_export(shape: Shape) -> Compiled:
+    return compile_statement(filtered(shape).order_by(users.c.id))
+
+
+def filtered(shape: Shape) -> Select[Any]:
+    postings = [user_terms.alias() for _ in range(shape.terms)]
+    # The ids of user and postings are equal: the planner scans the index in which it expects the fewest rows.
+    ids: list[ColumnElement[UUID]] = [users.c.id, *(posting.c.user_id for posting in postings)]
+    conditions = [
+        posting.c.term == parameter(f"term_{place}", posting.c.term) for place, posting in enumerate(postings)
+    ]
+    conditions += [users.c.id == posting.c.user_id for posting in postings]
+    if shape.finds_nothing:
+        conditions.append(false())
+    return select(*SELECTED_COLUMNS).where(*conditions, *column_conditions(shape), *range_conditions(shape, ids))
+
+
+def column_conditions(shape: Shape) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if not shape.sees_deleted:
+        conditions.append(users.c.deleted_at.is_(None))
+    if shape.status:
+        conditions.append(users.c.status == parameter("status", users.c.status))
+    if shape.phone:
+        conditions.append(users.c.phone_index == parameter("phone", users.c.phone_index))
+    if shape.updated_after:
+        conditions.append(users.c.updated_at > parameter("updated_after", users.c.updated_at))
+    conditions += [holds(kind, deleted_too=shape.sees_deleted) for kind in shape.kinds]
+    return conditions
+
+
+def range_conditions(shape: Shape, ids: list[ColumnElement[UUID]]) -> list[ColumnElement[bool]]:
+    """Repeated for each column that holds the id: the planner does not derive inequalities for equal columns."""
+    conditions: list[ColumnElement[bool]] = []
+    if shape.created_after:
+        conditions += [key >= parameter("first_id", users.c.id) for key in ids]
+    if shape.created_before:
+        conditions += [key < parameter("end_id", users.c.id) for key in ids]
+    if not shape.cursor:
         return conditions
+    last_id = parameter("last_id", users.c.id)
+    if shape.by_update:
+        place = tuple_(users.c.updated_at, users.c.id)
+        last = tuple_(parameter("last_updated_at", users.c.updated_at), last_id)
+        conditions.append(place < last if shape.descending else place > last)
+    else:
+        conditions += [key < last_id if shape.descending else key > last_id for key in ids]
+    return conditions
+
+
+def parameter(name: str, column: ColumnElement[Any]) -> BindParameter[Any]:
+    return bindparam(name, type_=column.type)
 
 
 async def wait_for_reader(session: Session) -> None:
@@ -190,11 +301,14 @@ async def wait_for_reader(session: Session) -> None:
     await session.execute(IDLE_FOR_READER)
 
 
-def holds(kind: int, key: bytes, term: int | None) -> ColumnElement[bool]:
-    """Whether a user holds an identifier, or is deleted and had the one of a term."""
-    living = select(identifiers.c.user_id).where(identifiers.c.kind == kind, identifiers.c.index == key)
-    if term is None:
+def holds(kind: int, *, deleted_too: bool) -> ColumnElement[bool]:
+    """Whether a user holds an identifier, or is deleted and had it."""
+    living = select(identifiers.c.user_id).where(
+        identifiers.c.kind == literal_column(str(kind)),
+        identifiers.c.index == parameter(f"index_{kind}", identifiers.c.index),
+    )
+    if not deleted_too:
         return users.c.id == living.scalar_subquery()
     # Terms of eight bytes: another user's, by chance, would be one in 10^19.
-    gone = select(user_terms.c.user_id).where(user_terms.c.term == term)
+    gone = select(user_terms.c.user_id).where(user_terms.c.term == parameter(f"former_{kind}", user_terms.c.term))
     return users.c.id.in_(union_all(living, gone))
