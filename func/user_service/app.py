@@ -9,7 +9,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from user_service.bootstrap import Resources
 from user_service.errors import (
@@ -34,11 +34,23 @@ from user_service.web.health import Health
 from user_service.web.references import relative_location
 from user_service.web.request_context import RequestContext, read_headers
 from user_service.web.responses import RawResponse, render_problem
+from user_service.web.route_table import RouteTable
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Api(Protocol):
+    """An ASGI application, and those of its routes that respond without it."""
+
+    @property
+    def app(self) -> AsgiApp: ...
+
+    @property
+    def routes(self) -> RouteTable: ...
+
 
 GUARDED: Final = "/api/v1"
 # Probes and scrapes come every few seconds: most spans would be theirs.
@@ -77,7 +89,7 @@ class Application:
         self.rotation = SecretRotation(resources, secret_files)
         self.health = Health(resources)
         self.fast_path = FastPath(resources, self.health)
-        self.api: Deferred[AsgiApp] = Deferred(
+        self.api: Deferred[Api] = Deferred(
             partial(load_api, resources, self.fast_path, self.health, bulkhead or Bulkhead())
         )
         self.started = False
@@ -232,7 +244,17 @@ class Application:
         try:
             async with asyncio.timeout(self.request_timeout) as deadline:
                 context.deadline = deadline
-                await api(inner, receive, ApiResponse(scope, context, send).send)
+                found = api.routes.find(inner["method"], scope["path"])
+                if found is None:
+                    await api.app(inner, receive, ApiResponse(scope, context, send).send)
+                    return
+                route, inner["path_params"] = found
+                context.route, inner["app"] = route.path_format, api.app
+                response = await route.respond(inner, receive)
+                if isinstance(response, RawResponse):
+                    await respond(relative_response(response, scope), context, send)
+                else:
+                    await response(inner, receive, ApiResponse(scope, context, send).send)
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 error = RequestTimedOut()
@@ -277,6 +299,13 @@ def log_cut(error: Exception, context: RequestContext) -> None:
         log.error("a response was cut", extra={**extra, "reason": error.code})
     else:
         log.error("unexpected error", extra=extra, exc_info=error)
+
+
+def relative_response(response: RawResponse, scope: Scope) -> RawResponse:
+    """The response with a `Location` that is relative to the request."""
+    if any(name == b"location" for name, _ in response.headers):
+        return response._replace(headers=relative_location(response.headers, scope))
+    return response
 
 
 async def respond(response: RawResponse, context: RequestContext, send: Send) -> None:

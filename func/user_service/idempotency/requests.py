@@ -6,7 +6,7 @@ A row identifies its request by keyed hashes only, and holds the response encryp
 import hmac
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 from sqlalchemy import TextClause, text
@@ -23,18 +23,35 @@ from user_service.postgres.session import Row, Session
 ID_BYTES: Final = 16
 
 TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:number)")
-FIND_REQUEST: Final = text("SELECT fingerprint, response FROM idempotency_keys WHERE id = :id AND expires_at > now()")
+FIND_REQUEST: Final = text("SELECT fingerprint, response FROM idempotency_keys WHERE id = :key AND expires_at > now()")
+# The lock is free again when the statement ends.
+FIND_WITHOUT_LOCK: Final = text(
+    "SELECT k.fingerprint, k.response, pg_try_advisory_xact_lock(:number) AS is_free FROM (VALUES (1)) AS one"
+    " LEFT JOIN idempotency_keys k ON k.id = :key AND k.expires_at > now()"
+)
+COLUMNS: Final = "id, fingerprint, response, created_at, expires_at, traceparent, mentions"
+VALUES: Final = (
+    f"CAST(:key AS bytea), CAST(:fingerprint AS bytea), CAST(:response AS bytea), now(), now() + {interval(RETENTION)},"
+    " CAST(:traceparent AS text), CAST(:mentions AS uuid[])"
+)
 # Each new key removes a few expired ones, so that the table holds about one day's requests.
-REMOVE_OLD_REQUESTS: Final = delete_batch("idempotency_keys", ("id",), OLD_RESPONSES.format(" AND id <> :id"), limit=10)
+REMOVE_OLD_REQUESTS: Final = delete_batch(
+    "idempotency_keys", ("id",), OLD_RESPONSES.format(" AND id <> :key"), limit=10
+)
 STORE_REQUEST: Final = text(
-    f"{REMOVE_OLD_REQUESTS} INSERT INTO idempotency_keys"  # noqa: S608
-    " (id, fingerprint, response, created_at, expires_at, traceparent, mentions)"
-    f" VALUES (:id, :fingerprint, :response, now(), now() + {interval(RETENTION)}, :traceparent,"
-    " CAST(:mentions AS uuid[]))"
+    f"{REMOVE_OLD_REQUESTS} INSERT INTO idempotency_keys ({COLUMNS}) VALUES ({VALUES})"  # noqa: S608
     " ON CONFLICT (id) DO UPDATE SET (fingerprint, response, created_at, expires_at, traceparent, mentions)"
     " = ROW(excluded.fingerprint, excluded.response, excluded.created_at, excluded.expires_at, excluded.traceparent,"
     " excluded.mentions)"
 )
+# While it runs, the statement that stores a response has the lock that `find_first` takes.
+LOCK_CONDITION: Final = "pg_try_advisory_xact_lock(:number)"
+# The same as parts of a WITH clause, where part `go` has a row. Raises a unique violation for a key that is there.
+STORE_PARTS: Final = (
+    REMOVE_OLD_REQUESTS.removeprefix("WITH "),
+    f"stored AS (INSERT INTO idempotency_keys ({COLUMNS}) SELECT {VALUES} FROM go)",  # noqa: S608
+)
+IN_PROGRESS: Final = "Try again in a moment: the response will be that of the first request."
 
 
 class TransactionHook(Protocol):
@@ -58,11 +75,14 @@ async def find_first(
 
     Raises `busy` at once while another transaction holds the lock.
     """
-    number = int.from_bytes(name[:8], "big", signed=True)
-    if not (await session.execute(TRY_LOCK, {"number": number})).scalar_one():
+    if not (await session.execute(TRY_LOCK, {"number": lock_number(name)})).scalar_one():
         raise busy
     # A statement of its own: its snapshot must be younger than the lock, to see what the last holder committed.
     return (await session.execute(find, key)).one_or_none()
+
+
+def lock_number(name: bytes) -> int:
+    return int.from_bytes(name[:8], "big", signed=True)
 
 
 class IdempotentRequest:
@@ -85,10 +105,23 @@ class IdempotentRequest:
         """Raises IdempotencyInProgress at once while another transaction has the key, IdempotencyKeyReused, and
         ResponseErased.
         """
-        busy = IdempotencyInProgress("Try again in a moment: the response will be that of the first request.")
-        row = await find_first(session, self.id, FIND_REQUEST, {"id": self.id}, busy=busy)
-        if row is None:
-            return None
+        row = await find_first(
+            session, self.id, FIND_REQUEST, {"key": self.id}, busy=IdempotencyInProgress(IN_PROGRESS)
+        )
+        return self.read(row) if row is not None else None
+
+    async def find(self, session: Session) -> StoredResponse | None:
+        """The response of the first time, without a transaction. Raises what `before` does."""
+        values = {"key": self.id, "number": lock_number(self.id)}
+        row = (await session.execute(FIND_WITHOUT_LOCK, values)).one()
+        if row["response"] is not None:
+            return self.read(row)
+        if not row["is_free"]:
+            raise IdempotencyInProgress(IN_PROGRESS)
+        return None
+
+    def read(self, row: Row) -> StoredResponse:
+        """The stored response. Raises IdempotencyKeyReused, ResponseErased."""
         if not is_same(row["fingerprint"], self.fingerprint, self.index):
             raise IdempotencyKeyReused("Send a new Idempotency-Key with every new request.")
         response = self.open(row["response"])
@@ -99,8 +132,17 @@ class IdempotentRequest:
         return response
 
     async def after(self, session: Session, response: StoredResponse, links: Links) -> None:
-        values = {"id": self.id, "fingerprint": self.fingerprint, "response": self.seal(response)}
-        await session.execute(STORE_REQUEST, values | links.columns)
+        await session.execute(STORE_REQUEST, self.values(response, links))
+
+    def values(self, response: StoredResponse, links: Links) -> dict[str, Any]:
+        """The parameters of `STORE_REQUEST`, `STORE_PARTS` and `LOCK_CONDITION`."""
+        return {
+            "number": lock_number(self.id),
+            "key": self.id,
+            "fingerprint": self.fingerprint,
+            "response": self.seal(response),
+            **links.columns,
+        }
 
     def seal(self, response: StoredResponse) -> bytes:
         head = orjson.dumps([response.status, response.headers])

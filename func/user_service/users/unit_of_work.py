@@ -26,8 +26,9 @@ from user_service.users.privacy.export import PersonalExport
 from user_service.users.privacy.subject_data import ActorNames
 from user_service.users.replica_reads import ReplicaReads
 from user_service.users.repository import UserRepository
-from user_service.users.search import SearchPage, SearchQuery, UserSearch, wait_for_reader
+from user_service.users.search import Named, SearchPage, SearchQuery, UserSearch, find_named, wait_for_reader
 from user_service.users.service import UserService
+from user_service.users.single_statement import NotAtOnce, StatementRepository
 
 # How long a caller waits at least while every connection of the pool is in use.
 MIN_WAIT_SECONDS: Final = 3.0
@@ -107,9 +108,38 @@ class UserDatabase:
         finally:
             # A commit may have succeeded although its response was lost.
             if service is not None and done:
-                await self.cache.invalidate(service.changed_versions)
-                if service.changed_versions and self.after_change is not None:
-                    self.after_change()
+                await self.publish(service)
+
+    @asynccontextmanager
+    async def single_statement(self, origin: Origin) -> AsyncIterator[tuple[UserService, StatementRepository]]:
+        """The same, with one statement when the block ends. The repository is that of the service.
+
+        Raises NotAtOnce where that is not possible: nothing was changed, use `unit_of_work`.
+        """
+        service: UserService | None = None
+        done = False
+        try:
+            async with self.primary.session() as session:
+                if await session.is_distributed():
+                    raise NotAtOnce
+                repository = StatementRepository(session, self.cipher, self.index)
+                service = UserService(repository, origin)
+                yield service, repository
+                done = True
+                try:
+                    await repository.write()
+                except NotAtOnce:
+                    done = False
+                    raise
+        finally:
+            if service is not None and done:
+                await self.publish(service)
+
+    async def publish(self, service: UserService) -> None:
+        """Invalidates what a service has changed in the cache, and wakes the relay."""
+        await self.cache.invalidate(service.changed_versions)
+        if service.changed_versions and self.after_change is not None:
+            self.after_change()
 
     def transaction(self, begin: str = BEGIN) -> AbstractAsyncContextManager[Session]:
         """A transaction that changes no user. Raises DatabaseUnavailable, Contended."""
@@ -120,6 +150,10 @@ class UserDatabase:
         """A search of users, in a transaction where `begin` starts one. Raises DatabaseUnavailable, Contended."""
         async with database.session(begin) as session:
             yield UserSearch(session, self.cipher, self.index)
+
+    def named(self, query: SearchQuery) -> list[Named]:
+        """The identifiers that a query names."""
+        return find_named(query, self.index)
 
     async def page(self, query: SearchQuery) -> SearchPage:
         """A page of users. One that names an identifier is read from the primary.

@@ -1,5 +1,6 @@
-"""The FastAPI application: every route of the service, over the parts that the composition root made."""
+"""The API: every route of the service, over the parts that the composition root made."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -13,6 +14,7 @@ from user_service.web.fast_path import FastPath
 from user_service.web.health import Health
 from user_service.web.openapi_document import add_openapi
 from user_service.web.problems import add_problem_handlers
+from user_service.web.route_table import RouteTable
 from user_service.web.routes import (
     admin,
     batches,
@@ -27,6 +29,7 @@ from user_service.web.routes import (
     users,
     whoami,
 )
+from user_service.web.routing import StrictRoute
 
 API_ROUTERS: Final = (
     users.router,
@@ -43,8 +46,16 @@ OPEN_ROUTERS: Final = (probes.router, docs.router, status.page_router)
 ROUTERS: Final = {"api": API_ROUTERS, "events": (events.router,), "all": (*API_ROUTERS, events.router)}
 
 
-def create_api(resources: Resources, fast_path: FastPath, health: Health, bulkhead: Bulkhead) -> FastAPI:
-    """The application. `app.state.parts` is for its own routes."""
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The FastAPI application, and those of its routes that respond without it."""
+
+    app: FastAPI
+    routes: RouteTable
+
+
+def create_api(resources: Resources, fast_path: FastPath, health: Health, bulkhead: Bulkhead) -> Api:
+    """The API. `app.state.parts` is for its own routes."""
     app = FastAPI(
         openapi_url=None,
         docs_url=None,
@@ -64,4 +75,5 @@ def create_api(resources: Resources, fast_path: FastPath, health: Health, bulkhe
         app.router.routes += router.routes
     add_problem_handlers(app)
     add_openapi(app)
-    return app
+    direct = (route for route in app.router.routes if isinstance(route, StrictRoute) and route.is_direct)
+    return Api(app, RouteTable(direct))

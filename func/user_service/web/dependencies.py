@@ -1,6 +1,6 @@
 """Dependencies of the endpoints. All are coroutines: FastAPI would run other functions on a worker thread."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
@@ -9,11 +9,9 @@ from fastapi import Depends, Header, Query, Request
 from pydantic import BeforeValidator
 
 from user_service.bootstrap import Resources, Services
-from user_service.errors import Forbidden, Unauthenticated
+from user_service.errors import Unauthenticated
 from user_service.idempotency.requests import IdempotentRequest
 from user_service.security.principals import Principal
-from user_service.users.model import User
-from user_service.users.service import UserService
 from user_service.users.unit_of_work import UserDatabase
 from user_service.users.validation import check_id
 from user_service.users.version_conditions import UNVERSIONED, Condition
@@ -21,7 +19,7 @@ from user_service.values.deferred import Deferred
 from user_service.web.bulkhead import Bulkhead
 from user_service.web.fast_path import FastPath
 from user_service.web.health import Health
-from user_service.web.idempotency import IdempotentTransaction
+from user_service.web.idempotency import UserChanges
 from user_service.web.preconditions import IF_MATCH, IF_NONE_MATCH, TAG_LIST_PATTERN, read_condition
 from user_service.web.problems import request_context
 from user_service.web.query_types import Flag
@@ -88,9 +86,9 @@ async def idempotent_request(
 ) -> IdempotentRequest | None:
     if key is None:
         return None
-    url = request.url
-    headers = request_context(request).headers
-    parts = [request.method, url.path, url.query, headers.get(IF_MATCH, b"").decode("latin-1")]
+    scope, headers = request.scope, request_context(request).headers
+    parts = [scope["method"], scope["path"], scope["query_string"].decode("latin-1")]
+    parts.append(headers.get(IF_MATCH, b"").decode("latin-1"))
     if IF_NONE_MATCH in headers:
         parts.append(headers[IF_NONE_MATCH].decode("latin-1"))
     keys, index, principal = get_resources(request).keys, get_database(request).index, get_principal(request).name
@@ -109,27 +107,12 @@ async def authorise_delete(request: Request, purge: Annotated[Flag, Query()] = F
 Purge = Annotated[bool, Depends(authorise_delete)]
 
 
-async def open_user_service(request: Request, hook: IdempotencyKey) -> AsyncIterator[UserService]:
+async def user_changes(request: Request, key: IdempotencyKey) -> UserChanges:
     get_resources(request).require_database()
-    context = request_context(request)
-    async with get_database(request).unit_of_work(context.origin) as service:
-        if hook is not None:
-            transaction = IdempotentTransaction(service, hook)
-            await transaction.begin()
-            request.state.idempotent_transaction = transaction
-        yield service
-    context.rows = len(service.changed_versions)
+    return UserChanges(get_database(request), request_context(request), key)
 
 
-Users = Annotated[UserService, Depends(open_user_service, scope="function")]
-
-
-async def get_own_user(request: Request, users: Users) -> User:
-    """The user of the token. Raises UserNotFound, and Forbidden without a token of a user's issuer."""
-    subject = get_principal(request).subject
-    if subject is None:
-        raise Forbidden("This endpoint needs a user's token; an API key has no user.")
-    return await users.get_by_subject(subject, subject_type=get_resources(request).settings.jwt_subject)
+Changes = Annotated[UserChanges, Depends(user_changes)]
 
 
 async def get_lists(request: Request) -> UserDatabase:
@@ -162,7 +145,6 @@ def check_conditions(version: int | None) -> Callable[[Request], Awaitable[None]
 
 UserId = Annotated[UUID, BeforeValidator(check_id)]
 Lists = Annotated[UserDatabase, Depends(get_lists)]
-Own = Annotated[User, Depends(get_own_user, scope="function")]
 ChangeCondition = Annotated[Condition | None, Depends(read_change_condition)]
 # For addresses at which nothing can be read, such as those of batches.
 conditions_on_nothing: Final = Depends(check_conditions(None))

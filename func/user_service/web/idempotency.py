@@ -1,79 +1,110 @@
-"""`Idempotency-Key` on the endpoints of one user: the response is stored before the transaction ends.
-
-FastAPI closes a dependency of scope `function` after the route's handler has returned. So code that runs around the
-handler here still runs inside the unit of work that the dependency `Users` has opened.
-"""
+"""Changes of one user: each in one transaction, and once for an `Idempotency-Key`, whose response is stored with it."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final
-
-from fastapi import Request
-from fastapi.responses import Response
+from typing import Final, TypeVar
 
 from user_service.errors import ServiceError
-from user_service.idempotency.requests import TransactionHook
+from user_service.idempotency.requests import LOCK_CONDITION, STORE_PARTS, IdempotentRequest
 from user_service.idempotency.stored_responses import Links, StoredResponse
 from user_service.users.service import UserService
-from user_service.web.problems import problem_response
+from user_service.users.single_statement import Companion, NotAtOnce
+from user_service.users.unit_of_work import UserDatabase
+from user_service.web.request_context import RequestContext
+from user_service.web.responses import RawResponse, render_problem
 
 # Errors that are stored: the database has decided them, so they stay true for this request. The caller fixes other
 # requests and retries.
 STORED_ERRORS: Final = frozenset({404, 409, 412})
-DROPPED_HEADERS: Final = frozenset({"content-length"})
-
+DROPPED_HEADERS: Final = frozenset({b"content-length"})
 REPLAYED_HEADER: Final = {"Idempotency-Replayed": "true"}
 
-
-class Replay(Exception):
-    """The request came before; `stored` is its response."""
-
-    def __init__(self, stored: StoredResponse) -> None:
-        super().__init__("replay")
-        self.stored = stored
+Result = TypeVar("Result")
 
 
-class IdempotentTransaction:
-    """The unit of work of a request with an Idempotency-Key."""
+class UserChanges:
+    """Runs the change of a request. `key` is the request's Idempotency-Key, if it has one."""
 
-    def __init__(self, users: UserService, hook: TransactionHook) -> None:
-        self.users = users
-        self.hook = hook
+    def __init__(self, database: UserDatabase, context: RequestContext, key: IdempotentRequest | None) -> None:
+        self.database = database
+        self.context = context
+        self.key = key
 
-    async def begin(self) -> None:
-        """Raises Replay, and what refuses the key."""
-        stored = await self.hook.before(self.users.repository.session)
-        if stored is not None:
-            raise Replay(stored)
-        await self.users.savepoint()
+    async def run(
+        self, operate: Callable[[UserService], Awaitable[Result]], render: Callable[[Result], RawResponse]
+    ) -> RawResponse:
+        """The response that `render` makes of the operation's result, or the stored one. Raises ServiceError.
 
-    async def store(self, response: Response) -> None:
-        headers = [(name, value) for name, value in response.headers.items() if name not in DROPPED_HEADERS]
-        stored = StoredResponse(response.status_code, headers, bytes(response.body))
-        # A response without a body is about no user.
-        mentions = self.users.unlogged if stored.body else tuple
-        await self.hook.after(self.users.repository.session, stored, Links(self.users.origin.traceparent, mentions))
+        One statement writes the change where that is possible; the operation runs twice where it is not.
+        """
+        try:
+            return await self.run_at_once(operate, render)
+        except NotAtOnce:
+            return await self.run_in_transaction(operate, render)
+
+    async def run_at_once(
+        self, operate: Callable[[UserService], Awaitable[Result]], render: Callable[[Result], RawResponse]
+    ) -> RawResponse:
+        """As `run`. Raises NotAtOnce too: nothing was changed."""
+        async with self.database.single_statement(self.context.origin) as (users, repository):
+            stored = await self.key.find(repository.session) if self.key is not None else None
+            if stored is not None:
+                return replay(stored)
+            try:
+                response = render(await operate(users))
+            except ServiceError as error:
+                if self.key is None or error.status not in STORED_ERRORS:
+                    raise
+                raise NotAtOnce from error
+            if self.key is not None:
+                values = self.key.values(to_stored(response), find_links(users, response))
+                repository.companion = Companion(LOCK_CONDITION, STORE_PARTS, values)
+            self.context.rows = len(users.changed_versions)
+            return response
+
+    async def run_in_transaction(
+        self, operate: Callable[[UserService], Awaitable[Result]], render: Callable[[Result], RawResponse]
+    ) -> RawResponse:
+        """As `run`, in a transaction with locks."""
+        async with self.database.unit_of_work(self.context.origin) as users:
+            session = users.repository.session
+            if self.key is not None:
+                stored = await self.key.before(session)
+                if stored is not None:
+                    return replay(stored)
+                await users.savepoint()
+            try:
+                response = render(await operate(users))
+            except ServiceError as error:
+                if self.key is None or error.status not in STORED_ERRORS:
+                    raise
+                await users.rollback_to_savepoint()
+                response = render_problem(error, self.context.request_id.decode())
+            if self.key is not None:
+                await self.key.after(session, to_stored(response), find_links(users, response))
+            self.context.rows = len(users.changed_versions)
+            return response
 
 
-async def respond_once(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
-    """The endpoint's response. With an Idempotency-Key, it is stored in the same transaction, or sent again."""
-    try:
-        response = await handle(request)
-    except Replay as replay:
-        stored = replay.stored
-        return Response(stored.body, stored.status, {**dict(stored.headers), **REPLAYED_HEADER})
-    except ServiceError as error:
-        transaction = find_transaction(request)
-        if transaction is None or error.status not in STORED_ERRORS:
-            raise
-        await transaction.users.rollback_to_savepoint()
-        response = problem_response(request, error)
-        await transaction.store(response)
-        return response
-    if (transaction := find_transaction(request)) is not None:
-        await transaction.store(response)
-    return response
+def find_links(users: UserService, response: RawResponse) -> Links:
+    # A response without a body is about no user.
+    return Links(users.origin.traceparent, users.unlogged if response.body else tuple)
 
 
-def find_transaction(request: Request) -> IdempotentTransaction | None:
-    transaction: IdempotentTransaction | None = getattr(request.state, "idempotent_transaction", None)
-    return transaction
+def to_stored(response: RawResponse) -> StoredResponse:
+    headers = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in response.headers
+        if name not in DROPPED_HEADERS
+    ]
+    return StoredResponse(response.status, headers, response.body)
+
+
+def replay(stored: StoredResponse) -> RawResponse:
+    """A stored response as it is sent again."""
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in [*stored.headers, *REPLAYED_HEADER.items()]
+    ]
+    if stored.body:
+        headers.append((b"content-length", b"%d" % len(stored.body)))
+    return RawResponse(stored.status, headers, stored.body)

@@ -6,16 +6,17 @@ from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 
 import orjson
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Query, Request
 from pydantic import Field
 
 from user_service.errors import FieldError, ValidationFailed
 from user_service.users.cursors import CursorCodec
 from user_service.users.schemas import Email, EmailDomain, ExternalId, Username, UserRead
 from user_service.users.search import SearchPage, SearchQuery
-from user_service.web.dependencies import get_resources
+from user_service.web.dependencies import get_database, get_resources
 from user_service.web.problems import request_context
 from user_service.web.query_types import Flag, QueryPhone, Timestamp, strict_integer
+from user_service.web.responses import Headers, RawResponse, make_response
 
 METADATA_PARAMETER_PREFIX: Final = "metadata."
 # In the style `form`, exploded, an object's keys are the names of the parameters.
@@ -33,6 +34,7 @@ METADATA_PARAMETER: Final[dict[str, Any]] = {
     },
     "example": {"metadata.plan": "pro"},
 }
+PAGE_HEADERS: Final = ((b"cache-control", b"private, no-store"),)
 PageSize = Annotated[int, Field(ge=1, le=200), strict_integer]
 ANY_FIELD: Final = "|".join(UserRead.model_fields)
 # They select no users.
@@ -142,7 +144,16 @@ def list_parameters(request: Request) -> dict[str, str]:
     return {name: value for name, value in request.query_params.items() if name not in PAGE_PARAMETERS}
 
 
-def page_response(request: Request, page: SearchPage, fields: Sequence[str] | None = None) -> Response:
+async def find_page(request: Request, query: SearchQuery) -> RawResponse:
+    """The page of a query that names one key: concurrent ones share a round trip. Raises DatabaseUnavailable."""
+    ((kind, key, _),) = get_database(request).named(query)
+    entry = await get_resources(request).reader.find_one(kind, key)
+    request_context(request).rows = 0 if entry is None else 1
+    body = b'{"items":[%b],"next_cursor":null}' % (b"" if entry is None else entry.body)
+    return make_response(200, body, PAGE_HEADERS)
+
+
+def page_response(request: Request, page: SearchPage, fields: Sequence[str] | None = None) -> RawResponse:
     """A page of users with these fields, None for all."""
     request_context(request).rows = len(page.users)
     next_cursor = (
@@ -151,13 +162,12 @@ def page_response(request: Request, page: SearchPage, fields: Sequence[str] | No
     items = b",".join([user.to_json(fields) for user in page.users])
     total = b"" if page.total is None else b',"total":%d' % page.total
     body = b'{"items":[' + items + b'],"next_cursor":' + orjson.dumps(next_cursor) + total + b"}"
-    return Response(body, 200, page_headers(request, next_cursor), "application/json")
+    return make_response(200, body, page_headers(request, next_cursor))
 
 
-def page_headers(request: Request, next_cursor: str | None) -> dict[str, str]:
+def page_headers(request: Request, next_cursor: str | None) -> Headers:
     """`Link` (RFC 8288) leads to the next page, if there is one: another query of the same path."""
-    headers = {"Cache-Control": "private, no-store"}
-    if next_cursor is not None:
-        parameters = {**request.query_params, "cursor": next_cursor}
-        headers["Link"] = f'<?{urlencode(parameters)}>; rel="next"'
-    return headers
+    if next_cursor is None:
+        return PAGE_HEADERS
+    parameters = {**request.query_params, "cursor": next_cursor}
+    return (*PAGE_HEADERS, (b"link", f'<?{urlencode(parameters)}>; rel="next"'.encode()))

@@ -17,6 +17,17 @@ class RawResponse(NamedTuple):
     body: bytes
 
 
+def make_response(status: int, body: bytes, headers: Headers, media_type: bytes = b"application/json") -> RawResponse:
+    """A response with a body, of the media type."""
+    length = b"%d" % len(body)
+    return RawResponse(status, [(b"content-type", media_type), (b"content-length", length), *headers], body)
+
+
+def empty_response(result: object) -> RawResponse:
+    """204, whatever the result is."""
+    return RawResponse(204, (), b"")
+
+
 def render_problem(
     error: ServiceError, request_id: str, *, extensions: Mapping[str, object] | None = None
 ) -> RawResponse:

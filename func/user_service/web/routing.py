@@ -1,22 +1,27 @@
 """Routes that check content types, bodies and query parameters strictly."""
 
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from inspect import signature
 from typing import Any, Final
 
 import orjson
 from fastapi import APIRouter, Request
+from fastapi.datastructures import DefaultPlaceholder
 from fastapi.dependencies.models import Dependant
 from fastapi.params import Depends
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 from user_service.errors import InvalidHeader, PayloadTooLarge, RequestIncomplete, UnsupportedMediaType
 from user_service.values.media_types import parse_media_type
-from user_service.web.idempotency import respond_once
+from user_service.web.arguments import NO_BODY, Arguments, is_resolvable, parse_json
 from user_service.web.openapi import JSON, Responses, problems
+from user_service.web.problems import request_context, to_response
 from user_service.web.request_checks import check_encoding, check_names
+from user_service.web.responses import RawResponse
+from user_service.web.route_table import RESERVED_SEGMENTS
 
 MERGE_PATCH: Final = "application/merge-patch+json"
 OPEN_QUERY: Final = "x-open-query-prefix"
@@ -40,7 +45,7 @@ class TextConvertor(Convertor[str]):
 class UserConvertor(TextConvertor):
     """A path segment that may be a user's id; the endpoint rejects an invalid one with an explanation."""
 
-    regex = r"(?!(?:batch|by-external-id|changes|export|imports|me)(?:/|$))[^/]+"
+    regex = rf"(?!(?:{'|'.join(sorted(RESERVED_SEGMENTS))})(?:/|$))[^/]+"
 
 
 register_url_convertor("text", TextConvertor())
@@ -48,47 +53,98 @@ register_url_convertor("user", UserConvertor())
 
 
 class JsonRequest(Request):
-    """A request whose JSON is parsed strictly: UTF-8, no lone surrogates, no NaN, at most 1,024 levels."""
+    """A request whose JSON is parsed strictly: UTF-8, no lone surrogates, no NaN, at most 1,024 levels.
+
+    Its body has at most `limit` bytes. Reading more raises PayloadTooLarge, and an incomplete one RequestIncomplete.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
+        super().__init__(scope, limited(receive, limit))
+        self.content: bytes | None = None
+
+    async def body(self) -> bytes:
+        if self.content is None:
+            pieces, more = [], True
+            while more:
+                message = await self.receive()
+                pieces.append(message.get("body", b""))
+                more = message.get("more_body", False)
+            self.content = b"".join(pieces)
+        return self.content
 
     async def json(self) -> Any:
         return orjson.loads(await self.body())
 
 
 class StrictRoute(APIRoute):
-    """Rejects what FastAPI accepts: unknown or repeated query parameters, other content types, large bodies."""
+    """Rejects what FastAPI accepts: unknown or repeated query parameters, other content types, large bodies.
+
+    `respond` runs the endpoint without FastAPI where `Arguments` can resolve its arguments and it returns a response;
+    app.py calls it directly. Other routes go through FastAPI's own handler.
+    """
 
     # Enough for two objects of 16 KiB with every character escaped, and the other fields.
     max_body_bytes = 256 * 1024
     uses_bulkhead = False
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if isinstance(options.get("response_model"), DefaultPlaceholder) and returns_response(endpoint):
+            # FastAPI would take the type RawResponse for the model of a body.
+            options["response_model"] = None
         super().__init__(path, endpoint, **options)
         if self.body_field is not None or "requestBody" in (self.openapi_extra or {}):
             self.responses = problems(413, 415) | self.responses
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-        known, limit, uses_bulkhead = query_names(self.dependant), self.max_body_bytes, self.uses_bulkhead
-        prefix = (self.openapi_extra or {}).get(OPEN_QUERY)
+        """FastAPI's hook, which it calls when the route is made."""
+        self.handle_resolved = super().get_route_handler()
+        self.known_parameters = query_names(self.dependant)
+        self.open_prefix = (self.openapi_extra or {}).get(OPEN_QUERY)
+        self.media_types = {JSON, MERGE_PATCH} if "PATCH" in (self.methods or ()) else {JSON}
+        self.is_direct = is_resolvable(self.dependant) and returns_response(self.endpoint)
+        self.arguments = Arguments(self.dependant)
+
+        async def handle(request: Request) -> Response:
+            response = await self.respond(request.scope, request.receive)
+            return to_response(response) if isinstance(response, RawResponse) else response
+
+        return handle
+
+    async def respond(self, scope: Scope, receive: Receive) -> Response | RawResponse:
+        """The response to a request with this path and method. Raises ServiceError.
+
+        The scope has `app`, the `path_params`, and the context in `state`.
+        """
+        request = JsonRequest(scope, receive, self.max_body_bytes)
+        headers = request_context(request).headers
+        check_query(request, self.known_parameters, self.open_prefix)
+        check_single_key(request)
+        check_length(headers, self.max_body_bytes)
+        check_content_encoding(headers)
         takes_json = self.body_field is not None
-        types = {JSON, MERGE_PATCH} if "PATCH" in (self.methods or ()) else {JSON}
+        if takes_json:
+            check_content_type(request, self.media_types)
+        # Read before FastAPI reads it, which would report a body that is too large as malformed.
+        body = await request.body() if takes_json or self.uses_bulkhead else b""
+        if self.uses_bulkhead and len(body) > SMALL_BODY_BYTES:
+            async with request.app.state.parts.bulkhead.entered():
+                return await self.run(request, headers, body)
+        return await self.run(request, headers, body)
 
-        async def strict(request: Request) -> Response:
-            check_query(request, known, prefix)
-            check_single_key(request)
-            check_length(request, limit)
-            check_content_encoding(request)
-            if takes_json:
-                check_content_type(request, types)
-            request = JsonRequest(request.scope, limited(request.receive, limit))
-            # Read before FastAPI reads it, which would report a body that is too large as malformed.
-            body = await request.body() if takes_json or uses_bulkhead else b""
-            if uses_bulkhead and len(body) > SMALL_BODY_BYTES:
-                async with request.app.state.parts.bulkhead.entered():
-                    return await respond_once(request, handle)
-            return await respond_once(request, handle)
+    async def run(self, request: JsonRequest, headers: Mapping[bytes, bytes], body: bytes) -> Response | RawResponse:
+        if not self.is_direct:
+            return await self.handle_resolved(request)
+        document = parse_json(body) if self.body_field is not None else NO_BODY
+        response: Response | RawResponse = await self.endpoint(
+            **await self.arguments.resolve(request, headers, document)
+        )
+        return response
 
-        return strict
+
+def returns_response(endpoint: Callable[..., Any]) -> bool:
+    """Whether an endpoint's result needs no serialisation."""
+    result = signature(endpoint).return_annotation
+    return result is RawResponse or (isinstance(result, type) and issubclass(result, Response))
 
 
 class LargeRoute(StrictRoute):
@@ -125,10 +181,10 @@ def payload_too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"The body must not exceed {limit:,} bytes.")
 
 
-def check_length(request: Request, limit: int) -> None:
+def check_length(headers: Mapping[bytes, bytes], limit: int) -> None:
     """Raises PayloadTooLarge when Content-Length exceeds the limit, before the body is read."""
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared) > limit:
+    declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > limit:
         raise payload_too_large(limit)
 
 
@@ -160,20 +216,29 @@ def query_names(dependant: Dependant) -> set[str]:
 
 def check_query(request: Request, known: set[str], prefix: str | None) -> None:
     """Raises BadRequest, and ValidationFailed for names other than `known` and those that begin with `prefix`."""
-    check_encoding((request.scope.get("raw_path") or b"") + b"?" + request.scope["query_string"])
+    query = request.scope["query_string"]
+    check_encoding((request.scope.get("raw_path") or b"") + b"?" + query)
+    if not query:
+        return
     names = [name for name, _ in request.query_params.multi_items()]
     check_names(names, lambda name: name in known or (prefix is not None and name.startswith(prefix)))
 
 
 def check_single_key(request: Request) -> None:
     """Raises InvalidHeader for two different keys, of which a proxy could have seen the other one."""
-    if len(set(request.headers.getlist("idempotency-key"))) > 1:
+    if b"," in request_context(request).headers.get(b"idempotency-key", b"") and has_other_key(request):
         raise InvalidHeader("Send one Idempotency-Key, not several.")
+
+
+def has_other_key(request: Request) -> bool:
+    return len(set(request.headers.getlist("idempotency-key"))) > 1
 
 
 def check_content_type(request: Request, types: Collection[str]) -> str:
     """The media type of the body. Raises UnsupportedMediaType unless it is one of `types`, in UTF-8."""
-    fields = set(request.headers.getlist("content-type"))
+    field = request_context(request).headers.get(b"content-type", b"").decode("latin-1")
+    # Several lines of the same type are one; their names are in one field here.
+    fields = {field} if "," not in field else set(request.headers.getlist("content-type"))
     media_type = parse_media_type(", ".join(fields))
     if len(fields) > 1 or media_type.name not in types:
         raise UnsupportedMediaType(f"Send the body with Content-Type: {' or '.join(sorted(types))}.")
@@ -184,8 +249,8 @@ def check_content_type(request: Request, types: Collection[str]) -> str:
     return media_type.name
 
 
-def check_content_encoding(request: Request) -> None:
+def check_content_encoding(headers: Mapping[bytes, bytes]) -> None:
     """Raises UnsupportedMediaType for a compressed body, which would be read as if it were not compressed."""
-    for encoding in request.headers.getlist("content-encoding"):
-        if encoding.strip().lower() not in {"", "identity"}:
+    for encoding in headers.get(b"content-encoding", b"").lower().split(b","):
+        if encoding.strip() not in {b"", b"identity"}:
             raise UnsupportedMediaType("Send the body without Content-Encoding: it is not unpacked.")

@@ -1,6 +1,5 @@
 """`/api/v1/users/{user_id}/audit`, `/export` and `/erase`: access to personal data, and its erasure."""
 
-from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -12,10 +11,11 @@ from pydantic import BaseModel, Field
 from user_service.users.audit import AuditTrail
 from user_service.users.model import JSON_OPTIONS
 from user_service.users.schemas import UserRead
-from user_service.web.dependencies import ChangeCondition, UserId, Users, get_database, get_resources, requires
+from user_service.web.dependencies import ChangeCondition, Changes, UserId, get_database, get_resources, requires
 from user_service.web.openapi import COMMON_PROBLEMS, problems
 from user_service.web.pagination import PageSize, cursor_codec, page_headers
 from user_service.web.problems import request_context
+from user_service.web.responses import RawResponse, empty_response, make_response
 from user_service.web.routing import make_router
 from user_service.web.streams import ClosingResponse
 
@@ -101,31 +101,23 @@ class PersonalExportRead(BaseModel):
     changes: list[ChangeRead]
 
 
-async def audit_trail(request: Request) -> AsyncIterator[AuditTrail]:
-    get_resources(request).require_database()
-    async with get_database(request).transaction() as session:
-        yield AuditTrail(session)
-
-
-Trail = Annotated[AuditTrail, Depends(audit_trail, scope="function")]
-
-
 @router.get("/{user_id:user}/audit", response_model=ChangePage, dependencies=reading, responses=problems(404))
 async def read_audit_trail(
     request: Request,
     user_id: UserId,
-    trail: Trail,
     limit: Annotated[PageSize, Query()] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
-) -> Response:
+) -> RawResponse:
     """Who changed a user, and when, without values. Includes deleted, erased and purged users."""
     codec, query = cursor_codec(request), {"audit": str(user_id)}
     after = codec.decode_version(cursor, query=query) if cursor is not None else 0
-    changes, last_version = await trail.page(user_id, after=after, limit=limit)
+    get_resources(request).require_database()
+    async with get_database(request).transaction() as session:
+        changes, last_version = await AuditTrail(session).page(user_id, after=after, limit=limit)
     request_context(request).rows = len(changes)
     next_cursor = codec.encode_version(last_version, query=query) if last_version is not None else None
     body = orjson.dumps({"items": changes, "next_cursor": next_cursor}, option=JSON_OPTIONS)
-    return Response(body, 200, page_headers(request, next_cursor), "application/json")
+    return make_response(200, body, page_headers(request, next_cursor))
 
 
 @router.get("/{user_id:user}/export", response_model=PersonalExportRead, dependencies=reading, responses=problems(404))
@@ -146,7 +138,9 @@ async def export_user(request: Request, user_id: UserId) -> Response:
     dependencies=[Depends(requires("users:erase"))],
     responses=problems(404, 409, 410, 412),
 )
-async def erase_user(request: Request, user_id: UserId, users: Users, condition: ChangeCondition) -> Response:
+async def erase_user(request: Request, user_id: UserId, changes: Changes, condition: ChangeCondition) -> RawResponse:
     """Erase a person permanently. A tombstone with the id and the version remains. Repeating it returns 204 too."""
-    await users.erase(user_id, condition=condition, actor_names=get_resources(request).actor_names)
-    return Response(status_code=204)
+    names = get_resources(request).actor_names
+    return await changes.run_in_transaction(
+        lambda users: users.erase(user_id, condition=condition, actor_names=names), empty_response
+    )

@@ -1,30 +1,46 @@
 """`/api/v1/users`: one user, and the list."""
 
+from collections.abc import Awaitable, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import Depends, Header, Path, Query, Request, Response
+from fastapi import Depends, Header, Path, Query, Request
 
+from user_service.errors import Forbidden
 from user_service.users.model import User
 from user_service.users.schemas import ExternalId, OwnUpdate, UserCreate, UserPage, UserRead, UserUpdate, UserUpsert
-from user_service.users.service import single_user
+from user_service.users.service import Outcome, UserService, single_user
 from user_service.web.dependencies import (
     TAG_LIST_SCHEMA,
     ChangeCondition,
+    Changes,
     Lists,
-    Own,
     Purge,
     UserId,
-    Users,
     conditions_without_etag,
     get_parts,
+    get_principal,
     get_resources,
     requires,
 )
 from user_service.web.openapi import COMMON_PROBLEMS, problems
-from user_service.web.pagination import METADATA_PARAMETER, METADATA_PARAMETER_PREFIX, Fields, UserQuery, page_response
+from user_service.web.pagination import (
+    METADATA_PARAMETER,
+    METADATA_PARAMETER_PREFIX,
+    Fields,
+    UserQuery,
+    find_page,
+    page_response,
+)
 from user_service.web.preconditions import is_unchanged
-from user_service.web.problems import request_context, to_response
+from user_service.web.problems import request_context
+from user_service.web.responses import RawResponse, empty_response, make_response
 from user_service.web.routing import MERGE_PATCH, OPEN_QUERY, make_router
+
+
+async def one(outcomes: Awaitable[Sequence[Outcome]]) -> User:
+    """The user of a set of one. Raises the error of its outcome."""
+    return single_user(await outcomes)
+
 
 router = make_router("users", prefix="/api/v1/users", responses=COMMON_PROBLEMS)
 reading = [Depends(requires("users:read"))]
@@ -37,11 +53,15 @@ def patch_body(schema: str) -> dict[str, Any]:
     return {"requestBody": {"content": {MERGE_PATCH: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}}}
 
 
-def user_response(user: User, *, status: int = 200) -> Response:
-    headers = {"ETag": f'"{user.version}"', "Cache-Control": "private, no-cache"}
+def user_response(user: User, *, status: int = 200) -> RawResponse:
+    headers = [(b"etag", b'"%d"' % user.version), (b"cache-control", b"private, no-cache")]
     if status == 201:
-        headers["Location"] = f"/api/v1/users/{user.id}"
-    return Response(user.to_json(), status, headers, "application/json")
+        headers.append((b"location", f"/api/v1/users/{user.id}".encode()))
+    return make_response(status, user.to_json(), headers)
+
+
+def created_response(user: User) -> RawResponse:
+    return user_response(user, status=201)
 
 
 @router.post(
@@ -51,9 +71,9 @@ def user_response(user: User, *, status: int = 200) -> Response:
     dependencies=[*writing, conditions_without_etag],
     responses=problems(409, 410, 412),
 )
-async def create_user(body: UserCreate, users: Users) -> Response:
+async def create_user(body: UserCreate, changes: Changes) -> RawResponse:
     """Create a user."""
-    return user_response(single_user(await users.create([body])), status=201)
+    return await changes.run(lambda users: one(users.create([body])), created_response)
 
 
 @router.get(
@@ -62,24 +82,44 @@ async def create_user(body: UserCreate, users: Users) -> Response:
     dependencies=reading,
     openapi_extra={OPEN_QUERY: METADATA_PARAMETER_PREFIX, "parameters": [METADATA_PARAMETER]},
 )
-async def list_users(request: Request, query: UserQuery, fields: Fields, lists: Lists) -> Response:
+async def list_users(request: Request, query: UserQuery, fields: Fields, lists: Lists) -> RawResponse:
     """List and find users, page by page. Further parameters: `metadata.<key>=<value>`."""
+    if query.names_key_only and fields is None:
+        return await find_page(request, query)
     return page_response(request, await lists.page(query), fields)
 
 
+async def find_own_user(request: Request, users: UserService) -> User:
+    """The user of the token. Raises UserNotFound, and Forbidden without a token of a user's issuer."""
+    subject = get_principal(request).subject
+    if subject is None:
+        raise Forbidden("This endpoint needs a user's token; an API key has no user.")
+    return await users.get_by_subject(subject, subject_type=get_resources(request).settings.jwt_subject)
+
+
 @router.get("/me", response_model=UserRead, responses=WRITE_PROBLEMS)
-async def read_own_user(request: Request, own: Own) -> Response:
+async def read_own_user(request: Request, changes: Changes) -> RawResponse:
     """Read the user of the token. Needs no scope."""
-    response = user_response(own)
-    if is_unchanged(request_context(request).headers, own.version):
-        return Response(None, 304, {name: response.headers[name] for name in ("ETag", "Cache-Control")})
-    return response
+
+    def render(own: User) -> RawResponse:
+        response = user_response(own)
+        if is_unchanged(request_context(request).headers, own.version):
+            return RawResponse(304, response.headers[2:], b"")
+        return response
+
+    return await changes.run(lambda users: find_own_user(request, users), render)
 
 
 @router.patch("/me", response_model=UserRead, responses=WRITE_PROBLEMS, openapi_extra=patch_body("OwnUpdate"))
-async def update_own_user(body: OwnUpdate, own: Own, users: Users, condition: ChangeCondition) -> Response:
+async def update_own_user(
+    request: Request, body: OwnUpdate, changes: Changes, condition: ChangeCondition
+) -> RawResponse:
     """Change the user of the token by a JSON merge patch (RFC 7396). Needs no scope."""
-    return user_response(await users.update_own(own, body, condition=condition))
+
+    async def update(users: UserService) -> User:
+        return await users.update_own(await find_own_user(request, users), body, condition=condition)
+
+    return await changes.run(update, user_response)
 
 
 @router.get(
@@ -95,12 +135,10 @@ async def read_user(
     if_match: Annotated[str | None, Header(alias="If-Match", json_schema_extra=TAG_LIST_SCHEMA)] = None,
     if_none_match: Annotated[str | None, Header(alias="If-None-Match")] = None,
     cache_control: Annotated[str | None, Header(alias="Cache-Control")] = None,
-) -> Response:
+) -> RawResponse:
     """Read a user. `Cache-Control: no-cache` reads from the database."""
     fast_path = get_parts(request).fast_path
-    return to_response(
-        await fast_path.read_user(user_id, request.scope["query_string"], request_context(request).headers)
-    )
+    return await fast_path.read_user(user_id, request.scope["query_string"], request_context(request).headers)
 
 
 @router.patch(
@@ -110,9 +148,9 @@ async def read_user(
     responses=WRITE_PROBLEMS,
     openapi_extra=patch_body("UserUpdate"),
 )
-async def update_user(user_id: UserId, body: UserUpdate, users: Users, condition: ChangeCondition) -> Response:
+async def update_user(user_id: UserId, body: UserUpdate, changes: Changes, condition: ChangeCondition) -> RawResponse:
     """Change a user by a JSON merge patch (RFC 7396). A patch that changes nothing leaves the version."""
-    return user_response(single_user(await users.update([(user_id, condition, body)])))
+    return await changes.run(lambda users: one(users.update([(user_id, condition, body)])), user_response)
 
 
 @router.put(
@@ -122,45 +160,49 @@ async def update_user(user_id: UserId, body: UserUpdate, users: Users, condition
     responses={201: {"model": UserRead, "description": "The user was created"}, **problems(409, 410, 412)},
 )
 async def upsert_user(
-    external_id: Annotated[ExternalId, Path()], body: UserUpsert, users: Users, condition: ChangeCondition
-) -> Response:
+    external_id: Annotated[ExternalId, Path()], body: UserUpsert, changes: Changes, condition: ChangeCondition
+) -> RawResponse:
     """Create the user with an external id, or change the fields in the body."""
-    user, created = await users.upsert(external_id, body, condition=condition)
-    return user_response(user, status=201 if created else 200)
+
+    def render(result: tuple[User, bool]) -> RawResponse:
+        user, created = result
+        return user_response(user, status=201 if created else 200)
+
+    return await changes.run(lambda users: users.upsert(external_id, body, condition=condition), render)
 
 
 @router.delete("/{user_id:user}", status_code=204, responses=WRITE_PROBLEMS)
 async def delete_user(
-    request: Request, purge: Purge, user_id: UserId, users: Users, condition: ChangeCondition
-) -> Response:
+    request: Request, purge: Purge, user_id: UserId, changes: Changes, condition: ChangeCondition
+) -> RawResponse:
     """Delete a user, which can be restored. `purge=true` removes it permanently and needs `users:purge`."""
     if purge:
-        await users.purge(user_id, condition=condition, actor_names=get_resources(request).actor_names)
-    else:
-        single_user(await users.delete([(user_id, condition)]))
-    return Response(status_code=204)
+        names = get_resources(request).actor_names
+        return await changes.run_in_transaction(
+            lambda users: users.purge(user_id, condition=condition, actor_names=names), empty_response
+        )
+    return await changes.run(lambda users: one(users.delete([(user_id, condition)])), empty_response)
 
 
 @router.post("/{user_id:user}/restore", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
-async def restore_user(user_id: UserId, users: Users, condition: ChangeCondition) -> Response:
+async def restore_user(user_id: UserId, changes: Changes, condition: ChangeCondition) -> RawResponse:
     """Restore a deleted user with its previous status."""
-    return user_response(single_user(await users.restore([(user_id, condition)])))
+    return await changes.run(lambda users: one(users.restore([(user_id, condition)])), user_response)
 
 
 @router.post("/{user_id:user}/suspend", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
-async def suspend_user(user_id: UserId, users: Users, condition: ChangeCondition) -> Response:
+async def suspend_user(user_id: UserId, changes: Changes, condition: ChangeCondition) -> RawResponse:
     """Suspend a pending or active user."""
-    return user_response(await users.set_status(user_id, "suspended", condition=condition))
+    return await changes.run(lambda users: users.set_status(user_id, "suspended", condition=condition), user_response)
 
 
 @router.post("/{user_id:user}/activate", response_model=UserRead, dependencies=writing, responses=WRITE_PROBLEMS)
-async def activate_user(user_id: UserId, users: Users, condition: ChangeCondition) -> Response:
+async def activate_user(user_id: UserId, changes: Changes, condition: ChangeCondition) -> RawResponse:
     """Activate a pending or suspended user."""
-    return user_response(await users.set_status(user_id, "active", condition=condition))
+    return await changes.run(lambda users: users.set_status(user_id, "active", condition=condition), user_response)
 
 
 @router.post("/{user_id:user}/login", status_code=204, dependencies=writing, responses=WRITE_PROBLEMS)
-async def record_login(user_id: UserId, users: Users, condition: ChangeCondition) -> Response:
+async def record_login(user_id: UserId, changes: Changes, condition: ChangeCondition) -> RawResponse:
     """Set `last_login_at` to now."""
-    await users.record_login(user_id, condition=condition)
-    return Response(status_code=204)
+    return await changes.run(lambda users: users.record_login(user_id, condition=condition), empty_response)

@@ -1,0 +1,116 @@
+"""How often an operation waits for PostgreSQL, once its statements are prepared."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from support.api import USERS, make_user, unique_email, user_url
+from support.application import started
+from user_service.app import Application
+
+Operation = Callable[[httpx.AsyncClient, dict[str, Any]], Awaitable[httpx.Response]]
+KEYS = iter(f"round-trips-{number}" for number in range(1000))
+
+
+@pytest.fixture
+async def client(application: Application) -> AsyncIterator[httpx.AsyncClient]:
+    async with started(application) as client:
+        yield client
+
+
+@asynccontextmanager
+async def recorded(application: Application) -> AsyncIterator[list[str]]:
+    """The statements that requests send in the meantime. Nothing else uses the pools of requests."""
+    queries: list[str] = []
+
+    def note(record: Any) -> None:
+        queries.append(record.query)
+
+    resources = application.resources
+    assert resources.services is not None
+    pools = (resources.services.database.primary.connections, resources.pool.connections)
+    connections = [connection for pool in pools for connection in pool.idle]
+    for connection in connections:
+        connection.add_query_logger(note)
+    yield queries
+    # asyncpg reports a statement in the next turn of the loop.
+    await asyncio.sleep(0.01)
+    for connection in connections:
+        connection.remove_query_logger(note)
+
+
+def keyed() -> dict[str, str]:
+    return {"Idempotency-Key": next(KEYS)}
+
+
+async def delete_and_restore(client: httpx.AsyncClient, user: dict[str, Any], **options: Any) -> httpx.Response:
+    await client.delete(user_url(user))
+    return await client.post(user_url(user, "/restore"), **options)
+
+
+OPERATIONS: dict[str, tuple[int, Operation]] = {
+    "find by e-mail": (1, lambda client, user: client.get(USERS, params={"email": user["email"]})),
+    "find by username": (1, lambda client, _: client.get(USERS, params={"username": "ada"})),
+    "find by external id": (1, lambda client, _: client.get(USERS, params={"external_id": "7"})),
+    "page": (1, lambda client, _: client.get(USERS, params={"limit": 50})),
+    "batch find": (
+        1,
+        lambda client, user: client.post(f"{USERS}/batch/find", json={"emails": [user["email"], "x@y.z"]}),
+    ),
+    "create": (1, lambda client, _: client.post(USERS, json={"email": unique_email(), "given_name": "Ada"})),
+    "create with a key": (
+        2,
+        lambda client, _: client.post(USERS, json={"email": unique_email()}, headers=keyed()),
+    ),
+    "change": (2, lambda client, user: client.patch(user_url(user), json={"email": unique_email()})),
+    "change with a key": (
+        3,
+        lambda client, user: client.patch(user_url(user), json={"email": unique_email()}, headers=keyed()),
+    ),
+    "upsert": (
+        2,
+        lambda client, _: client.put(f"{USERS}/by-external-id/{next(KEYS)}", json={"email": unique_email()}),
+    ),
+    "login": (2, lambda client, user: client.post(user_url(user, "/login"))),
+    "delete and restore": (4, delete_and_restore),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+async def test_round_trips(application: Application, client: httpx.AsyncClient, name: str) -> None:
+    expected, operate = OPERATIONS[name]
+    user = await make_user(client, username="ada", external_id="7")
+    assert (await operate(client, user)).is_success
+    user = (await client.get(user_url(user))).json()
+
+    async with recorded(application) as queries:
+        response = await operate(client, user)
+
+    assert response.is_success
+    assert len(queries) == expected, queries
+
+
+async def test_suspend_and_activate(application: Application, client: httpx.AsyncClient) -> None:
+    user = await make_user(client)
+    assert (await client.post(user_url(user, "/suspend"))).is_success
+
+    async with recorded(application) as queries:
+        assert (await client.post(user_url(user, "/activate"))).is_success
+
+    assert len(queries) == 2, queries
+
+
+async def test_what_is_refused_is_explained_by_a_transaction(
+    application: Application, client: httpx.AsyncClient
+) -> None:
+    user = await make_user(client)
+
+    async with recorded(application) as queries:
+        assert (await client.post(USERS, json={"email": user["email"]})).status_code == 409
+
+    assert queries[1] == "BEGIN"
+    assert queries[-1] == "ROLLBACK"
