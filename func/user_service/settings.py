@@ -211,6 +211,7 @@ class Settings:
     event_sink_secret: tuple[bytes, ...] = setting((), parse_signing_secrets)
     event_source: str = setting("/user-service", uri_reference)
     k_ce_overrides: Mapping[str, str] = field(default_factory=dict, metadata={"parse": cloudevent_overrides})
+    k_sink_token_file: Path = setting(Path("/oidc/token"), Path)
     k_ca_certs: str | None = setting(None, pem)
     jwt_issuer: str | None = setting(None, str)
     jwt_audience: str | None = setting(None, str)

@@ -46,6 +46,7 @@ def test_chart_and_overlay_describe_the_same_objects(name: str, overlay: str) ->
     [
         ("deployment-vpa-in-place", "k8s-fallback/overlays/production", "k8s-fallback/components/vpa-in-place"),
         ("knative-kafka", "knative/overlays/production", "knative/components/kafka-broker"),
+        ("knative-event-policy", "knative/overlays/production", "knative/components/event-policy"),
     ],
 )
 def test_chart_and_component_describe_the_same_objects(name: str, overlay: str, component: str, tmp_path: Path) -> None:

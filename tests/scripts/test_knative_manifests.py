@@ -7,11 +7,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import custom_resources
 import manifests
 import pytest
 from manifests import named, render, render_with
 
 from support.secret_files import SecretFolder
+from user_service.events.types import (
+    BATCH_OPERATIONS,
+    BATCH_RESULT,
+    BATCH_SCHEMAS,
+    CHANGES,
+    SCHEMA_URI,
+    USER_CHANGE,
+    USER_EVENT,
+)
 
 pytestmark = pytest.mark.skipif(
     not manifests.renderers(), reason="neither kubectl nor kustomize is on PATH; scripts/install-tools brings kustomize"
@@ -95,6 +105,38 @@ def test_the_broker_and_the_binding_come_before_the_services(overlay: str) -> No
     for kind in ("JobSink", "Broker", "SinkBinding"):
         assert kinds.index(kind) < kinds.index("KnativeService")
     assert by_step == {"Broker", "SinkBinding", "JobSink"}
+
+
+def test_every_type_of_event_is_registered_as_the_code_has_it(production: list[dict[str, Any]]) -> None:
+    found = {}
+    for event_type in (d for d in production if d["kind"] == "EventType"):
+        attributes = {attribute["name"]: attribute.get("value") for attribute in event_type["spec"]["attributes"]}
+        assert event_type["spec"]["reference"]["name"] == named(production, "Broker")["metadata"]["name"]
+        # Without one of these, Knative refuses the object.
+        assert attributes.keys() >= {"specversion", "id", "source", "type"}
+        found[attributes["type"]] = attributes.get("dataschema")
+
+    schema = SCHEMA_URI.format(USER_CHANGE)
+    assert found == {
+        **{USER_EVENT.format(kind): schema for kind in CHANGES},
+        **dict.fromkeys(BATCH_OPERATIONS),
+        # A refused batch has another schema.
+        **{BATCH_RESULT.format(operation): None for operation in BATCH_SCHEMAS},
+        BATCH_RESULT.format("find"): SCHEMA_URI.format(BATCH_SCHEMAS["find"][1]),
+    }
+
+
+def test_the_event_policy_lets_in_what_the_base_sends(tmp_path: Path) -> None:
+    documents = render_with("knative/overlays/production", ["knative/components/event-policy"], tmp_path)
+    policy = named(documents, "EventPolicy")
+
+    for reference in (entry["ref"] for entry in (*policy["spec"]["to"], *policy["spec"]["from"])):
+        assert named(documents, reference["kind"], reference["name"])["apiVersion"] == reference["apiVersion"]
+    # With its Trigger: until that is there, the broker is not ready, and the deployment waits for the broker before.
+    step = "app.kubernetes.io/component"
+    assert policy["metadata"]["labels"][step] == named(documents, "Trigger")["metadata"]["labels"][step]
+    if (folder := custom_resources.definitions_folder()) is not None:
+        assert custom_resources.problems([policy], folder) == (1, [])
 
 
 def test_the_broker_of_kafka_comes_with_its_settings(tmp_path: Path) -> None:

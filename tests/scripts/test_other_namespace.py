@@ -32,7 +32,9 @@ def render_elsewhere(overlay: str, components: list[str], scratch: Path) -> str:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_manifest_names_the_former_namespace(overlay: str, tmp_path: Path) -> None:
-    components = ["knative/components/kafka-broker"] if overlay.startswith("knative") else []
+    components = (
+        ["knative/components/kafka-broker", "knative/components/event-policy"] if overlay.startswith("knative") else []
+    )
     text = render_elsewhere(overlay, components, tmp_path)
 
     assert named(parse(text), "Namespace")["metadata"]["name"] == "elsewhere"

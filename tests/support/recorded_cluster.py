@@ -45,7 +45,7 @@ esac
 KINDS = (
     "Namespace ServiceAccount Role RoleBinding ConfigMap NetworkPolicy Job CronJob Deployment Service "
     "HorizontalPodAutoscaler VerticalPodAutoscaler PodDisruptionBudget ServiceMonitor PodMonitor Secret StatefulSet "
-    "Broker Trigger SinkBinding PingSource JobSink PrometheusRule ConfigMap"
+    "Broker Trigger SinkBinding PingSource JobSink EventType PrometheusRule ConfigMap"
 )
 
 

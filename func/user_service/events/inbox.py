@@ -13,12 +13,12 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.errors import EventIdReused, EventInProgress, FieldError, InvalidEvent
 from user_service.events.codec import Incoming
-from user_service.events.types import BATCH_OPERATIONS, BATCH_RESULT
+from user_service.events.types import BATCH_OPERATIONS, BATCH_REFUSED, BATCH_RESULT, BATCH_SCHEMAS, SCHEMA_URI
 from user_service.idempotency.requests import find_first, is_same
 from user_service.idempotency.stored_responses import INBOX, Links, StoredResponse, event_hash
 from user_service.postgres.retention import OLD_REPLIES, delete_batch
 from user_service.postgres.session import Session
-from user_service.users.batch.results import BatchResponse
+from user_service.users.batch.results import PROBLEM_MEDIA_TYPE, BatchResponse
 
 REPLY_IDS: Final = UUID("6f0d5d0c-3a51-5f0e-9d1c-5b8f0a9a7c11")
 
@@ -77,14 +77,17 @@ class InboxEntry:
 
     def reply(self, response: BatchResponse, *, source: str) -> CloudEvent:
         """The event with the response to this one."""
+        operation = BATCH_OPERATIONS[self.event.type]
+        is_refused = response.media_type == PROBLEM_MEDIA_TYPE
         return CloudEvent(
             {
                 "specversion": "1.0",
                 "id": str(uuid5(REPLY_IDS, self.name.hex())),
                 "source": source,
-                "type": BATCH_RESULT.format(BATCH_OPERATIONS[self.event.type]),
+                "type": BATCH_RESULT.format(operation),
                 "time": self.time,
                 "datacontenttype": response.media_type,
+                "dataschema": SCHEMA_URI.format(BATCH_REFUSED if is_refused else BATCH_SCHEMAS[operation][1]),
                 "causationid": self.event.id,
             },
             response.body,

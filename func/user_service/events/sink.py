@@ -4,6 +4,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import aiohttp
@@ -49,10 +50,12 @@ class HttpSink:
         extensions: Mapping[str, str],
         ca_certs: str | None,
         secrets: Callable[[], Sequence[bytes]],
+        token_file: Path | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        """`secrets` gives those that sign the next attempt."""
+        """`secrets` gives those that sign the next attempt; `token_file` is read at each attempt, if it is there."""
         self.url = url
+        self.token_file = token_file
         self.secrets = secrets
         self.source = source
         self.tracing = tracing
@@ -81,8 +84,9 @@ class HttpSink:
             return outcome, reason
 
     async def send(self, message: HTTPMessage, event_id: str) -> tuple[DeliveryOutcome, str]:
-        signature = make_signature_headers(event_id, message.body, self.secrets(), timestamp=int(time.time()))
-        headers = {**message.headers, **signature}
+        proofs = make_signature_headers(event_id, message.body, self.secrets(), timestamp=int(time.time()))
+        proofs |= self.make_token_header()
+        headers = {**message.headers, **proofs}
         try:
             async with self.session.post(
                 self.url, data=message.body, headers=headers, allow_redirects=False
@@ -96,6 +100,15 @@ class HttpSink:
         # The SDK writes data other than an object in its Python form, so it gets bytes.
         message = to_binary_event(CloudEvent(attributes, orjson.dumps(change.data)))
         return HTTPMessage({**message.headers, "traceparent": traceparent or change.traceparent}, message.body)
+
+    def make_token_header(self) -> dict[str, str]:
+        """The identity that a SinkBinding gives the pod, for a broker with OIDC; Kubernetes replaces its file."""
+        if self.token_file is None:
+            return {}
+        try:
+            return {"authorization": f"Bearer {self.token_file.read_text(encoding='ascii').strip()}"}
+        except (OSError, ValueError):
+            return {}
 
     async def close(self) -> None:
         await self.session.close()
@@ -120,6 +133,8 @@ def open_sink(
         source=settings.event_source,
         extensions=settings.k_ce_overrides,
         ca_certs=settings.k_ca_certs,
+        # A token for the broker is for no other sink.
+        token_file=settings.k_sink_token_file if settings.k_sink is not None else None,
         secrets=secrets or (lambda: settings.event_sink_secret),
         tracing=tracing,
     )
