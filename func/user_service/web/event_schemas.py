@@ -9,7 +9,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from user_service.events.types import BATCH_REFUSED, SCHEMA_URI, USER_CHANGE
 from user_service.users.batch.bodies import CreateBatch, FindBatch, UpdateBatch, UserBatch
-from user_service.web.routes.batches import BatchRead, BatchRefused, FoundRead
+from user_service.users.batch.response_schemas import BatchRead, BatchRefused, FoundRead
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 

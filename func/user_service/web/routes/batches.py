@@ -1,16 +1,13 @@
 """`/api/v1/users/batch`: many users at once."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final, Literal
-from uuid import UUID
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request, Response
-from pydantic import BaseModel, Field
-from pydantic.json_schema import SkipJsonSchema
 
 from user_service.users.batch.bodies import Batch, CreateBatch, FindBatch, UpdateBatch, UserBatch
 from user_service.users.batch.operations import OPERATIONS
-from user_service.users.schemas import UserRead
+from user_service.users.batch.response_schemas import BatchRead, BatchRefused, FoundRead
 from user_service.web.dependencies import IdempotencyKey, conditions_on_nothing, get_parts, get_resources, requires
 from user_service.web.fast_path import bypasses_cache
 from user_service.web.idempotency import REPLAYED_HEADER
@@ -25,67 +22,6 @@ class FindRoute(StrictRoute):
     """A find takes milliseconds, so it does not wait in the bulkhead behind writes."""
 
     max_body_bytes = LARGE_BODY_BYTES
-
-
-class ItemError(BaseModel):
-    """Why an item failed; `pointer` is a JSON pointer into the request's body."""
-
-    code: str = Field(examples=["email_taken"])
-    detail: str
-    pointer: str | SkipJsonSchema[None] = Field(default=None, examples=["/items/0/data/email"])
-
-
-class ItemOutcome(BaseModel):
-    """The outcome of one item; `id` and `version` are those of the user."""
-
-    index: int
-    ref: str | None
-    status: Literal["created", "updated", "deleted", "restored", "skipped", "failed"]
-    id: UUID | None
-    version: int | None
-    error: ItemError | SkipJsonSchema[None] = Field(default=None, description="Present when the item failed")
-
-
-class Summary(BaseModel):
-    total: int
-    succeeded: int
-    failed: int
-    skipped: int
-
-
-class BatchRead(BaseModel):
-    """The outcomes in the order of the request."""
-
-    summary: Summary
-    items: list[ItemOutcome]
-
-
-class MissingKeys(BaseModel):
-    ids: list[str]
-    emails: list[str]
-    external_ids: list[str]
-    usernames: list[str]
-
-
-class FoundRead(BaseModel):
-    """The users found, once each, and the keys without a user."""
-
-    found: list[UserRead]
-    missing: MissingKeys
-
-
-class BatchRefused(BaseModel):
-    """Problem details of an atomic batch that was not applied; `items` are those that failed."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    request_id: str
-    errors: list[ItemError]
-    summary: Summary
-    items: list[ItemOutcome]
 
 
 RunBatch = Callable[[str, Batch], Awaitable[Response]]
