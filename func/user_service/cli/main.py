@@ -1,4 +1,5 @@
-"""The command line: `user-service serve | migrate | import | export | relay | prune | reencrypt | doctor | keys`.
+"""The command line: `user-service serve | migrate | import | export | relay | events | prune | reencrypt | doctor` and
+`keys`.
 
 Each command is the function `run` of a module of this package, which is imported when the command runs.
 """
@@ -48,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     relay = add(commands, "relay", "relay", "post the pending events of the outbox to the sink")
     relay.add_argument("--watch", action="store_true", help="run until stopped instead of once")
+    add_events(commands)
     add(
         commands,
         "prune",
@@ -95,6 +97,25 @@ def add_keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     api.add_argument(
         "--file", type=Path, help="add it to this file, as API_KEYS_FILE names it (default: print API_KEYS)"
     )
+
+
+def add_events(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    summary = "post the events of past changes, or dead letters, to the sink again, with the ids that they had"
+    events = add(commands, "events", "events", summary)
+    events.add_argument("action", choices=["replay"])
+    events.add_argument("--since", metavar="TIME", help="changes from this time on, as 2026-01-31T12:00:00Z")
+    events.add_argument("--until", metavar="TIME", help="changes before this time")
+    events.add_argument("--type", dest="types", action="append", default=[], help="one type, as `created`; repeatable")
+    events.add_argument("--after", type=int, metavar="POSITION", help="continue where the command has stopped")
+    events.add_argument(
+        "--dead-letters",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="instead of changes: events, or Secrets of a JobSink, as JSON; - for standard input",
+    )
+    events.add_argument("--dry-run", action="store_true", help="count the events, and post none")
 
 
 def add(
