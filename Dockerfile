@@ -1,4 +1,4 @@
-# The image of the service on every cluster; scripts/build-image builds it.
+# The image of the service on every cluster, and the target `standalone` with a database inside; scripts/build-image builds them.
 #
 # BASE is an argument so that the image can be built where no registry is at hand (scripts/check-image does), and so that
 # a release can pin it by digest: --build-arg BASE=python:3.13-slim@sha256:... . The default is the weaker pin, a tag:
@@ -7,7 +7,8 @@ ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
 # pip runs from an environment of its own and installs into the one that is shipped, so that pip itself is not shipped.
-RUN python3 -m venv /build && python3 -m venv --without-pip /opt/user-service
+# /data: where a volume of one machine has its owner from.
+RUN python3 -m venv /build && python3 -m venv --without-pip /opt/user-service && mkdir /data
 WORKDIR /source
 COPY requirements/build.txt requirements/production.txt requirements/
 RUN /build/bin/python -m pip install --no-cache-dir --require-hashes --only-binary=:all: -r requirements/build.txt \
@@ -21,8 +22,14 @@ RUN /build/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isolation
       --no-deps /wheels/*.whl \
  && /opt/user-service/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/user-service/lib
 
-FROM ${BASE}
-COPY --from=build --chown=0:0 /opt/user-service /opt/user-service
+FROM build AS build-standalone
+COPY requirements/standalone.txt requirements/
+RUN /build/bin/python -m pip --python /opt/user-service/bin/python install --no-cache-dir --no-compile \
+      --require-hashes --only-binary=:all: -r requirements/standalone.txt \
+ && /opt/user-service/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/user-service/lib
+
+FROM ${BASE} AS runtime
+COPY --from=build --chown=1001:1001 /data /data
 ENV PATH=/opt/user-service/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
@@ -42,3 +49,14 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
   CMD ["/opt/user-service/bin/python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '3002') + '/api/health/live', timeout=2)"]
 ENTRYPOINT ["/opt/user-service/bin/user-service"]
 CMD ["serve"]
+
+# The target `standalone`: the same with a PostgreSQL of its own, for trying out and for small installations on one machine.
+# Its volume has the database and, unless they are given, the keys.
+FROM runtime AS standalone
+COPY --from=build-standalone --chown=0:0 /opt/user-service /opt/user-service
+ENV DATA_DIR=/data
+VOLUME /data
+
+# The last stage is what a build without a target makes.
+FROM runtime AS service
+COPY --from=build --chown=0:0 /opt/user-service /opt/user-service

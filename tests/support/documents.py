@@ -19,6 +19,7 @@ NOT_RUN: Final = {
     "kubectl": "needs a cluster",
     "kind": "needs Docker and the network",
     "helm": "needs a cluster",
+    "docker": "needs Docker; scripts/check-one-machine runs the same with podman",
     "scripts/deploy-k8s.sh": "needs a cluster",
     "scripts/test": "would run this test again",
     "scripts/bench": "loads the machine for minutes; a step of .ci/run",

@@ -1,0 +1,33 @@
+# shellcheck shell=bash
+# For scripts/check-image and scripts/check-one-machine: `base` is the image that images are built on, made here by debootstrap
+# where it is empty (once; the local image is used again).
+
+for tool in podman buildah runc; do
+  command -v "$tool" >/dev/null || { echo "$0: $tool is missing (Debian package $tool)" >&2; exit 1; }
+done
+
+make_base() {
+  command -v debootstrap >/dev/null || { echo "$0: debootstrap is missing; install it or pass --base" >&2; exit 1; }
+  local root
+  root=$(mktemp -d)
+  # shellcheck disable=SC2064  # the folder of now, not of later
+  trap "rm -rf '$root'" EXIT
+  debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates trixie "$root" >"$root.log" 2>&1 ||
+    { tail -n 20 "$root.log" >&2; exit 1; }
+  rm -rf "$root.log" "$root"/var/cache/apt/archives/*.deb
+  # What the machine trusts, the build trusts: a company's proxy signs downloads with an authority of its own.
+  cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+  tar -C "$root" -c . | podman import --quiet - "$1" >/dev/null
+}
+
+# Makes `base` where it is empty. Images that are local need no signature; a machine without any policy refuses them.
+prepare_base() {
+  if [ ! -e /etc/containers/policy.json ] && [ ! -e "$HOME/.config/containers/policy.json" ]; then
+    mkdir -p "$HOME/.config/containers"
+    echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$HOME/.config/containers/policy.json"
+  fi
+  if [ -z "$base" ]; then
+    base=localhost/python-base:trixie
+    podman image exists "$base" || make_base "$base"
+  fi
+}
