@@ -44,6 +44,7 @@ async def test_each_change_shows_actor_fields_and_time(client: httpx.AsyncClient
         "request_id": "the-request",
         "traceparent": changed.headers["traceparent"],
         "changed_at": changed.json()["updated_at"],
+        "reason": None,
     }
     assert [UUID(item["id"]).version for item in page["items"]] == [7, 7]
     assert datetime.fromisoformat(page["items"][0]["changed_at"])

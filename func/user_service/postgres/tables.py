@@ -88,8 +88,9 @@ event.listen(
     DDL("ALTER TABLE user_terms ALTER COLUMN term SET STATISTICS 1000"),  # type: ignore[no-untyped-call]
 )
 
-# The audit trail, by month (see partitions.py). A row is updated only when its user, or the person who made the change,
-# is erased. A user's versions are unique because each is written while the user's row is locked.
+# The audit trail, by month (see partitions.py). Reads of exports have negative versions (see users/audit_log.py). A row
+# is updated only when its user, or the person who made the change, is erased. A user's versions are unique because each
+# is written while the user's row is locked.
 user_changes = Table(
     "user_changes",
     metadata,
@@ -104,10 +105,14 @@ user_changes = Table(
     Column("changed_at", Time),
     # UUIDv7; the id of the event too.
     Column("event_id", Uuid, nullable=False),
+    # Why, in the caller's words.
+    Column("reason", Text),
     PrimaryKeyConstraint("user_id", "version", "changed_at"),
     postgresql_partition_by="RANGE (changed_at)",
 )
-Index("ix_user_changes_actor", user_changes.c.actor, postgresql_where=text("actor LIKE 'jwt:%'"))
+# For pages of the audit, see users/audit_log.py. The changes of a batch have one time, so they share an entry.
+Index("ix_user_changes_type_changed_at", user_changes.c.type, user_changes.c.changed_at)
+Index("ix_user_changes_actor_type_changed_at", user_changes.c.actor, user_changes.c.type, user_changes.c.changed_at)
 
 # The change feed: the committed changes in the order of their positions, which have no gaps. See events/feed.py.
 feed = Table(

@@ -9,14 +9,18 @@ from sqlalchemy import text
 from user_service.errors import UserNotFound
 from user_service.postgres.session import Session
 
-TRAIL_COLUMNS: Final = "event_id AS id, version, type, status, changed, actor, request_id, traceparent, changed_at"
+TRAIL_COLUMNS: Final = (
+    "event_id AS id, version, type, status, changed, actor, request_id, traceparent, changed_at, reason"
+)
 TRAIL_ROWS: Final = 1000
 
 PAGE: Final = text(
     f"SELECT {TRAIL_COLUMNS} FROM user_changes WHERE user_id = :user_id AND version > :after"  # noqa: S608
     " ORDER BY version LIMIT :limit"
 )
-ALL: Final = text(f"SELECT {TRAIL_COLUMNS} FROM user_changes WHERE user_id = :user_id ORDER BY version")  # noqa: S608
+ALL: Final = text(
+    f"SELECT {TRAIL_COLUMNS} FROM user_changes WHERE user_id = :user_id AND version > 0 ORDER BY version"  # noqa: S608
+)
 IS_KNOWN: Final = text(
     "SELECT EXISTS (SELECT FROM users WHERE id = :user_id)"
     " OR EXISTS (SELECT FROM user_changes WHERE user_id = :user_id)"

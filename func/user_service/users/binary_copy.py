@@ -59,6 +59,7 @@ COPIED_CHANGE_COLUMNS: Final = (
     "actor",
     "request_id",
     "traceparent",
+    "reason",
     "changed_at",
 )
 CHANGE_START: Final = Struct(">hi16siii16s")
@@ -132,11 +133,11 @@ def encode_changes(changes: Sequence[Change], origin: Origin, at: datetime) -> b
         rest = cache.get(group)
         if rest is None:
             texts = map(text_field, (kind, user.status))
-            source = map(text_field, (origin.actor, origin.request_id, origin.traceparent))
+            source = map(text_field, (origin.actor, origin.request_id, origin.traceparent, origin.reason))
             rest = cache[group] = b"".join(
                 (*texts, array_field(changed), *source, TIME_FIELD.pack(8, microseconds(at)))
             )
-        rows.append(start(10, 16, user.id.bytes, 4, user.version, 16, new_id_bytes()) + rest)
+        rows.append(start(11, 16, user.id.bytes, 4, user.version, 16, new_id_bytes()) + rest)
     return join_rows(rows)
 
 

@@ -8,11 +8,12 @@ from user_service.users.model import User
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The origin of a change: the principal's name, the request's id and its W3C trace context."""
+    """The origin of a change: the principal's name, the request's id, its W3C trace context, and its reason."""
 
     actor: str
     request_id: str
     traceparent: str
+    reason: str | None = None
 
 
 class Change(NamedTuple):

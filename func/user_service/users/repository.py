@@ -50,10 +50,10 @@ def log_changes(gate: str = "") -> list[str]:
     """
     return [
         "logged AS (INSERT INTO user_changes"  # noqa: S608
-        " (user_id, version, event_id, type, status, changed, changed_at, actor, request_id, traceparent)"
+        " (user_id, version, event_id, type, status, changed, changed_at, actor, request_id, traceparent, reason)"
         " SELECT v.user_id, v.version, v.event_id, (CAST(:types AS text[]))[v.kind],"
         " (CAST(:statuses AS text[]))[v.kind], string_to_array((CAST(:changed AS text[]))[v.kind], ','),"
-        " CAST(:at AS timestamptz), :actor, :request_id, :traceparent"
+        " CAST(:at AS timestamptz), :actor, :request_id, :traceparent, :reason"
         f" FROM {gate}{gate and ', '}unnest(CAST(:ids AS uuid[]), CAST(:versions AS integer[]),"
         " CAST(:event_ids AS uuid[]), CAST(:kinds AS integer[])) AS v(user_id, version, event_id, kind)"
         " RETURNING user_id, version, changed_at)",
@@ -314,6 +314,7 @@ def change_values(changes: Sequence[Change], origin: Origin, at: datetime) -> di
         "actor": origin.actor,
         "request_id": origin.request_id,
         "traceparent": origin.traceparent,
+        "reason": origin.reason,
     }
 
 

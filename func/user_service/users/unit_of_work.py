@@ -20,6 +20,8 @@ from user_service.postgres.database import BEGIN, BEGIN_SNAPSHOT, Database
 from user_service.postgres.pool import connect_options, replica_share
 from user_service.postgres.session import Session
 from user_service.settings import Settings
+from user_service.users.audit import AuditTrail
+from user_service.users.audit_log import AuditLog
 from user_service.users.change_log import Origin
 from user_service.users.exports import ExportFormat
 from user_service.users.privacy.export import PersonalExport
@@ -187,6 +189,13 @@ class UserDatabase:
             async with aclosing(export.pieces(user_id, actor_names=actor_names)) as pieces:
                 async for piece in pieces:
                     yield piece
+
+    async def note_export(self, origin: Origin, user_id: UUID | None = None) -> None:
+        """Notes in the audit that a user, or many users for None, are exported. Raises UserNotFound."""
+        async with self.primary.session() as session:
+            if user_id is not None:
+                await AuditTrail(session).require_known(user_id)
+            await AuditLog(session).note_export(origin, user_id)
 
     @property
     def pool_stats(self) -> list[PoolStats]:

@@ -17,6 +17,7 @@ from user_service.web.problems import add_problem_handlers
 from user_service.web.route_table import RouteTable
 from user_service.web.routes import (
     admin,
+    audit,
     batches,
     cache,
     changes,
@@ -38,6 +39,7 @@ API_ROUTERS: Final = (
     batches.find_router,
     imports.router,
     privacy.router,
+    audit.router,
     cache.router,
     status.router,
     whoami.router,

@@ -13,8 +13,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 MAX_AGE_SECONDS: Final = 600
 METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 REQUEST_HEADERS: Final = (
-    b"Authorization, Cache-Control, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-API-Key, X-Request-ID,"
-    b" traceparent, tracestate"
+    b"Authorization, Cache-Control, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-API-Key, X-Change-Reason,"
+    b" X-Request-ID, traceparent, tracestate"
 )
 EXPOSED: Final = (
     b"access-control-expose-headers",

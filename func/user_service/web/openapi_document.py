@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute
 
 from user_service import __version__
 from user_service.users.schemas import EXAMPLE
+from user_service.web.change_reason import MAX_REASON_LENGTH, REASON_PATTERN
 from user_service.web.openapi import JSON, PROBLEM, PROBLEM_JSON
 from user_service.web.routes.events import EVENT
 from user_service.web.routing import OPEN_QUERY
@@ -23,6 +24,7 @@ TAGS: Final = {
     "changes": "The feed of all committed changes",
     "imports": "Files of users of any length, and the export of all users",
     "privacy": "What is stored about one person, and its erasure",
+    "audit": "Who changed or exported what, over all users",
     "events": "Batches as CloudEvents",
     "operations": "Probes, metrics, status and cache",
 }
@@ -62,9 +64,17 @@ HEADERS: Final = {
     "RateLimit-Policy": header("The quota, for principals with a rate limit", '"default";q=100;w=60'),
     "RateLimit": header("What is left of the quota", '"default";r=63;t=12'),
 }
+CHANGE_REASON: Final[dict[str, Any]] = {
+    "name": "X-Change-Reason",
+    "in": "header",
+    "required": False,
+    "description": "Why, for the audit, without personal data; UTF-8 is accepted too",
+    "schema": {"type": "string", "maxLength": MAX_REASON_LENGTH, "pattern": REASON_PATTERN},
+    "example": "ticket 4711",
+}
 WITH_ETAG: Final = "#/components/schemas/UserRead"
 UNCACHED: Final = "#/components/schemas/FeedPageRead"
-WITH_LINK: Final = ("#/components/schemas/UserPage", "#/components/schemas/ChangePage")
+WITH_LINK: Final = tuple(f"#/components/schemas/{name}" for name in ("UserPage", "ChangePage", "AuditPage"))
 
 
 def add_openapi(app: FastAPI) -> None:
@@ -98,12 +108,21 @@ def make_document(routes: Sequence[BaseRoute]) -> dict[str, Any]:
     components["securitySchemes"] = SECURITY_SCHEMES
     components["headers"] = HEADERS
     used: set[str] = set()
-    for path_item in document["paths"].values():
-        for operation in (path_item[method] for method in METHODS & path_item.keys()):
+    for path, path_item in document["paths"].items():
+        for method in METHODS & path_item.keys():
+            operation = path_item[method]
+            if takes_reason(path, method):
+                operation.setdefault("parameters", []).append(CHANGE_REASON)
             complete_operation(operation)
             used |= set(operation["tags"])
     document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items() if name in used]
     return document
+
+
+def takes_reason(path: str, method: str) -> bool:
+    """Whether the audit notes a request. RequestContext reads the header, so no route declares it."""
+    is_export = path.endswith("/export")
+    return path.startswith("/api/v1/users") and (method != "get" or is_export) and not path.endswith("/find")
 
 
 def refer(name: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from user_service.observability.tracing import RequestSpan, Tracing
 from user_service.security.principals import Principal
 from user_service.security.rate_limits import Allowance
 from user_service.users.change_log import Origin
+from user_service.web.change_reason import CHANGE_REASON, parse_reason
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED: Final = "unmatched"
@@ -81,9 +82,10 @@ class RequestContext:
 
     @property
     def origin(self) -> Origin:
-        """The actor, request id and trace context of changes that this request makes."""
+        """The actor, request id, trace context and reason of changes that this request makes. Raises InvalidHeader."""
         assert self.principal is not None
-        return Origin(self.principal.name, self.request_id.decode(), self.traceparent.decode())
+        reason = parse_reason(self.headers.get(CHANGE_REASON))
+        return Origin(self.principal.name, self.request_id.decode(), self.traceparent.decode(), reason)
 
     async def charge(self, items: int) -> None:
         """Counts a batch of `items` against the principal's rate limit. Raises RateLimited."""

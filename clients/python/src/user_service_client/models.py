@@ -65,6 +65,7 @@ class AuditEntry:
     request_id: str | None
     traceparent: str
     changed_at: datetime
+    reason: str | None
 
 
 @dataclass(frozen=True, slots=True)

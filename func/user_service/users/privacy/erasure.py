@@ -22,9 +22,11 @@ from user_service.users.privacy.subject_data import CHANGES_BY_ACTOR, ActorNames
 GONE_HEAD: Final = orjson.dumps([GONE, []])
 REDACTED_AT_ONCE: Final = 100
 
-# Callers choose the ids of their requests, which may contain a name. Trace ids are random numbers and stay.
-CLEAR_REQUEST_IDS: Final = text(
-    "UPDATE user_changes SET request_id = '' WHERE user_id = ANY(CAST(:ids AS uuid[])) AND request_id <> ''"
+# Callers choose the ids of their requests and give reasons, which may contain a name. Trace ids are random numbers and
+# stay, and so does the reason of the erasure.
+CLEAR_TEXTS: Final = text(
+    "UPDATE user_changes SET request_id = '', reason = CASE WHEN type IN ('erased', 'purged') THEN reason END"
+    " WHERE user_id = ANY(CAST(:ids AS uuid[])) AND (request_id <> '' OR reason IS NOT NULL)"
 )
 ALIAS: Final = "(CAST(:aliases AS text[]))[array_position(CAST(:names AS text[]), actor)]"
 RENAME_ACTORS: Final = (
@@ -47,7 +49,7 @@ class Erasure:
         All actions of one user get one random alias: they stay one group without a name.
         """
         await self.redact_responses(DataSubjects.from_users(users, self.index))
-        await self.session.execute(CLEAR_REQUEST_IDS, {"ids": [user.id for user in users]})
+        await self.session.execute(CLEAR_TEXTS, {"ids": [user.id for user in users]})
         aliases = {name: alias for user in users for alias in [new_alias()] for name in actor_names(user)}
         if aliases:
             for statement in RENAME_ACTORS:

@@ -53,6 +53,7 @@ class PersonalExport:
             },
             "idempotency_answers": await self.subject_data.list_responses(IDEMPOTENCY_KEYS, subjects),
             "event_replies": await self.subject_data.list_responses(INBOX, subjects),
+            "exports": await self.subject_data.list_exports(user_id),
             "as_actor": await self.subject_data.actions(actor_names(user) if user is not None else ()),
         }
 

@@ -19,6 +19,10 @@ ActorNames = Callable[[User], Collection[str]]
 # The condition on `jwt:` is that of the index.
 CHANGES_BY_ACTOR: Final = "actor = ANY(CAST(:names AS text[])) AND actor LIKE 'jwt:%'"
 COUNT_CHANGES: Final = text(f"SELECT count(*) FROM user_changes WHERE {CHANGES_BY_ACTOR}")  # noqa: S608
+EXPORTS: Final = text(
+    "SELECT actor, request_id, traceparent, changed_at AS exported_at, reason FROM user_changes"
+    " WHERE user_id = :user_id AND version < 0 ORDER BY changed_at"
+)
 IMPORTS_BY_ACTOR: Final = text(
     "SELECT id, started_at FROM imports WHERE actor = ANY(CAST(:names AS text[])) ORDER BY id"
 )
@@ -68,6 +72,11 @@ class SubjectData:
             f" JOIN {responses.key_rows} USING ({responses.key_columns}) ORDER BY {responses.key_columns}"
         )
         return [dict(row) for row in await self.session.execute(statement, arrays)]
+
+    async def list_exports(self, user_id: UUID) -> list[dict[str, Any]]:
+        """Who has read an export of the user, and when."""
+        rows = await self.session.execute(EXPORTS, {"user_id": user_id})
+        return [{**row, "request_id": row["request_id"] or None} for row in rows]
 
     async def actions(self, actor_names: Collection[str]) -> Mapping[str, Any]:
         """What was done under these names in the audit trail: the number of changes, and the imports."""

@@ -166,7 +166,7 @@ def event_origin(context: RequestContext, traceparent: str | None) -> Origin:
     origin = context.origin
     if traceparent is None:
         return origin
-    return Origin(origin.actor, origin.request_id, continue_trace(traceparent.encode("ascii", "replace")).decode())
+    return replace(origin, traceparent=continue_trace(traceparent.encode("ascii", "replace")).decode())
 
 
 def reply_response(reply: CloudEvent) -> Response:

@@ -231,6 +231,7 @@ async def export_users(request: Request, filters: Filters, fields: Fields) -> Re
     get_resources(request).require_database()
     media_type = choose_media_type(request.headers.get("accept", ""))
     export_format = EXPORT_FORMATS[FORMATS_BY_MEDIA_TYPE[media_type]](fields)
+    await get_database(request).note_export(request_context(request).origin)
     pieces = get_database(request).export(filters, export_format)
     return ClosingResponse(pieces, media_type=media_type, headers={"Vary": "Accept"})
 

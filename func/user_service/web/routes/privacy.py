@@ -37,6 +37,9 @@ class ChangeRead(BaseModel):
     request_id: str | None = Field(description="Null once the user is erased or purged")
     traceparent: str = Field(description="W3C trace context of the request")
     changed_at: datetime
+    reason: str | None = Field(
+        description="The `X-Change-Reason` of the request; null once the user is erased, but for the erasure's own"
+    )
 
 
 class ChangePage(BaseModel):
@@ -59,6 +62,16 @@ class EventReplyRead(BaseModel):
     source: str
     id: str
     processed_at: datetime
+
+
+class ExportNoted(BaseModel):
+    """A read of the person's export."""
+
+    actor: str
+    request_id: str | None
+    traceparent: str
+    exported_at: datetime
+    reason: str | None
 
 
 class ImportStarted(BaseModel):
@@ -89,6 +102,7 @@ class StoredRead(BaseModel):
     blind_indexes: BlindIndexesRead
     idempotency_answers: list[StoredResponseRead]
     event_replies: list[EventReplyRead]
+    exports: list[ExportNoted] = Field(description="Reads of this document, and this one")
     as_actor: ActorRead
 
 
@@ -124,6 +138,7 @@ async def read_audit_trail(
 async def export_user(request: Request, user_id: UserId) -> Response:
     """All data stored about one person, in plain text: the user, deleted or not, the audit trail, and more."""
     get_resources(request).require_database()
+    await get_database(request).note_export(request_context(request).origin, user_id)
     pieces = get_database(request).export_user(user_id, actor_names=get_resources(request).actor_names)
     # Raises UserNotFound before the response starts.
     first = await anext(pieces)
