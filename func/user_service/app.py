@@ -21,6 +21,7 @@ from user_service.errors import (
     ShuttingDown,
 )
 from user_service.observability.logging import log, set_up_logs
+from user_service.scim.error_documents import is_scim_path
 from user_service.secret_rotation import SecretFiles, SecretRotation
 from user_service.security.authentication import Authenticator, refuse_repeated
 from user_service.security.principals import Principal
@@ -33,7 +34,7 @@ from user_service.web.fast_path import LIVE_PATH, READY_PATH, FastPath
 from user_service.web.health import Health
 from user_service.web.references import relative_location
 from user_service.web.request_context import RequestContext, read_headers
-from user_service.web.responses import RawResponse, render_problem
+from user_service.web.responses import RawResponse
 from user_service.web.route_table import RouteTable
 
 Scope = MutableMapping[str, Any]
@@ -85,6 +86,7 @@ class Application:
         self.max_in_flight = resources.settings.max_in_flight
         self.request_timeout = resources.settings.request_timeout
         self.cors = Cors(resources.settings.cors_origins) if resources.settings.cors_origins else None
+        self.has_scim = resources.settings.has_scim
         self.requests = resources.metrics.requests
         self.rotation = SecretRotation(resources, secret_files)
         self.health = Health(resources)
@@ -176,12 +178,13 @@ class Application:
         path = scope["path"]
         tracing = self.resources.tracing
         context = RequestContext(scope["method"], headers, tracing if path not in UNTRACED else None)
+        context.is_scim = self.has_scim and is_scim_path(path)
         self.requests.in_flight += 1
         try:
             if self.cors is not None and (preflight := self.cors.answer_preflight(scope["method"], headers)):
                 await respond(preflight, context, send)
                 return
-            if path.startswith(GUARDED):
+            if path.startswith(GUARDED) or context.is_scim:
                 await self.admit(self.authenticator, scope, context)
             elif path in EVENT_PATHS and scope["method"] == "POST":
                 principal = await self.admit(self.resources.event_authenticator, scope, context)
@@ -192,16 +195,16 @@ class Application:
             else:
                 await respond(response, context, send)
         except ServiceError as error:
-            await respond(render_problem(error, context.request_id.decode()), context, send)
+            await respond(context.render_error(error), context, send)
         except Exception:
             log.exception("unexpected error", extra={"request_id": context.request_id.decode()})
-            await respond(render_problem(ServiceError(), context.request_id.decode()), context, send)
+            await respond(context.render_error(ServiceError()), context, send)
         except asyncio.CancelledError:
             # The server stops, and cancels what has not ended within its shutdown timeout.
             if context.response_started:
                 log_cut(ShuttingDown(), context)
             else:
-                await respond(render_problem(ShuttingDown(), context.request_id.decode()), context, send)
+                await respond(context.render_error(ShuttingDown()), context, send)
             raise
         finally:
             self.requests.in_flight -= 1
@@ -213,7 +216,8 @@ class Application:
         await asyncio.sleep(SHED_AFTER_SECONDS)
         context = RequestContext(scope["method"], read_headers(scope["headers"]))
         error = Overloaded(f"This replica processes {self.max_in_flight} requests already.")
-        await respond(render_problem(error, context.request_id.decode()), context, send)
+        context.is_scim = self.has_scim and is_scim_path(scope["path"])
+        await respond(context.render_error(error), context, send)
 
     async def admit(self, authenticator: Authenticator, scope: Scope, context: RequestContext) -> Principal:
         """Authenticates a request and counts it against the principal's rate limit.

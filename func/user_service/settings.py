@@ -7,6 +7,7 @@ in this order.
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -30,6 +31,8 @@ DNS_NAME: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?")
 DEFAULT_PORT: Final = re.compile(r"^(http(?=.*:80$)|https(?=.*:443$))(://.*):[0-9]+$")
 AUTHORITY: Final = re.compile(rf"(?:.*@)?{HOST}(?:,{HOST})*")
+
+SCIM_PATH: Final = "/scim/v2"
 
 KERNEL: Final = "the operating system's settings apply, as net.ipv4.tcp_keepalive_time"
 TLS: Final = "sslmode=verify-full with sslrootcert authenticates the server"
@@ -160,6 +163,24 @@ def cloudevent_overrides(text: str) -> dict[str, str]:
     return extensions
 
 
+def scim(text: str) -> bool:
+    """Whether SCIM is on, for which its libraries must be there."""
+    is_on = parse_bool(text)
+    if is_on and find_spec("scim2_server") is None:
+        raise ValueError(
+            "the libraries of SCIM are not installed; requirements/production.txt has them, as the extra `scim`"
+        )
+    return is_on
+
+
+def scim_base_url(text: str) -> str:
+    """The URL of the SCIM endpoints as identity providers call it, without a slash at its end."""
+    base = url("https", "http")(text).rstrip("/")
+    if not base.endswith(SCIM_PATH) or set(base) & set("?# "):
+        raise ValueError(f"expected a URL that ends with {SCIM_PATH}, as https://users.example.org{SCIM_PATH}")
+    return base
+
+
 def uri_reference(text: str) -> str:
     if not URI_REFERENCE.fullmatch(text):
         raise ValueError("expected a URI or a path in ASCII without spaces, as /user-service or //example.org/users")
@@ -224,6 +245,8 @@ class Settings:
     events_trust_network: bool = setting(False, parse_bool)
     webhook_origins: tuple[str, ...] = setting((), webhook_origins)
     cors_origins: tuple[str, ...] = setting((), origins)
+    scim: bool = setting(False, scim)
+    scim_base_url: str | None = setting(None, scim_base_url)
     jwks_ca_file: Path | None = setting(None, Path)
     events_jwks_token_file: Path | None = setting(None, Path)
     rate_limit_max: int = setting(100, whole_number(0, 10**9))
@@ -250,6 +273,11 @@ class Settings:
         """Whether `/admin` is served, which works through the API of this process."""
         wanted = not self.is_production if self.admin_page is None else self.admin_page
         return wanted and self.serve != "events"
+
+    @property
+    def has_scim(self) -> bool:
+        """Whether `/scim/v2` is served."""
+        return self.scim and self.serve != "events"
 
     @property
     def sink_url(self) -> str | None:

@@ -15,7 +15,7 @@ def test_doctor_finds_nothing_wrong(run: RunCommand, database_url: str, redis_ur
 
     assert status == 0
     assert [line.split()[:2] for line in text.splitlines()] == [
-        ["ok", name] for name in ("settings", "database", "migrations", "keys", "redis")
+        ["ok", name] for name in ("settings", "database", "migrations", "keys", "redis", "scim")
     ]
 
 

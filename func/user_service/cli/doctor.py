@@ -20,7 +20,7 @@ from user_service.postgres.pool import ReadPool, check_session, connect_options
 from user_service.postgres.pooler import role_settings
 from user_service.resilience.circuit_breaker import describe_error
 from user_service.resilience.tls_files import find_unreadable_file
-from user_service.settings import Settings
+from user_service.settings import SCIM_PATH, Settings
 
 MIN_POSTGRES_VERSION: Final = 150_000
 REDIS_CERTIFICATE_REMEDY: Final = "Check the server's certificate, and ssl_ca_certs in REDIS_URL."
@@ -73,6 +73,7 @@ async def examine_parts(settings: Settings) -> bool:
         report(name, "ok" if finding[0] else "FAIL", finding[1])
         findings.append(finding[0])
     await pool.close()
+    report("scim", "ok", describe_scim(settings))
     async for mark, text in examine_certificates(settings):
         report("certificate", mark, text)
         findings.append(mark != "FAIL")
@@ -90,6 +91,17 @@ async def check_embedded(settings: Settings) -> Finding:
     except EmbeddedPostgresError as error:
         return False, str(error)
     return True, f"embedded, in {settings.data_dir.expanduser()}; `user-service serve` starts it"
+
+
+def describe_scim(settings: Settings) -> str:
+    """Whether identity providers can provision users, and at which URL."""
+    if not settings.has_scim:
+        return "off: SCIM=true lets Okta and Entra ID provision users, see docs/scim.md"
+    if settings.scim_base_url is not None:
+        return f"on at {settings.scim_base_url}"
+    return (
+        f"on at http://127.0.0.1:{settings.port}{SCIM_PATH}: SCIM_BASE_URL names the URL that identity providers call"
+    )
 
 
 async def check_database(settings: Settings, pool: ReadPool) -> Finding:

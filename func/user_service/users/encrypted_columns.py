@@ -78,6 +78,7 @@ def decode_row(row: Any, cipher: Cipher) -> User:
         status=status,
         preferences=personal.get("preferences") or {},
         metadata=orjson.loads(metadata),
+        scim=personal.get("scim") or {},
         version=version,
         created_at=created_at,
         updated_at=updated_at,

@@ -17,7 +17,11 @@ DELETED: Final = "deleted"
 
 @dataclass(slots=True, kw_only=True)
 class User:
-    """One user, decrypted. `prior_status` is the status that a restore brings back; it is not part of the API."""
+    """One user, decrypted.
+
+    `prior_status` is the status that a restore brings back, and `scim` what an identity provider sent that has no field
+    (see scim/mapping.py). Neither is part of the API.
+    """
 
     id: UUID
     external_id: str | None = None
@@ -34,6 +38,7 @@ class User:
     status: str = "active"
     preferences: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Scalar] = field(default_factory=dict)
+    scim: dict[str, Any] = field(default_factory=dict)
     version: int = 1
     created_at: datetime
     updated_at: datetime
@@ -98,4 +103,6 @@ class User:
             personal["username"] = self.username
         if self.aliases:
             personal["aliases"] = self.aliases
+        if self.scim:
+            personal["scim"] = self.scim
         return orjson.dumps(personal)

@@ -32,6 +32,14 @@ def normalise_email(text: str) -> str:
     return normalise_international_email(trimmed)
 
 
+def parse_email(text: str) -> str | None:
+    """The form of an address that is stored; None for a text that is none."""
+    try:
+        return normalise_email(text)
+    except ValueError:
+        return None
+
+
 def normalise_domain(text: str) -> str:
     """A domain as `normalise_email` writes it. Raises ValueError with a reason for the API's client."""
     try:

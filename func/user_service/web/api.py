@@ -26,6 +26,7 @@ from user_service.web.routes import (
     imports,
     privacy,
     probes,
+    scim,
     status,
     users,
     whoami,
@@ -66,13 +67,16 @@ def create_api(resources: Resources, fast_path: FastPath, health: Health, bulkhe
     )
     services = resources.open_services()
     exposition = Deferred(partial(probes.open_exposition, resources, services.database))
-    app.state.parts = ApiParts(resources, services, fast_path, health, bulkhead, exposition)
+    directory = Deferred(partial(scim.open_scim, services.database, resources.keys))
+    app.state.parts = ApiParts(resources, services, fast_path, health, bulkhead, exposition, directory)
     # `include_router` would make each route again at the first request, and match each twice from then on.
     routers = [*ROUTERS[resources.settings.serve], *OPEN_ROUTERS]
     if resources.settings.has_admin_page:
         routers.append(admin.router)
     if resources.settings.webhook_origins and resources.settings.serve != "api":
         routers.append(events.webhook_router)
+    if resources.settings.has_scim:
+        routers.append(scim.router)
     for router in routers:
         app.router.routes += router.routes
     add_problem_handlers(app)

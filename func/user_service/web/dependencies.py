@@ -25,6 +25,7 @@ from user_service.web.problems import request_context
 from user_service.web.query_types import Flag
 
 if TYPE_CHECKING:
+    from user_service.scim.application import ScimApplication
     from user_service.web.prometheus import Exposition
 
 TAG_LIST_SCHEMA: Final[dict[str, Any]] = {"pattern": TAG_LIST_PATTERN, "examples": ['"3"']}
@@ -40,6 +41,7 @@ class ApiParts:
     health: Health
     bulkhead: Bulkhead
     exposition: "Deferred[Exposition]"
+    scim: "Deferred[ScimApplication]"
 
 
 def get_parts(request: Request) -> ApiParts:

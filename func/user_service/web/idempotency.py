@@ -10,7 +10,7 @@ from user_service.users.service import UserService
 from user_service.users.single_statement import Companion, NotAtOnce
 from user_service.users.unit_of_work import UserDatabase
 from user_service.web.request_context import RequestContext
-from user_service.web.responses import RawResponse, render_problem
+from user_service.web.responses import RawResponse
 
 # Errors that are stored: the database has decided them, so they stay true for this request. The caller fixes other
 # requests and retries.
@@ -78,7 +78,7 @@ class UserChanges:
                 if self.key is None or error.status not in STORED_ERRORS:
                     raise
                 await users.rollback_to_savepoint()
-                response = render_problem(error, self.context.request_id.decode())
+                response = self.context.render_error(error)
             if self.key is not None:
                 await self.key.after(session, to_stored(response), find_links(users, response))
             self.context.rows = len(users.changed_versions)

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from user_service.errors import FieldError, MalformedJson, ServiceError, ValidationFailed
 from user_service.users.validation_errors import field_error
 from user_service.web.request_context import RequestContext
-from user_service.web.responses import RawResponse, render_problem
+from user_service.web.responses import RawResponse
 
 # More would make a response far larger than its request.
 MAX_FIELD_ERRORS: Final = 100
@@ -35,7 +35,7 @@ def to_response(raw: RawResponse) -> Response:
 
 
 def problem_response(request: Request, error: ServiceError) -> Response:
-    return to_response(render_problem(error, request_context(request).request_id.decode()))
+    return to_response(request_context(request).render_error(error))
 
 
 def add_problem_handlers(app: FastAPI) -> None:

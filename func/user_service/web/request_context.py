@@ -6,12 +6,14 @@ from time import perf_counter
 from typing import Final
 
 from user_service.bootstrap import Resources
+from user_service.errors import ServiceError
 from user_service.observability.trace_context import choose_request_id, continue_trace
 from user_service.observability.tracing import RequestSpan, Tracing
 from user_service.security.principals import Principal
 from user_service.security.rate_limits import Allowance
 from user_service.users.change_log import Origin
 from user_service.web.change_reason import CHANGE_REASON, parse_reason
+from user_service.web.responses import RawResponse, render_problem, render_scim_error
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED: Final = "unmatched"
@@ -34,6 +36,7 @@ class RequestContext:
         "allowance",
         "deadline",
         "headers",
+        "is_scim",
         "method",
         "principal",
         "request_id",
@@ -57,6 +60,8 @@ class RequestContext:
         else:
             self.span = tracing.start_request(self.method, headers)
             self.traceparent = self.span.traceparent
+        # Whether errors have SCIM's form.
+        self.is_scim = False
         self.principal: Principal | None = None
         self.allowance: Allowance | None = None
         self.deadline: asyncio.Timeout | None = None
@@ -95,6 +100,10 @@ class RequestContext:
     def leave_out(self, seconds: float) -> None:
         """Takes a time in which the request only waited for something to happen out of its duration."""
         self.started += seconds
+
+    def render_error(self, error: ServiceError) -> RawResponse:
+        """The response of an error: problem details, or SCIM's form."""
+        return render_scim_error(error) if self.is_scim else render_problem(error, self.request_id.decode())
 
     def lift_deadline(self) -> None:
         """Lifts the request's time limit, for streams: the server bounds the pace of their sender instead."""

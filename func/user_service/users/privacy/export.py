@@ -46,6 +46,7 @@ class PersonalExport:
         subjects = DataSubjects.from_users([user], index) if user is not None else DataSubjects([user_id])
         return {
             "prior_status": user.prior_status if user is not None else None,
+            "scim": user.scim if user is not None else {},
             "blind_indexes": {
                 "email": bool(user is not None and user.email),
                 "identifiers": len(held(user, index)) if user is not None else 0,

@@ -1,0 +1,201 @@
+"""Searches by boolean conditions. What names users is looked up first, which leaves columns with an index."""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select, and_, false, func, not_, or_, select, true, tuple_
+
+from user_service.encryption.blind_index import EXTERNAL_ID, BlindIndex, encode_text
+from user_service.encryption.cipher import Cipher
+from user_service.postgres.session import Session
+from user_service.postgres.tables import identifiers, users
+from user_service.users.conditions import (
+    All,
+    AnyOf,
+    Comparison,
+    Condition,
+    Constant,
+    ExternalIdStarts,
+    HasStatus,
+    Key,
+    Named,
+    Not,
+    Time,
+    TimeIs,
+    names,
+)
+from user_service.users.cursors import Cursor
+from user_service.users.encrypted_columns import decode_row
+from user_service.users.model import User
+from user_service.users.reader import SELECT_BY_KEYS
+from user_service.users.search import SELECTED_COLUMNS, SearchPage
+from user_service.users.unit_of_work import UserDatabase
+from user_service.values.case_folding import email_key, fold_case
+from user_service.values.emails import parse_email
+from user_service.values.ids import first_id_after, first_id_at, parse_canonical_id
+
+# Behind the columns of `decode_row`, the statement has what found the user.
+FOUND_BY: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryQuery:
+    """A page of the living users that meet a condition. `limit` may be 0, for the number of users alone."""
+
+    condition: Condition
+    by_update: bool = False
+    descending: bool = False
+    offset: int = 0
+    limit: int
+    cursor: Cursor | None = None
+    count: bool = True
+
+
+class Directory:
+    """Reads living users by conditions, in transactions of its own. They raise DatabaseUnavailable, Contended."""
+
+    def __init__(self, database: UserDatabase) -> None:
+        self.database = database
+
+    async def find(self, wanted: Iterable[Named]) -> list[User]:
+        """The users of these names, in the order of their ids, from the server that takes writes."""
+        async with self.database.reading(self.database.primary) as search:
+            return await DirectorySearch(search.session, search.cipher, search.index).find(wanted)
+
+    async def page(self, query: DirectoryQuery) -> SearchPage:
+        """A page of users, which may lag behind a change by as much as the replica does."""
+        return await self.database.lagging_reads.run(
+            lambda search: DirectorySearch(search.session, search.cipher, search.index).page(query)
+        )
+
+
+class DirectorySearch:
+    """Searches on one connection."""
+
+    def __init__(self, session: Session, cipher: Cipher, index: BlindIndex) -> None:
+        self.session = session
+        self.cipher = cipher
+        self.index = index
+
+    async def find(self, wanted: Iterable[Named]) -> list[User]:
+        """The living users of these names, in the order of their ids; by one statement."""
+        ids: set[UUID] = set()
+        indexes: dict[Key, set[bytes]] = {key: set() for key in Key}
+        for name in wanted:
+            if name.key is Key.ID:
+                ids |= {user_id} if (user_id := parse_canonical_id(name.value)) is not None else set()
+            elif name.key is Key.EXTERNAL_ID:
+                indexes[Key.EXTERNAL_ID].add(encode_text(name.value))
+            else:
+                if (email := parse_email(name.value)) is not None:
+                    indexes[Key.EMAIL].add(self.index.email(email))
+                if name.key is Key.USERNAME:
+                    indexes[Key.USERNAME].add(self.index.username(name.value.strip()))
+        keys = [list(indexes[key]) for key in (Key.EMAIL, Key.EXTERNAL_ID, Key.USERNAME)]
+        if not ids and not any(keys):
+            return []
+        with self.session.traced(SELECT_BY_KEYS):
+            rows = await self.session.connection.fetch(SELECT_BY_KEYS, list(ids), *keys)
+        by_id = {row[0]: row for row in rows}
+        found = [decode_row(by_id[user_id][:-FOUND_BY], self.cipher) for user_id in sorted(by_id)]
+        return [user for user in found if not user.is_deleted]
+
+    async def page(self, query: DirectoryQuery) -> SearchPage:
+        wanted = list(names(query.condition))
+        named = await self.find(wanted) if wanted else []
+        ids = {name: {user.id for user in named if is_named(user, name)} for name in wanted}
+        matching = and_(users.c.deleted_at.is_(None), clause(query.condition, ids))
+        found: Sequence[User] = []
+        has_more = False
+        if query.limit:
+            rows = await self.session.execute(page_statement(query, matching))
+            found = [decode_row(row, self.cipher) for row in rows[: query.limit]]
+            has_more = len(rows) > query.limit
+        following = Cursor(found[-1].updated_at, found[-1].id) if has_more else None
+        total = query.offset + len(found)
+        # An empty first page says that there are none.
+        is_known = not has_more and query.cursor is None and (found or (query.limit and not query.offset))
+        if query.count and not is_known:
+            counting = select(func.count()).select_from(users).where(matching)
+            total = int((await self.session.execute(counting)).scalar_one())
+        return SearchPage(list(found), following, total if query.count else None)
+
+
+def page_statement(query: DirectoryQuery, matching: ColumnElement[bool]) -> Select[Any]:
+    """Selects one more row than the page holds, which tells whether there is a next page."""
+    keys: list[ColumnElement[Any]] = [users.c.updated_at, users.c.id] if query.by_update else [users.c.id]
+    order = [key.desc() for key in keys] if query.descending else keys
+    if query.cursor is not None:
+        last = [query.cursor.updated_at, query.cursor.id] if query.by_update else [query.cursor.id]
+        place, end = tuple_(*keys), tuple_(*last)
+        matching = and_(matching, place < end if query.descending else place > end)
+    if not query.offset:
+        return select(*SELECTED_COLUMNS).where(matching).order_by(*order).limit(query.limit + 1)
+    # Rows that are skipped are not decoded.
+    ids = select(users.c.id).where(matching).order_by(*order).offset(query.offset).limit(query.limit + 1)
+    return select(*SELECTED_COLUMNS).where(users.c.id.in_(ids)).order_by(*order)
+
+
+def clause(condition: Condition, ids: Mapping[Named, Set[UUID]]) -> ColumnElement[bool]:
+    """The condition in SQL, never null; `ids` are the users of each name."""
+    match condition:
+        case Named():
+            return or_(false(), *(users.c.id == user_id for user_id in sorted(ids[condition])))
+        case ExternalIdStarts(""):
+            return users.c.external_id.is_not(None)
+        case ExternalIdStarts(prefix):
+            return users.c.id.in_(select(identifiers.c.user_id).where(*external_id_range(encode_text(prefix))))
+        case HasStatus(statuses):
+            return or_(false(), *(users.c.status == status for status in sorted(statuses)))
+        case TimeIs():
+            return time_clause(condition)
+        case Constant(value):
+            return true() if value else false()
+        case Not(term):
+            return not_(clause(term, ids))
+        case All(terms):
+            return and_(true(), *(clause(term, ids) for term in terms))
+        case AnyOf(terms):
+            return or_(false(), *(clause(term, ids) for term in terms))
+
+
+def external_id_range(prefix: bytes) -> list[ColumnElement[bool]]:
+    """The rows of `identifiers` whose external id begins with a text: a range of its key."""
+    conditions = [identifiers.c.kind == EXTERNAL_ID, identifiers.c.index >= prefix]
+    # UTF-8 never has the byte 255.
+    return [*conditions, identifiers.c.index < prefix[:-1] + bytes([prefix[-1] + 1])]
+
+
+def time_clause(condition: TimeIs) -> ColumnElement[bool]:
+    moment = condition.moment
+    if condition.time is Time.UPDATED:
+        comparison: ColumnElement[bool] = users.c.updated_at.bool_op(condition.comparison.value)(moment)
+        return comparison
+    begin, end = users.c.id >= first_id_at(moment), users.c.id >= first_id_after(moment)
+    match condition.comparison:
+        case Comparison.LESS:
+            return not_(begin)
+        case Comparison.AT_MOST:
+            return not_(end)
+        case Comparison.AT_LEAST:
+            return begin
+        case Comparison.MORE:
+            return end
+    # Ids hold whole milliseconds.
+    return and_(begin, not_(end)) if moment.microsecond % 1000 == 0 else false()
+
+
+def is_named(user: User, name: Named) -> bool:
+    """Whether a user has this id or identifier."""
+    match name.key:
+        case Key.ID:
+            return str(user.id) == name.value
+        case Key.EXTERNAL_ID:
+            return user.external_id == name.value
+        case Key.USERNAME if user.username is not None:
+            return fold_case(user.username) == fold_case(name.value.strip())
+    email = parse_email(name.value)
+    own = [user.email] if name.key is Key.USERNAME else [user.email, *user.aliases]
+    return email is not None and email_key(email) in map(email_key, own)
