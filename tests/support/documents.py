@@ -37,6 +37,9 @@ scripts/user-service() {
     "$PYTHON" -m user_service.cli.main "$@"
   fi
 }
+scripts/users() {
+  "$PYTHON" -m user_service_client.command.main "$@"
+}
 scripts/serve() {
   run_until_stopped "$FREE_PORT" serve
 }

@@ -33,6 +33,7 @@ from support.servers import PostgresServer
 from user_service.cli.main import build_parser
 from user_service.postgres.embedded.socket_folder import socket_folder, socket_url
 from user_service.postgres.embedded.wheel import find_programs
+from user_service_client.command.main import build_parser as build_users_parser
 
 BLOCKS = [block for path in document_paths() for block in read_blocks(path)]
 WITH_COMMANDS = [path for path in document_paths() if runnable_blocks(path)]
@@ -154,12 +155,23 @@ def inline_commands() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("document", "command"), sorted(set(inline_commands())))
 def test_a_command_in_the_text_exists(document: str, command: str) -> None:
     words = shlex.split(command)
-    if words in (["import"], ["export"]):
-        words.append("users.ndjson")
     if words == ["keys"]:
         words.append("new")
 
     build_parser().parse_args(words)
+
+
+def test_the_commands_of_the_client_in_the_text_exist() -> None:
+    """In running text, and in the blocks of the client's README, which need a service of another address."""
+    readme = ROOT / "clients/python/README.md"
+    command = re.compile(r"`(?:scripts/)?users ([a-z][^`]*)`")
+    named = {found for path in [*document_paths(), readme] for found in command.findall(path.read_text("utf-8"))}
+    named |= set(re.findall(r"^users ([a-z].*)$", readme.read_text("utf-8"), re.MULTILINE))
+
+    assert len(named) > 8
+    for text in named:
+        words = shlex.split(text.partition(" | ")[0], comments=True)
+        build_users_parser().parse_args([*words, "users.csv"] if words == ["import"] else words)
 
 
 @pytest.mark.parametrize("path", document_paths(), ids=lambda path: path.name)

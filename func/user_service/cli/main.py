@@ -1,5 +1,4 @@
-"""The command line: `user-service serve | migrate | import | export | relay | events | prune | reencrypt | doctor` and
-`keys`.
+"""The command line: `user-service serve | migrate | relay | events | prune | reencrypt | doctor | keys`.
 
 Each command is the function `run` of a module of this package, which is imported when the command runs.
 """
@@ -62,24 +61,6 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--batch-size", type=int, default=1000, metavar="ROWS", help="rows at a time (default: 1000)")
     again.add_argument("--dry-run", action="store_true", help="count the rows by key, and change nothing")
     again.add_argument("--go-back", action="store_true", help="return to a key that was retired before")
-    importing = add(commands, "import", "imports", "create users of a running service from a file of NDJSON or CSV")
-    importing.add_argument("file", type=Path, help="a .ndjson, .jsonl or .csv file")
-    importing.add_argument(
-        "--format", dest="file_format", choices=["ndjson", "csv"], help="the format, if the file's name does not tell"
-    )
-    importing.add_argument("--on-conflict", choices=["fail", "skip", "update"], default="fail")
-    importing.add_argument("--unknown-columns", choices=["fail", "ignore"], default="fail", help="of CSV")
-    importing.add_argument("--keep-ids", action="store_true", help="keep the id of each record, as exported")
-    importing.add_argument("--key", help="the import's Idempotency-Key (default: from the file's content)")
-    importing.add_argument("--again", action="store_true", help="apply the file anew, though it was imported before")
-    importing.add_argument("--dry-run", action="store_true", help="report what would happen, and change nothing")
-    exporting = add(commands, "export", "exports", "write all users of a running service to a file of NDJSON or CSV")
-    exporting.add_argument("file", type=Path, help="the file to write, .csv for CSV; - for standard output")
-    exporting.add_argument("--format", dest="file_format", choices=["ndjson", "csv"], help="(default: by FILE's name)")
-    exporting.add_argument("--include-deleted", action="store_true")
-    for command in (importing, exporting):
-        command.add_argument("--url", help="the service (default: http://localhost:PORT)")
-        command.add_argument("--api-key", help="its API key (default: USER_SERVICE_API_KEY)")
     return parser
 
 

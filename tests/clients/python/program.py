@@ -44,7 +44,8 @@ def block(client: Client, since: datetime) -> None:
     done: None = client.users.delete(changed, purge=True)
     listed: Iterator[User] = client.users.list(status="active", created_after=since, metadata={"plan": "pro"})
     exported: Iterator[User] = client.users.export(include_deleted=True)
-    pieces: Iterator[bytes] = client.users.export_pieces(file_format="csv")
+    pieces: Iterator[bytes] = client.users.export_csv(fields=["email"])
+    lines: Iterator[bytes] = client.users.export_lines(status="active")
     trail: Iterator[AuditEntry] = client.users.audit(user)
     result: BatchResult = client.users.batch.create([new, {"email": "b@example.org"}], on_conflict="skip")
     result = client.users.batch.update([(user, {"given_name": "Ada"}), (user.id, {})])
@@ -55,7 +56,7 @@ def block(client: Client, since: datetime) -> None:
     changes: Iterator[Change] = client.users.changes(after=CursorFile("cursor"), follow=True)
     pages: Iterator[ChangePage] = client.users.change_pages(change_type="deleted")
     count: int = client.users.count(q="ada")
-    use(found, done, listed, exported, pieces, trail, result, found_many, failures, changes, pages, count)
+    use(found, done, listed, exported, pieces, lines, trail, result, found_many, failures, changes, pages, count)
 
 
 async def wait(client: AsyncClient) -> None:

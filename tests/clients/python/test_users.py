@@ -164,7 +164,7 @@ def test_an_export_as_a_file_has_the_format_and_the_fields(client: Any) -> None:
     domain = f"{uuid4().hex}.example.org"
     made = client.users.create(email=f"ada@{domain}")
 
-    content = b"".join(client.users.export_pieces(file_format="csv", fields=["email"], email_domain=domain))
+    content = b"".join(client.users.export_csv(fields=["email"], email_domain=domain))
 
     assert content.decode().splitlines() == ["id,email", f"{made.id},ada@{domain}"]
 

@@ -33,7 +33,10 @@ class Service:
     retry: Retry = field(default_factory=Retry)
 
     def __post_init__(self) -> None:
-        url = httpx2.URL(self.url)
+        try:
+            url = httpx2.URL(self.url)
+        except httpx2.InvalidURL:
+            url = httpx2.URL("")
         if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.query or url.fragment:
             raise ValueError("url: not an address such as https://users.example.org")
         if (self.api_key is None) == (self.token is None):

@@ -44,42 +44,17 @@ class StreamMethods(Resource):
     @iteration
     def export(self, **filters: Unpack[Filters]) -> Emits[User]:
         """All users that match the filters, in one stream; if it is cut off, it goes on after the last user."""
-        retry, failures, last_id = self.service.retry, 0, ""
-        deadline = monotonic() + retry.deadline_seconds
-        while True:
-            failure: UserServiceError
-            try:
-                yield from open_export(self, filter_parameters(filters), "ndjson")
-                rest = b""
-                while (piece := (yield ReadPiece())) is not None:
-                    *lines, rest = (rest + piece).split(b"\n")
-                    for user in map(parse_user, lines):
-                        if user.id > last_id:
-                            last_id, failures, deadline = user.id, 0, monotonic() + retry.deadline_seconds
-                            yield Emit(user)
-                if not rest:
-                    return
-                failure = UnexpectedResponse(200, "half a line")
-            except httpx2.RequestError as cause:
-                failure = connection_failed(cause)
-            except UnexpectedResponse as error:
-                failure = error
-            failures += 1
-            pause = retry.pause_seconds(failures, None)
-            if not failure.is_transient or monotonic() + pause > deadline:
-                raise failure
-            yield Sleep(pause)
-            if last_id:
-                # The time of creation is in the id (UUIDv7), by which an export is sorted.
-                filters["created_after"] = creation_time(last_id) - timedelta(milliseconds=1)
+        return read_export(self, filters, (), parse_user)
 
     @iteration
-    def export_pieces(
-        self, *, file_format: FileFormat = "ndjson", fields: Sequence[str] = (), **filters: Unpack[Filters]
-    ) -> Emits[bytes]:
-        """A file of NDJSON or CSV, piece by piece. Raises ConnectionFailed if it is cut off: begin again."""
-        parameters = filter_parameters(filters) | ({"fields": ",".join(fields)} if fields else {})
-        yield from open_export(self, parameters, file_format)
+    def export_lines(self, *, fields: Sequence[str] = (), **filters: Unpack[Filters]) -> Emits[bytes]:
+        """The same as lines of NDJSON, with these fields of each user and its id; without fields, all of them."""
+        return read_export(self, filters, fields, lambda line: line + b"\n")
+
+    @iteration
+    def export_csv(self, *, fields: Sequence[str] = (), **filters: Unpack[Filters]) -> Emits[bytes]:
+        """A file of CSV, piece by piece. Raises ConnectionFailed if it is cut off: begin again."""
+        yield from open_export(self, export_parameters(filters, fields), "csv")
         try:
             while (piece := (yield ReadPiece())) is not None:
                 yield Emit(piece)
@@ -115,6 +90,52 @@ class StreamMethods(Resource):
             store.save(page.next_cursor)
 
         return read_changes(self, store.load(), follow, change_type, emit_and_save)
+
+
+def export_parameters(filters: Filters, fields: Sequence[str]) -> dict[str, str]:
+    return filter_parameters(filters) | ({"fields": ",".join(fields)} if fields else {})
+
+
+def read_export(self: Resource, filters: Filters, fields: Sequence[str], parse: Callable[[bytes], T]) -> Emits[T]:
+    """Each line of an export, parsed, once; a stream that is cut off is opened again after the last whole line."""
+    retry, failures, last_id = self.service.retry, 0, ""
+    deadline = monotonic() + retry.deadline_seconds
+    while True:
+        failure: UserServiceError
+        try:
+            yield from open_export(self, export_parameters(filters, fields), "ndjson")
+            rest = b""
+            while (piece := (yield ReadPiece())) is not None:
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    user_id = read_id(line)
+                    if user_id > last_id:
+                        emitted = Emit(parse(line))
+                        last_id, failures, deadline = user_id, 0, monotonic() + retry.deadline_seconds
+                        yield emitted
+            if not rest:
+                return
+            failure = UnexpectedResponse(200, "half a line")
+        except httpx2.RequestError as cause:
+            failure = connection_failed(cause)
+        except UnexpectedResponse as error:
+            failure = error
+        failures += 1
+        pause = retry.pause_seconds(failures, None)
+        if not failure.is_transient or monotonic() + pause > deadline:
+            raise failure
+        yield Sleep(pause)
+        if last_id:
+            # The time of creation is in the id (UUIDv7), by which an export is sorted.
+            filters["created_after"] = creation_time(last_id) - timedelta(milliseconds=1)
+
+
+def read_id(line: bytes) -> str:
+    """The id of the user of a line. Raises UnexpectedResponse."""
+    try:
+        return str(UUID(json.loads(line)["id"]))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise UnexpectedResponse(200, "a line that is no user") from None
 
 
 def open_export(self: Resource, parameters: Mapping[str, str], file_format: FileFormat) -> Steps[None]:

@@ -1,18 +1,19 @@
-"""`user-service export` from a running service: files that are complete or not there."""
+"""`users export` from a running service: files that are complete or not there."""
 
 import json
-import socket
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from support.api import USERS
+from support.clients import run_users
+from support.faulty_proxy import faulty_proxy
 from support.live_server import LiveServer, live
-from support.process import command
 from support.settings import API_KEY, make_settings
+from user_service_client.command.files import count_rows
 
 
 @pytest.fixture
@@ -25,9 +26,9 @@ def server(database_url: str, tmp_path: Path) -> Iterator[LiveServer]:
         yield running
 
 
-def export(folder: Path, port: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+def export(folder: Path, port: int, *arguments: str, key: str = API_KEY) -> subprocess.CompletedProcess[str]:
     url = f"http://127.0.0.1:{port}"
-    return command(folder, "export", *arguments, "--url", url, USER_SERVICE_API_KEY=API_KEY)
+    return run_users(folder, "export", *arguments, "--url", url, USER_SERVICE_API_KEY=key)
 
 
 def external_ids(text: str) -> list[str]:
@@ -72,7 +73,7 @@ def test_a_refused_export_leaves_the_file_as_it_was(server: LiveServer, tmp_path
     file = tmp_path / "users.ndjson"
     file.write_text("before")
 
-    result = export(tmp_path, server.port, str(file), "--api-key", "another-key-of-nobody-0123456789")
+    result = export(tmp_path, server.port, str(file), key="another-key-of-nobody-0123456789")
 
     assert result.returncode == 3
     assert "401 unauthenticated" in result.stderr
@@ -86,23 +87,44 @@ def test_a_file_that_can_not_be_written_is_named(server: LiveServer, tmp_path: P
     assert "users.ndjson: can't be written (No such file or directory)" in result.stderr
 
 
-def test_an_export_that_is_cut_off_replaces_no_file(tmp_path: Path) -> None:
-    file = tmp_path / "users.ndjson"
+@pytest.mark.parametrize("name", ["users.ndjson", "users.csv"])
+def test_an_export_that_is_cut_off_replaces_no_file(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    media_type = b"text/csv" if name.endswith("csv") else b"application/x-ndjson"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: " + media_type + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        sender = Thread(target=send_half_an_export, args=[listener])
-        sender.start()
-        result = export(tmp_path, listener.getsockname()[1], str(file))
-        sender.join()
+    with faulty_proxy(1, head + b"3\r\n{}\n\r\n40\r\n{}") as proxy:
+        result = export(tmp_path, proxy.port, str(file), "--wait", "0")
 
     assert result.returncode == 3
-    assert "The response was cut off (ClientPayloadError)." in result.stderr
-    assert not file.exists()
+    assert "(RemoteProtocolError)" in result.stderr or "no user" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
-def send_half_an_export(listener: socket.socket) -> None:
-    connection, _ = listener.accept()
-    with connection:
-        connection.recv(65536)
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
-        connection.sendall(head + b"3\r\n{}\n\r\n40\r\n{}")
+def test_an_export_that_is_cut_off_is_completed(server: LiveServer, tmp_path: Path) -> None:
+    for name in ("users.ndjson", "users.csv"):
+        with faulty_proxy(server.port, "cut_response", "none") as proxy:
+            result = export(tmp_path, proxy.port, str(tmp_path / name), "--include-deleted")
+        assert (result.returncode, result.stderr) == (0, "3 users exported.\n")
+
+    assert external_ids((tmp_path / "users.ndjson").read_text()) == ["u-0", "u-1", "u-2"]
+    assert len((tmp_path / "users.csv").read_text().splitlines()) == 4
+    assert stat.S_IMODE((tmp_path / "users.csv").stat().st_mode) == 0o600
+
+
+def test_an_export_has_the_filters_and_fields_of_the_list(server: LiveServer, tmp_path: Path) -> None:
+    result = export(tmp_path, server.port, "--fields", "external_id", "--external-id", "u-2")
+
+    assert (result.returncode, result.stderr) == (0, "1 users exported.\n")
+    assert [sorted(json.loads(line)) for line in result.stdout.splitlines()] == [["external_id", "id"]]
+
+
+def test_line_breaks_in_cells_are_no_users(server: LiveServer, tmp_path: Path) -> None:
+    with server.client() as client:
+        client.post(USERS, json={"email": "n@example.org", "preferences": {"text": "a\nb"}}).raise_for_status()
+
+    result = export(tmp_path, server.port, "--format", "csv")
+
+    assert result.stderr == "3 users exported.\n"
+    assert sum(count_rows(piece, 0) for piece in [b'a,"x\ny"\r\n', b"b\n"]) == 2
+    assert count_rows(b'y"\r\nb,"z\n', 1) == 1
