@@ -13,7 +13,7 @@ from support.waiting import PATIENCE_SECONDS
 
 FIND: Final = """
 ((kinds, name) => {
-  const shows = (node) => node.getClientRects().length > 0 && !node.closest("[inert]") && !node.disabled;
+  const shows = (node) => node.checkVisibility() && !node.closest("[inert]") && !node.disabled;
   const modal = [...document.querySelectorAll("dialog[open]")].at(-1);
   const text = (node) => (node.getAttribute("aria-label") || node.textContent).trim();
   const found = [...(modal || document).querySelectorAll(kinds)].filter((node) => shows(node) && text(node) === name);
@@ -93,7 +93,7 @@ class Visitor:
         """An expression for the field with this label."""
         return (
             "((name) => [...document.querySelectorAll('input, textarea, select')].find((node) => "
-            "node.getClientRects().length && [...node.labels].some((label) => "
+            "node.checkVisibility() && [...node.labels].some((label) => "
             f"label.textContent.trim().startsWith(name))) || null)({json.dumps(label)})"
         )
 

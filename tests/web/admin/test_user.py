@@ -106,7 +106,7 @@ def test_changes_can_be_discarded_and_are_not_lost_by_a_click_elsewhere(client: 
     admin = show(user)
     admin.enter("Given name", "Eve")
     admin.click("Users")
-    admin.sees("Leave without saving?")
+    admin.sees("Leave this view?")
     admin.click("Stay")
     assert user["id"] in admin.address
     assert admin.page.value("document.querySelector('[name=given_name]').value") == "Eve"

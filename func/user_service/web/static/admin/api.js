@@ -43,6 +43,11 @@ export function onRefused(handler) {
   renew = handler;
 }
 
+/** Asks for another key after a refusal; resolves to whether there is one. */
+export function renewAfter(problem) {
+  return renew(problem);
+}
+
 export function authorization() {
   return `Bearer ${credential}`;
 }
@@ -91,10 +96,11 @@ export async function readProblem(response) {
   return problem;
 }
 
-/** The JSON of a response; null for an empty one. */
-export async function call(method, path, options) {
+/** The JSON of a response, or its text with `as: "text"`; null for an empty one. */
+export async function call(method, path, options = {}) {
   const response = await send(method, path, options);
   try {
+    if (options.as === "text") return await response.text();
     return response.status === 204 ? null : await response.json();
   } catch (error) {
     throw error.name === "AbortError" ? error : new ConnectionLost();

@@ -28,7 +28,7 @@ export function showDialog(title, build, { closable = true } = {}) {
 export function confirm(title, { text, content = [], label, danger = false, act }) {
   return showDialog(title, (close, dialog) => {
     const place = el("div", {});
-    const go = el("button", { class: danger ? "danger" : "primary" }, label);
+    const go = el("button", { class: danger ? "danger" : "primary", autofocus: !danger }, label);
     const run = async (event) => {
       event.preventDefault();
       go.disabled = true;
@@ -47,4 +47,12 @@ export function confirm(title, { text, content = [], label, danger = false, act 
       el("div", { class: "actions" }, button("Cancel", () => dialog.close()), go));
     return form;
   });
+}
+
+/** Resolves to whether the view may be left. */
+export function askToLeave(text) {
+  return showDialog("Leave this view?", (close) => [
+    el("p", {}, text),
+    el("div", { class: "actions" }, button("Stay", () => close(false)), button("Leave", () => close(true), { class: "danger" })),
+  ]).then(Boolean);
 }

@@ -6,18 +6,19 @@ import { saveFile } from "./dom.js";
 /** Reads a response to its end and saves it. `onProgress` gets the number of bytes so far. Raises as `send`. */
 export async function download(path, name, { query, headers, signal, onProgress = () => {} } = {}) {
   const response = await send("GET", path, { query, headers, signal });
-  const pieces = [];
+  const type = response.headers.get("Content-Type");
   let size = 0;
+  const counter = new TransformStream({
+    transform(piece, controller) {
+      onProgress(size += piece.length);
+      controller.enqueue(piece);
+    },
+  });
   try {
-    for (const reader = response.body.getReader(); ;) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      pieces.push(value);
-      onProgress(size += value.length);
-    }
+    // The browser collects the pieces, on disk where they are many.
+    saveFile(name, [await new Response(response.body.pipeThrough(counter)).blob()], type);
   } catch (error) {
     throw error.name === "AbortError" ? error : new ConnectionLost();
   }
-  saveFile(name, pieces, response.headers.get("Content-Type"));
   return size;
 }

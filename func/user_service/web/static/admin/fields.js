@@ -26,6 +26,11 @@ const OTHERS = {
 
 export const LABELS = { ...OTHERS, ...Object.fromEntries(EDITABLE.map(({ name, label }) => [name, label])) };
 
+/** What a field is called; a name that no field has is its own label. */
+export function labelOf(name) {
+  return Object.hasOwn(LABELS, name) ? LABELS[name] : name;
+}
+
 /** The columns of the list, in this order; `name` stands for the three names. */
 export const COLUMNS = [
   "name", "email", "status", "username", "phone", "external_id", "aliases", "email_verified", "locale", "timezone", "metadata",

@@ -16,8 +16,9 @@ const view = document.getElementById("view");
 
 defineView("users", () => import("./users.js"));
 defineView("user", () => import("./user.js"));
+defineView("import", () => import("./import.js"));
 
-const LINKS = [["users", "Users"]];
+const LINKS = [["users", "Users"], ["import", "Import"]];
 
 function frame() {
   nav.replaceChildren(...LINKS.map(([name, title]) => el("a", { href: link(name) }, title)));

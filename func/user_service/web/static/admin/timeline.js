@@ -2,7 +2,7 @@
 
 import { read } from "./api.js";
 import { button, el, isolated, time } from "./dom.js";
-import { LABELS, statusBadge } from "./fields.js";
+import { labelOf, statusBadge } from "./fields.js";
 import { empty, failure, loading } from "./notices.js";
 import { current } from "./session.js";
 
@@ -52,7 +52,7 @@ export class Timeline {
 }
 
 export function describe(change) {
-  const fields = change.changed.filter((name) => name !== "status").map((name) => LABELS[name] || name).join(", ");
+  const fields = change.changed.filter((name) => name !== "status").map(labelOf).join(", ");
   return el("li", {},
     el("p", {}, el("b", {}, SENTENCES[change.type] || change.type), " ",
       change.type === "status_changed" || change.type === "restored" ? ["to ", statusBadge(change.status)] : ""),

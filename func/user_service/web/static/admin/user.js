@@ -3,8 +3,8 @@
 import { actionBar, dangerZone, isErased } from "./actions.js";
 import { change, isStale, read } from "./api.js";
 import { DISCARD, resolveConflict } from "./conflict.js";
-import { button, el, isolated } from "./dom.js";
-import { showDialog } from "./dialogs.js";
+import { el, isolated } from "./dom.js";
+import { askToLeave } from "./dialogs.js";
 import { LABELS, show, statusBadge, title } from "./fields.js";
 import { empty, failure, loading, notice } from "./notices.js";
 import { makePatch } from "./patches.js";
@@ -61,7 +61,7 @@ class UserView {
     this.user = user;
     guard(null);
     const readonly = !may("users:write") || user.status === "deleted";
-    this.form = new UserForm(user, { readonly, onChange: (isChanged) => guard(isChanged ? askToLeave : null), onSave: (...entered) => this.save(...entered) });
+    this.form = new UserForm(user, { readonly, onChange: (isChanged) => guard(isChanged ? () => askToLeave("What you have entered is not saved.") : null), onSave: (...entered) => this.save(...entered) });
     this.heading.replaceChildren(isErased(user) ? "Erased person" : isolated(title(user)), " ", statusBadge(user.status));
     const facts = el("dl", { class: "facts" }, ...FACTS.flatMap((name) => [el("dt", {}, LABELS[name]), el("dd", {}, ...[show(name, user[name])].flat())]));
     this.body.replaceChildren(actionBar(user, this),
@@ -128,11 +128,4 @@ class UserView {
 
 function pick(user, values) {
   return Object.fromEntries(Object.keys(values).map((name) => [name, user[name]]));
-}
-
-function askToLeave() {
-  return showDialog("Leave without saving?", (close) => [
-    el("p", {}, "What you have entered is not saved."),
-    el("div", { class: "actions" }, button("Stay", () => close(false)), button("Leave", () => close(true), { class: "danger" })),
-  ]).then(Boolean);
 }

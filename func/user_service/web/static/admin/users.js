@@ -4,9 +4,11 @@ import { read } from "./api.js";
 import { button, el, isolated, plural } from "./dom.js";
 import { LABELS, show, title } from "./fields.js";
 import { DEFAULT_SIZE, apiFilters, chosenColumns, fieldsOf, filterBar } from "./filters.js";
+import { toolButtons } from "./list_tools.js";
 import { forgetSearch, lastSearch } from "./finding.js";
 import { announce, empty, failure, loading } from "./notices.js";
 import { go, link } from "./router.js";
+import { Selection } from "./selection.js";
 import { may } from "./session.js";
 
 export const TITLE = "users";
@@ -28,9 +30,14 @@ class UserList {
     this.bar = el("div", {});
     this.found = el("div", {});
     this.total = el("p", { class: "muted", role: "status" });
+    this.tools = el("div", { class: "actions" });
+    this.message = el("div", {});
     this.rows = el("div", {});
     this.pager = el("div", { class: "actions" });
-    place.append(el("h1", { tabindex: "-1" }, "Users"), this.found, this.bar, this.total, this.rows, this.pager);
+    this.chosen = el("div", { class: "bar", role: "group", "aria-label": "Selected users", hidden: true });
+    this.selection = new Selection(() => this.showChosen());
+    place.append(el("h1", { tabindex: "-1" }, "Users"), this.found, this.bar,
+      el("div", { class: "actions" }, this.total, this.tools), this.message, this.rows, this.pager, this.chosen);
   }
 
   update(query) {
@@ -38,6 +45,8 @@ class UserList {
     this.search = query.found ? lastSearch() : null;
     if (!query.found) forgetSearch();
     this.showBar();
+    this.message.replaceChildren();
+    this.tools.replaceChildren();
     this.found.replaceChildren(...this.describeSearch());
     this.pager.replaceChildren();
     this.reading?.abort();
@@ -48,6 +57,7 @@ class UserList {
     } else if (this.search?.filters === null) {
       this.total.textContent = "0 users";
       this.shows = null;
+      this.selection.clear();
       this.showRows([], []);
     } else {
       this.load();
@@ -86,7 +96,10 @@ class UserList {
     const columns = chosenColumns(this.query);
     const { sort, limit = DEFAULT_SIZE, cursor } = this.query;
     const shows = JSON.stringify(this.filters);
-    if (this.shows !== shows) this.rows.replaceChildren(loading("Loading users."));
+    if (this.shows !== shows) {
+      this.rows.replaceChildren(loading("Loading users."));
+      this.selection.clear();
+    }
     this.shows = shows;
     this.rows.setAttribute("aria-busy", "true");
     this.count(signal);
@@ -94,6 +107,7 @@ class UserList {
       const page = await read("users", { ...this.filters, sort, limit, cursor, fields: fieldsOf(columns) }, signal);
       this.showRows(page.items, columns);
       this.showPager(page);
+      this.tools.replaceChildren(...toolButtons(this));
     } catch (error) {
       if (signal.aborted) return;
       this.rows.replaceChildren(failure(error, () => this.retry(error)));
@@ -125,9 +139,13 @@ class UserList {
         : "There are no users yet."));
       return announce("No user matches.");
     }
-    const head = el("tr", {}, ...columns.map((name) => el("th", { scope: "col" }, LABELS[name])));
+    this.users = users;
+    const boxes = { type: "checkbox", "aria-label": "Select the users on this page", onchange: (event) => this.selection.setAll(users, event.target.checked) };
+    this.all = el("input", boxes);
+    const head = el("tr", {}, el("th", { class: "short" }, this.all), ...columns.map((name) => el("th", { scope: "col" }, LABELS[name])));
     const table = el("table", {}, el("caption", { class: "quiet" }, "Users"), el("thead", {}, head),
       el("tbody", {}, ...users.map((user) => this.row(user, columns))));
+    this.showChosen();
     this.rows.replaceChildren(el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Users" }, table));
     return announce(`${plural(users.length, "user")} shown.`);
   }
@@ -138,7 +156,32 @@ class UserList {
       const anchor = index === 0 && el("a", { href: link("user", { id: user.id }) }, ...[content].flat());
       return anchor ? el("th", { scope: "row" }, anchor) : el("td", {}, ...[content].flat());
     });
-    return el("tr", { "data-id": user.id }, ...cells);
+    const box = el("input", {
+      type: "checkbox", checked: this.selection.has(user.id), "aria-label": `Select ${title(user)}`,
+      onchange: (event) => this.selection.set(user, event.target.checked),
+    });
+    return el("tr", { "data-id": user.id }, el("td", { class: "short" }, box), ...cells);
+  }
+
+  /** The bar with what can be done with the selected users; the boxes say who they are. */
+  async showChosen() {
+    const { selection } = this;
+    this.chosen.hidden = selection.size === 0;
+    if (this.all) {
+      const count = this.users.filter(({ id }) => selection.has(id)).length;
+      this.all.checked = count === this.users.length;
+      this.all.indeterminate = count > 0 && count < this.users.length;
+    }
+    for (const row of this.rows.querySelectorAll("tbody tr")) {
+      const isSelected = selection.has(row.dataset.id);
+      row.classList.toggle("chosen", isSelected);
+      row.querySelector("input").checked = isSelected;
+    }
+    if (selection.size === 0) return;
+    const { bulkButtons } = await import("./bulk.js");
+    this.chosen.replaceChildren(el("b", { role: "status" }, `${plural(selection.size, "user")} selected`),
+      ...bulkButtons(selection.versions, () => { selection.clear(); this.load(); }),
+      button("Clear the selection", () => selection.clear(), { class: "plain" }));
   }
 
   showPager({ next_cursor: next }) {
