@@ -108,19 +108,17 @@ def test_columns_are_chosen(listed: Visitor) -> None:
     assert "columns=name%2Cstatus%2Cmetadata%2Ccreated_at" in listed.address
 
 
-@pytest.mark.parametrize("format", ["CSV", "NDJSON"])
-def test_what_is_filtered_is_exported(
-    listed: Visitor, users: list[dict[str, Any]], tmp_path: Path, format: str
-) -> None:
+@pytest.mark.parametrize("kind", ["CSV", "NDJSON"])
+def test_what_is_filtered_is_exported(listed: Visitor, users: list[dict[str, Any]], tmp_path: Path, kind: str) -> None:
     listed.save_files_to(tmp_path / "saved")
     listed.choose("Status", "suspended")
     listed.sees("10 users")
-    listed.click(f"Export as {format}")
+    listed.click(f"Export as {kind}")
     listed.sees("is saved")
-    name = f"users-{datetime.now(UTC).date()}.{format.lower()}"
+    name = f"users-{datetime.now(UTC).date()}.{kind.lower()}"
     content = wait_for_file(tmp_path / "saved", name).decode()
 
-    if format == "CSV":
+    if kind == "CSV":
         found = list(csv.DictReader(StringIO(content)))
     else:
         found = [json.loads(line) for line in content.splitlines()]

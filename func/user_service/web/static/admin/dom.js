@@ -19,6 +19,13 @@ export function isolated(text) {
   return el("bdi", {}, String(text));
 }
 
+/** A table that scrolls by itself where it is too wide; the keyboard scrolls it too. `caption` is shown, `name` is read. */
+export function table(name, heads, rows, caption = null) {
+  const head = el("tr", {}, ...heads.map((each) => (each.tagName === "TH" ? each : el("th", { scope: "col" }, each))));
+  const content = el("table", {}, caption ? el("caption", {}, caption) : el("caption", { class: "quiet" }, name), el("thead", {}, head), el("tbody", {}, ...rows));
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Table: ${name}` }, content);
+}
+
 export function button(text, onclick, properties = {}) {
   return el("button", { type: "button", onclick, ...properties }, text);
 }

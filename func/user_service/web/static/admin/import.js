@@ -1,7 +1,7 @@
 /** Imports: a file is dropped, its first records are shown, a dry run says what would happen, then it is applied. */
 
 import { call } from "./api.js";
-import { button, el, isolated, number, plural, randomKey } from "./dom.js";
+import { button, el, isolated, number, plural, randomKey, table } from "./dom.js";
 import { askToLeave } from "./dialogs.js";
 import { labelOf, show } from "./fields.js";
 import { findFormat, preview } from "./file_preview.js";
@@ -60,7 +60,6 @@ class ImportView {
 
   describe(records, notes) {
     const names = [...new Set(records.flatMap((record) => record.map(([name]) => name)))];
-    const head = el("tr", {}, ...names.map((name) => el("th", { scope: "col" }, isolated(labelOf(name)))));
     const rows = records.map((record) => {
       const values = Object.fromEntries(record.map(([name, value]) => [`field ${name}`, value]));
       return el("tr", {}, ...names.map((name) => el("td", {}, ...[show("", values[`field ${name}`])].flat())));
@@ -69,8 +68,7 @@ class ImportView {
       el("h2", { id: "first" }, "The first records as they are understood"),
       el("p", {}, isolated(this.file.name), `, ${number(Math.ceil(this.file.size / 1024))} KiB, ${this.format.toUpperCase()}`),
       ...notes.map((text) => el("p", { class: "muted" }, text)),
-      rows.length ? el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "First records" },
-        el("table", {}, el("caption", { class: "quiet" }, "First records"), el("thead", {}, head), el("tbody", {}, ...rows)))
+      rows.length ? table("First records", names.map((name) => isolated(labelOf(name))), rows)
         : empty("No record is found at the beginning of the file."));
   }
 
@@ -136,7 +134,7 @@ class ImportView {
     try {
       const response = await call("GET", `users/imports/${done.id}/errors`, { signal: this.signal, as: "text" });
       const failures = response.trim().split("\n").slice(0, SHOWN_FAILURES).map((line) => JSON.parse(line));
-      place.append(...listFailures(failures, done.failed), el("p", {}, failuresButton(done, this.result)));
+      place.append(listFailures(failures, done.failed), el("p", {}, failuresButton(done, this.result)));
     } catch (error) {
       if (!this.signal.aborted) place.append(failure(error, () => this.showResult(done, dryRun)));
     }
@@ -158,8 +156,6 @@ class ImportView {
 function listFailures(failures, count) {
   const rows = failures.map(({ record, line, code, detail, field }) => el("tr", {},
     el("td", { class: "short" }, number(record)), el("td", { class: "short" }, number(line)), el("td", {}, field ?? "–"), el("td", {}, detail), el("td", {}, code)));
-  const head = ["Record", "Line", "Field", "What is wrong", "Code"].map((name) => el("th", { scope: "col" }, name));
   const shown = failures.length < count ? `The first ${failures.length} of ${plural(count, "failure")}` : "Failures";
-  return [el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Failures" },
-    el("table", {}, el("caption", {}, shown), el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)))];
+  return table("Failures", ["Record", "Line", "Field", "What is wrong", "Code"], rows, shown);
 }

@@ -1,7 +1,7 @@
 /** The latest imports: how far each is, what came of it, and its failures as a file. */
 
 import { read } from "./api.js";
-import { button, el, number, plural, time } from "./dom.js";
+import { button, el, number, plural, table, time } from "./dom.js";
 import { download } from "./download.js";
 import { empty, failure, loading } from "./notices.js";
 import { may } from "./session.js";
@@ -49,14 +49,12 @@ export class ImportList {
 
   show(imports) {
     if (!imports.length) return this.place.replaceChildren(empty("No import has been made in the last 30 days."));
-    const head = ["Started", "State", "Format", "What came of it", "Failures"].map((name) => el("th", { scope: "col" }, name));
     const rows = imports.map((each) => el("tr", {},
       el("td", {}, time(each.started_at)),
       el("td", { class: STATE_CLASSES[each.state] }, each.state, each.dry_run ? " (dry run)" : ""),
       el("td", {}, each.format.toUpperCase()),
       el("td", {}, countsOf(each)),
       el("td", {}, each.failed ? failuresButton(each, this.message) : "–")));
-    return this.place.replaceChildren(el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Latest imports" },
-      el("table", {}, el("caption", { class: "quiet" }, "Latest imports"), el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows))));
+    return this.place.replaceChildren(table("Latest imports", ["Started", "State", "Format", "What came of it", "Failures"], rows));
   }
 }

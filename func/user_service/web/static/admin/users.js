@@ -1,7 +1,7 @@
 /** The list of users: what a search has found, or what the filters of the address select. */
 
 import { read } from "./api.js";
-import { button, el, isolated, plural } from "./dom.js";
+import { button, el, isolated, plural, table } from "./dom.js";
 import { LABELS, show, title } from "./fields.js";
 import { DEFAULT_SIZE, apiFilters, chosenColumns, fieldsOf, filterBar } from "./filters.js";
 import { toolButtons } from "./list_tools.js";
@@ -142,11 +142,9 @@ class UserList {
     this.users = users;
     const boxes = { type: "checkbox", "aria-label": "Select the users on this page", onchange: (event) => this.selection.setAll(users, event.target.checked) };
     this.all = el("input", boxes);
-    const head = el("tr", {}, el("th", { class: "short" }, this.all), ...columns.map((name) => el("th", { scope: "col" }, LABELS[name])));
-    const table = el("table", {}, el("caption", { class: "quiet" }, "Users"), el("thead", {}, head),
-      el("tbody", {}, ...users.map((user) => this.row(user, columns))));
+    const heads = [el("th", { class: "short" }, this.all), ...columns.map((name) => LABELS[name])];
+    this.rows.replaceChildren(table("Users", heads, users.map((user) => this.row(user, columns))));
     this.showChosen();
-    this.rows.replaceChildren(el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Users" }, table));
     return announce(`${plural(users.length, "user")} shown.`);
   }
 
