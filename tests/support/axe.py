@@ -1,4 +1,4 @@
-"""axe-core, which checks the accessibility of a page. npm installs it at its first use, as requirements/axe-node pins it."""
+"""axe-core, which checks the accessibility of a page. npm installs it when it is first needed, as axe-node pins it."""
 
 import fcntl
 import filecmp

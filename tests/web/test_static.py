@@ -169,7 +169,7 @@ def test_the_modules_of_the_admin_page_import_only_files_that_exist() -> None:
     imported = {
         name
         for asset in assets.values()
-        for name in re.findall(r'(?:from|import) ?\(?"([^"]+)"', asset.content.decode())
+        for name in re.findall(r'(?:} from |import\()"([^"]+)"', asset.content.decode())
     }
 
     assert imported

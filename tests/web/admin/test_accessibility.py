@@ -128,6 +128,7 @@ def test_signing_in_keeps_nobody_out(admin_service: ServiceProcess, visitor: Vis
 
 
 def test_axe_finds_what_is_wrong(admin: Visitor, axe: str) -> None:
+    admin.page.wait_for("document.querySelector('main h1') !== null")
     admin.page.value("document.querySelector('main').append(document.createElement('button'))")
 
     assert any(found.startswith("button-name (critical)") for found in find_violations(admin.page, axe))
