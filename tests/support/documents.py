@@ -13,7 +13,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 FENCE: Final = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-LANGUAGES: Final = {"sh", "python", "text", "json", "yaml", "ini", "sql"}
+LANGUAGES: Final = {"sh", "python", "js", "text", "json", "yaml", "ini", "sql"}
 # Programs whose blocks can't run in this test, and why.
 NOT_RUN: Final = {
     "kubectl": "needs a cluster",
