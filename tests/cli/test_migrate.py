@@ -17,6 +17,19 @@ def test_migrate_goes_up_down_and_up(run: RunCommand, empty_database_url: str) -
     assert down == (0, "The database is at revision base.\n")
 
 
+def test_migrate_of_a_release_before_the_schema_changes_nothing(
+    run: RunCommand, database_url: str, postgres: PostgresServer
+) -> None:
+    """A rollback by Argo CD, Flux or Helm runs the Job of the previous release."""
+    postgres.execute(f"\\c \"{database_url}\"\nUPDATE alembic_version SET version_num = '9999'")
+
+    status, text = run("migrate", DATABASE_URL=database_url)
+
+    assert status == 0
+    assert f"at revision 9999, from a release after this one, whose newest is {head()}" in text
+    assert run("migrate", "--to", "9998", DATABASE_URL=database_url)[0] == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "environ", "status", "said"),
     [

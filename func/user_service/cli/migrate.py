@@ -20,6 +20,13 @@ def run(environ: Mapping[str, str], *, to: str, down: bool, distribute: bool) ->
         assert settings.database_url is not None
         if down:
             migrations.downgrade(settings.database_url, to)
+        elif to == "head" and (newer := find_newer_revision(settings.database_url)):
+            # A rollback: the job of the previous release runs again, and its service works with the schema as it is.
+            print(
+                f"The database is at revision {newer}, from a release after this one, whose newest is "
+                f"{migrations.head()}. Nothing was changed."
+            )
+            return 0
         else:
             migrations.upgrade(settings.database_url, to)
             asyncio.run(make_partitions(settings))
@@ -27,6 +34,12 @@ def run(environ: Mapping[str, str], *, to: str, down: bool, distribute: bool) ->
             distribute_tables(settings.database_url)
         print(f"The database is at revision {migrations.current(settings.database_url) or 'base'}.")
     return 0
+
+
+def find_newer_revision(url: str) -> str | None:
+    """The database's revision if it is one of a later release. Raises CommandFailed."""
+    current = migrations.current(url)
+    return current if current is not None and current > migrations.head() else None
 
 
 def distribute_tables(url: str) -> None:
