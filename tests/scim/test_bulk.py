@@ -99,7 +99,7 @@ def test_a_failed_operation_leaves_the_others(scim: ScimClient) -> None:
     assert scim.names(f'userName eq "{twice}"') == [twice]
 
 
-@pytest.mark.parametrize(("limit", "done"), [(1, 2), (2, 4), (3, 6)])
+@pytest.mark.parametrize(("limit", "done"), [(-1, 2), (0, 2), (1, 2), (2, 4), (3, 6), (7, 6)])
 def test_it_stops_after_so_many_errors_and_applies_nothing_beyond(scim: ScimClient, limit: int, done: int) -> None:
     taken = scim.make()["userName"]
     names = [unique_name() for _ in range(6)]
@@ -152,6 +152,10 @@ def test_what_is_too_large_is_refused(scim: ScimClient) -> None:
     expect_scim_error(scim.post(f"{BASE}/Bulk", json={"schemas": [SCHEMA], "Operations": many}), 413)
     large = json.dumps({"schemas": [SCHEMA], "Operations": [creation("a", title="x" * 2**21)]})
     expect_scim_error(scim.post(f"{BASE}/Bulk", content=large), 413)
+    change = {"op": "add", "path": "title", "value": "x"}
+    expect_scim_error(scim.patch_user(scim.make(), *([change] * 101)), 413)
+    patches = [operation("PATCH", MISSING, patch(*([change] * 4))) for _ in range(751)]
+    expect_scim_error(scim.post(f"{BASE}/Bulk", json={"schemas": [SCHEMA], "Operations": patches}), 413)
 
 
 async def test_a_bulk_request_counts_as_one_per_hundred_operations(settings: Settings, tmp_path: Path) -> None:

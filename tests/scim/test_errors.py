@@ -51,9 +51,12 @@ def test_an_address_or_a_query_that_is_wrong(scim: ScimClient, method: str, path
         (b'{"userName": 7}', "application/json", 400, "invalidValue"),
         (b'{"displayName": "Ada"}', "application/json", 400, "invalidValue"),
         (b"[" * 100_000, "application/json", 400, "invalidSyntax"),
+        (b'{"a":' * 300 + b"1" + b"}" * 300, "application/json", 400, "invalidSyntax"),
+        (b'{"userName": NaN}', "application/json", 400, "invalidSyntax"),
+        (b" " * (256 * 1024 + 1), "application/json", 413, None),
         (b" " * (2 * 1024 * 1024 + 1), "application/json", 413, None),
     ],
-    ids=range(10),
+    ids=range(13),
 )
 def test_a_body_that_is_wrong(
     scim: ScimClient, content: bytes, content_type: str, status: int, scim_type: str | None
@@ -84,6 +87,10 @@ def test_errors_do_not_quote_values(scim: ScimClient) -> None:
         scim.get(USERS, params={"filter": f'active eq "{secret}"'}),
         scim.patch_user(created, {"op": "replace", "path": f'emails[value eq "{secret}"', "value": "x"}),
         scim.patch_user(created, {"op": "replace", "path": "active", "value": secret}),
+        scim.patch_user(created, {"op": "replace", "path": "schemas", "value": [secret]}),
+        scim.patch_user(created, {"op": "replace", "path": "emails", "value": [secret]}),
+        scim.post(USERS, json=new_user(active=secret)),
+        scim.post(USERS, json=new_user(emails=secret)),
         scim.post(USERS, json=new_user(emails=[{"value": f"{secret}@"}])),
     ]
 

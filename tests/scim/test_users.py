@@ -234,6 +234,17 @@ def test_put_replaces_what_an_identity_provider_owns(scim_server: LiveServer, sc
     assert fields["preferences"] == {"theme": "dark"}
 
 
+def test_what_json_can_hold_is_kept_and_what_means_the_service_is_not(scim: ScimClient) -> None:
+    kept = {"text": 'a\0b "quoted" \u2028 \U0001f600', "large": 2**63 - 1, "small": -(2**63), "ratio": 1e-300}
+    created = scim.make(own=kept, scim={"a": 1}, META={"version": "x"}, ID="x", **{CORE: {"title": "x"}})
+
+    shown = scim.read(created)
+
+    assert (shown["own"], shown["scim"]) == (kept, {"a": 1})
+    assert shown["schemas"] == [CORE]
+    assert "title" not in shown
+
+
 def test_metadata_is_written_as_text_and_keeps_the_types_of_other_callers(
     scim_server: LiveServer, scim: ScimClient
 ) -> None:

@@ -3,6 +3,7 @@
 import re
 from typing import Final
 
+from pydantic import ValidationError
 from scim2_models import Error, SCIMException
 from scim2_server.errors import MethodNotAllowedException
 
@@ -28,11 +29,19 @@ class ScimError(ServiceError):
 
 def to_service_error(error: SCIMException) -> ServiceError:
     """The service's error. That of a stale version is one of those which stored responses keep."""
-    detail = QUOTED_VALUE.sub("the value is not valid", QUOTED.sub('"..."', str(error)))
+    detail = describe_fault(error.__cause__) if isinstance(error.__cause__, ValidationError) else str(error)
+    detail = QUOTED_VALUE.sub("the value is not valid", QUOTED.sub('"..."', detail))
     if error.status == VersionMismatch.status:
         return VersionMismatch(detail)
     allowed = ", ".join(error.allowed) if isinstance(error, MethodNotAllowedException) else None
     return ScimError(error.status, detail, error.scim_type or None, allowed=allowed)
+
+
+def describe_fault(error: ValidationError) -> str:
+    """Pydantic's own text quotes the input."""
+    return "; ".join(
+        ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"]))) for fault in error.errors()
+    )
 
 
 def to_scim_error(error: ServiceError) -> Error:

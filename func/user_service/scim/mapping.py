@@ -27,7 +27,7 @@ RESOURCE_TYPE: Final = "User"
 
 NAME_FIELDS: Final = {"givenName": "given_name", "familyName": "family_name"}
 # What the service itself says of a resource, what groups say, and what must not be kept.
-NEVER_KEPT: Final = ("schemas", "id", "meta", "groups", "password")
+NEVER_KEPT: Final = ("schemas", "id", "meta", "groups", "password", CORE)
 BodyT = TypeVar("BodyT", bound=BaseModel)
 # By the name of a field: what an error calls it.
 SCIM_NAMES: Final = {
@@ -39,6 +39,7 @@ SCIM_NAMES: Final = {
     "family_name": "name.familyName",
     "display_name": "displayName",
     "metadata": f"{METADATA}:metadata",
+    "scim": "what has no field",
 }
 
 

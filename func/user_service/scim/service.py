@@ -6,18 +6,22 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+import orjson
 from pydantic import ValidationError
 from scim2_models import (
     BulkOperation,
     Context,
     Error,
+    InvalidSyntaxException,
     PatchOp,
+    PayloadTooLargeException,
     Resource,
     ResourceType,
     ResponseParameters,
     ScimPolicy,
     SearchRequest,
 )
+from scim2_server.bulk import BulkPlan
 from scim2_server.conditions import Conditions
 from scim2_server.handler import AsyncScimHandler
 from scim2_server.requests import ScimRequest
@@ -32,8 +36,14 @@ from user_service.scim.errors import to_scim_error
 from user_service.scim.mapping import keep_unnamed
 from user_service.scim.models import POLICY, USER_TYPE, UserResource
 from user_service.scim.storage import StoredUser, UserStorage
+from user_service.users.validation import MAX_OBJECT_DEPTH, nesting_depth
 
 Charge = Callable[[int], Awaitable[None]]
+# Each operation of a PATCH copies a part of the resource.
+MAX_PATCHES: Final = 100
+MAX_BULK_PATCHES: Final = 3000
+# Of a bulk request with a PATCH of what is nested as deep as a user may be.
+MAX_DEPTH: Final = MAX_OBJECT_DEPTH + 8
 # PostgreSQL and JSON take 64 bits.
 MAX_START: Final = 2**62
 LITERAL: Final = r'"(?:[^"\\]|\\.)*"'
@@ -128,12 +138,40 @@ class DirectoryService(ScimService):
             search_request.start_index = min(search_request.start_index, MAX_START)
         return search_request, position
 
+    def read_body(self, model: type[Any], body: bytes, content_type: str | None, scim_ctx: Context) -> Any:
+        payload = self.decode_body(body, content_type)
+        try:
+            return model.model_validate(payload, scim_ctx=scim_ctx)
+        except ValidationError as error:
+            raise scim_exception_of(error) from None
+
+    def decode_body(self, body: bytes, content_type: str | None) -> Any:
+        """Strict JSON: no NaN, no lone surrogates, nothing deeper than any resource is."""
+        self.ensure_json(content_type)
+        try:
+            payload = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise InvalidSyntaxException(detail=f"The body is not JSON: {error}.") from None
+        if nesting_depth(payload) > MAX_DEPTH:
+            raise InvalidSyntaxException(detail=f"The body is nested deeper than {MAX_DEPTH}.")
+        return payload
+
+    def read_bulk(self, body: bytes, content_type: str | None) -> BulkPlan:
+        plan = super().read_bulk(body, content_type)
+        patches = [data for operation in plan.operations if isinstance(data := operation.data, PatchOp)]
+        if sum(len(patch.operations or ()) for patch in patches) > MAX_BULK_PATCHES:
+            raise PayloadTooLargeException(detail=f"A bulk request has up to {MAX_BULK_PATCHES} operations of PATCH.")
+        return plan
+
     def read_patch(self, resource_type: ResourceType, body: bytes, content_type: str | None) -> "PatchOp[Any]":
         payload = split_operations(self.decode_body(body, content_type))
         try:
-            return PatchOp[UserResource].model_validate(payload, scim_ctx=Context.RESOURCE_PATCH_REQUEST)
+            patch = PatchOp[UserResource].model_validate(payload, scim_ctx=Context.RESOURCE_PATCH_REQUEST)
         except ValidationError as error:
             raise scim_exception_of(error) from None
+        if len(patch.operations or ()) > MAX_PATCHES:
+            raise PayloadTooLargeException(detail=f"A PATCH has up to {MAX_PATCHES} operations.")
+        return patch
 
     def bulk_success(
         self,

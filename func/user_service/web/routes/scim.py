@@ -16,7 +16,7 @@ from user_service.web.dependencies import Changes, get_parts, get_resources, req
 from user_service.web.problems import request_context
 from user_service.web.responses import RawResponse, make_response
 from user_service.web.route_table import ALL_BELOW_SCIM
-from user_service.web.routing import OPEN_QUERY, LargeRoute, make_router
+from user_service.web.routing import OPEN_QUERY, LargeRoute, StrictRoute, make_router, payload_too_large
 
 if TYPE_CHECKING:
     from scim2_server.requests import ScimRequest
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Of a Host header: a name or an address, and a port.
 HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+SLASHES: Final = re.compile("/{2,}")
 SEARCH: Final = "/.search"
 BULK: Final = "/Bulk"
 
@@ -58,15 +59,20 @@ async def answer_scim(request: Request, changes: Changes) -> RawResponse:
 
 
 async def read_request(request: Request) -> "ScimRequest":
+    """The request in the library's terms. Raises PayloadTooLarge, InvalidHeader."""
     from scim2_server.requests import ScimRequest
 
+    body = await request.body()
+    if len(body) > StrictRoute.max_body_bytes and not request.scope["path"].endswith(BULK):
+        raise payload_too_large(StrictRoute.max_body_bytes)
     return ScimRequest(
         method=request.method,
         base_url=base_url(request),
-        path=request.scope["path"].removeprefix(SCIM_PATH),
+        # A base URL may have been entered with a slash at its end.
+        path=SLASHES.sub("/", request.scope["path"].removeprefix(SCIM_PATH)),
         query=dict(request.query_params),
         headers=request.headers.items(),
-        body=await request.body(),
+        body=body,
     )
 
 
