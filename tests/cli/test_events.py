@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from standardwebhooks import Webhook
 
 from support.api import USERS
 from support.application import running
@@ -182,6 +183,18 @@ def test_a_dead_letter_that_is_posted_again_has_its_effect_once(database_url: st
     assert emails == ["ada@example.org"]
 
 
+def test_a_dead_letter_is_signed_whatever_its_id(tmp_path: Path, sink: Sink, run: RunCommand) -> None:
+    file = tmp_path / "letter.json"
+    file.write_text(json.dumps({**DEAD, "id": "a\r\nx: \u00e9\u4e2d.1"}))
+    whsec = "whsec_AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA="
+
+    assert run("events", "replay", "--dead-letters", str(file), K_SINK=sink.url, EVENT_SINK_SECRET=whsec)[0] == 0
+    (received,) = sink.taken
+    Webhook(whsec).verify(received.body, received.headers)
+    assert received.data["id"] == "a\r\nx: \u00e9\u4e2d.1"
+    assert "x" not in received.headers
+
+
 def test_dead_letters_are_selected_by_type_and_time(tmp_path: Path, sink: Sink, run: RunCommand) -> None:
     letters = [{**EVENT, "id": "old", "time": "2025-01-01T00:00:00Z"}, EVENT, {**EVENT, "id": "x", "type": "other"}]
     file = tmp_path / "letters.json"
@@ -200,6 +213,8 @@ def test_dead_letters_are_selected_by_type_and_time(tmp_path: Path, sink: Sink, 
         7,
         {},
         [EVENT, {}],
+        [[EVENT]],
+        json.loads("[" * 900 + "]" * 900),
         {"kind": "List"},
         {"kind": "Secret"},
         {"kind": "Secret", "data": {}},

@@ -6,6 +6,7 @@ import ipaddress
 import signal
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from standardwebhooks import Webhook
 
 from support.application import running
 from support.event_sink import Sink, running_sink
 from support.process import command
-from support.settings import make_environ, make_settings
-from support.waiting import PATIENCE_SECONDS
+from support.secret_files import SecretFolder
+from support.settings import API_KEY, ENCRYPTION_KEY, make_environ, make_settings
+from support.waiting import PATIENCE_SECONDS, wait_until
 from user_service.errors import ConfigurationError
 from user_service.settings import Settings
 
@@ -77,6 +80,34 @@ def test_relay_watches_until_it_is_stopped(database_url: str, tmp_path: Path, si
     finally:
         watching.kill()
         watching.wait()
+
+
+def test_relay_watches_its_secrets_too(database_url: str, tmp_path: Path, sink: Sink) -> None:
+    one, other = (f"whsec_{b64encode(bytes(range(start, start + 32))).decode()}" for start in (0, 32))
+    secrets = SecretFolder(
+        tmp_path / "secrets", ENCRYPTION_KEY=ENCRYPTION_KEY, INTERNAL_API_KEY=API_KEY, EVENT_SINK_SECRET=one
+    )
+    environ = {"DATABASE_URL": database_url, "K_SINK": sink.url, "SECRETS_RELOAD_SECONDS": "1", **secrets.environ}
+    with (tmp_path / "relay.log").open("wb") as log:
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "user_service.cli.main", "relay", "--watch"],
+            env=make_environ(tmp_path, environ),
+            stdin=subprocess.DEVNULL,
+            stderr=log,
+        )
+    try:
+        make_users(database_url, tmp_path, 1)
+        (before,) = sink.wait_for(1)
+        secrets.swap(EVENT_SINK_SECRET=other)
+        wait_until(lambda: "changed secrets are in use" in (tmp_path / "relay.log").read_text(), "the new secret")
+        make_users(database_url, tmp_path, 1)
+        after = sink.wait_for(2)[-1]
+    finally:
+        watching.kill()
+        watching.wait()
+
+    Webhook(one).verify(before.body, before.headers)
+    Webhook(other).verify(after.body, after.headers)
 
 
 def certify(folder: Path) -> tuple[Path, str]:

@@ -6,6 +6,7 @@ import binascii
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
+from urllib.parse import quote
 from uuid import UUID
 
 import orjson
@@ -113,7 +114,8 @@ class Replay:
         if isinstance(event, PendingChange):
             return await self.sink.post(event)
         message = HTTPMessage({"content-type": f"{STRUCTURED}; charset=utf-8"}, orjson.dumps(event))
-        return await self.sink.send(message, event["id"])
+        # The id becomes a header where events are signed.
+        return await self.sink.send(message, quote(event["id"]))
 
 
 async def read_changes(
@@ -148,10 +150,11 @@ def read_dead_letters(document: Any) -> Iterator[dict[str, Any]]:
     """
     if isinstance(document, dict) and document.get("kind") == "List":
         document = document.get("items")
-    if isinstance(document, list):
-        for part in document:
-            yield from read_dead_letters(part)
-        return
+    for part in document if isinstance(document, list) else [document]:
+        yield read_dead_letter(part)
+
+
+def read_dead_letter(document: Any) -> dict[str, Any]:
     if isinstance(document, dict) and document.get("kind") == "Secret":
         document = read_secret(document)
     if not isinstance(document, dict) or not all(
@@ -163,7 +166,7 @@ def read_dead_letters(document: Any) -> Iterator[dict[str, Any]]:
         orjson.dumps(event)
     except TypeError:
         raise ValueError("an event that is nested deeper than 254 levels") from None
-    yield event
+    return event
 
 
 def read_secret(secret: dict[str, Any]) -> Any:
