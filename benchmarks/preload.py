@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator
 
 import asyncpg
-from sqlalchemy import text
 
 from benchmarks.people import person
 from benchmarks.servers import Bench, service_env
@@ -14,6 +13,7 @@ from user_service.observability.metrics import Metrics
 from user_service.postgres.connector import Connector
 from user_service.postgres.database import BEGIN, Database
 from user_service.postgres.pool import connect_options
+from user_service.postgres.statements import text
 from user_service.settings import Settings
 from user_service.users.change_log import Origin
 from user_service.users.repository import UserRepository

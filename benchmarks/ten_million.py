@@ -25,7 +25,8 @@ from user_service.encryption.keyring import load_keys
 from user_service.postgres.pool import PLANNER
 from user_service.settings import Settings
 from user_service.users.cursors import Cursor
-from user_service.users.search import SearchQuery, UserSearch
+from user_service.users.search import UserSearch
+from user_service.users.search_query import SearchQuery
 from user_service.values.ids import time_at
 
 EXPLAIN = "EXPLAIN (ANALYZE, BUFFERS) "

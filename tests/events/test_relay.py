@@ -8,7 +8,6 @@ from uuid import UUID
 
 import asyncpg
 import pytest
-from sqlalchemy import text
 
 from support.api import USERS
 from support.application import running
@@ -20,6 +19,7 @@ from support.waiting import eventually
 from user_service.events.outbox import BACKLOG, LEASE, READ
 from user_service.postgres.migrations import upgrade
 from user_service.postgres.pool import connect_options
+from user_service.postgres.statements import text
 from user_service.settings import Settings
 from user_service.users.change_log import Origin
 from user_service.users.schemas import UserUpdate

@@ -6,7 +6,6 @@ from contextlib import suppress
 
 import asyncpg
 import pytest
-from sqlalchemy import text
 
 from support.waiting import PATIENCE_SECONDS
 from user_service.errors import Contended, DatabaseUnavailable
@@ -15,6 +14,7 @@ from user_service.postgres.connector import Connection, Connector
 from user_service.postgres.database import BEGIN, BEGIN_SNAPSHOT, Database
 from user_service.postgres.pool import connect_options
 from user_service.postgres.session import Session
+from user_service.postgres.statements import text
 from user_service.settings import Settings
 
 COUNT = text("SELECT count(*) FROM things")

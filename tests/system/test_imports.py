@@ -21,6 +21,14 @@ def test_a_start_leaves_out_what_a_first_read_does_not_need(modules: str) -> Non
     assert result.stdout.split() == []
 
 
+def test_the_api_is_loaded_without_what_only_a_list_needs() -> None:
+    program = "import sys, user_service.app, user_service.web.api; print('sqlalchemy' in sys.modules)"
+
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert result.stdout.split() == ["False"]
+
+
 def test_a_serving_process_answers_a_read_without_them(database_url: str) -> None:
     program = f"""
 import asyncio, sys

@@ -123,9 +123,8 @@ async def test_a_page_is_read_by_the_primary_key(settings: Settings) -> None:
         " FROM generate_series(1, 5000)"
     )
     await connection.execute("ANALYZE user_changes")
-    statement = str(PAGE).replace(":user_id", "$1").replace(":after", "$2").replace(":limit", "$3")
-    values = (uuid4(), 40, 51)
-    ((plan,),) = await connection.fetch(f"EXPLAIN (FORMAT JSON) {statement}", *values)
+    values = PAGE.arguments({"user_id": uuid4(), "after": 40, "limit": 51})
+    ((plan,),) = await connection.fetch(f"EXPLAIN (FORMAT JSON) {PAGE.sql}", *values)
     await connection.close()
 
     scans = list(leaves(orjson.loads(plan)[0]["Plan"]))

@@ -15,7 +15,6 @@ from support.issuer import Issuer
 from support.live_server import LiveServer
 from support.settings import API_KEY, OTHER_API_KEY
 from user_service.postgres.pool import connect_options
-from user_service.postgres.statements import prepare
 from user_service.security.api_keys import internal_key
 from user_service.settings import Settings
 from user_service.users.audit_log import ENTRY_TYPES, select_entries
@@ -296,8 +295,8 @@ async def test_a_page_is_read_from_its_end_of_an_index(
         "id": UUID(int=2**127),
         "user_id": uuid4(),
     }
-    sql, arguments = prepare(select_entries(branches, given, of_user=False), values)
-    ((plan,),) = await connection.fetch(f"EXPLAIN (FORMAT JSON) {sql}", *arguments)
+    statement = select_entries(branches, given, of_user=False)
+    ((plan,),) = await connection.fetch(f"EXPLAIN (FORMAT JSON) {statement.sql}", *statement.arguments(values))
 
     scans = [node for node in nodes(orjson.loads(plan)[0]["Plan"]) if "Relation Name" in node]
     # Of a type with hardly a row, the planner may take either index.

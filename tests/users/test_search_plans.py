@@ -18,7 +18,8 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.postgres.pool import PLANNER
 from user_service.users.cursors import Cursor
-from user_service.users.search import SearchQuery, UserSearch
+from user_service.users.search import UserSearch
+from user_service.users.search_query import SearchQuery
 from user_service.values.ids import time_at
 
 USERS = 20_000

@@ -7,7 +7,6 @@ from uuid import UUID, uuid5
 
 import orjson
 from cloudevents.core.v1.event import CloudEvent
-from sqlalchemy import text
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
@@ -18,6 +17,7 @@ from user_service.idempotency.requests import find_first, is_same
 from user_service.idempotency.stored_responses import INBOX, Links, StoredResponse, event_hash
 from user_service.postgres.retention import OLD_REPLIES, delete_batch
 from user_service.postgres.session import Session
+from user_service.postgres.statements import text
 from user_service.users.batch.results import PROBLEM_MEDIA_TYPE, BatchResponse
 
 REPLY_IDS: Final = UUID("6f0d5d0c-3a51-5f0e-9d1c-5b8f0a9a7c11")

@@ -9,7 +9,6 @@ from hashlib import sha256
 from typing import Any, Final, Protocol
 
 import orjson
-from sqlalchemy import TextClause, text
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
@@ -19,6 +18,7 @@ from user_service.idempotency.stored_responses import GONE, IDEMPOTENCY_KEYS, Li
 from user_service.postgres.retention import OLD_RESPONSES, delete_batch, interval
 from user_service.postgres.retention import RESPONSES as RETENTION
 from user_service.postgres.session import Row, Session
+from user_service.postgres.statements import Statement, text
 
 ID_BYTES: Final = 16
 
@@ -69,7 +69,7 @@ class TransactionHook(Protocol):
 
 
 async def find_first(
-    session: Session, name: bytes, find: TextClause, key: Mapping[str, object], *, busy: ServiceError
+    session: Session, name: bytes, find: Statement, key: Mapping[str, object], *, busy: ServiceError
 ) -> Row | None:
     """The row that the first time has stored; None the first time, which then holds a lock on `name` until it ends.
 

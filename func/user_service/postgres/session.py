@@ -1,17 +1,17 @@
-"""One connection for a unit of work. Statements are SQLAlchemy's; they run on asyncpg, whose values are the rows'."""
+"""One connection for a unit of work. Statements run on asyncpg, whose values are the rows'."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Executable
-
 from user_service.observability.tracing import Traced, untraced
 from user_service.postgres.connector import Connection
 from user_service.postgres.distribution import Distribution
-from user_service.postgres.statements import Compiled, prepare
+from user_service.postgres.statements import Statement, text
 
+# server/protocol.py closes the connection of a reader after 60 s.
+IDLE_FOR_READER: Final = text("SELECT set_config('idle_in_transaction_session_timeout', '75s', true)")
 NO_VALUES: Final[Mapping[str, object]] = {}
 
 Row = Any  # asyncpg.Record: a tuple whose fields have names.
@@ -91,21 +91,23 @@ class Session:
         self.traced = traced
         self.savepoints = 0
 
-    async def execute(self, statement: Executable | Compiled, values: Mapping[str, object] = NO_VALUES) -> Rows:
+    async def execute(self, statement: Statement, values: Mapping[str, object] = NO_VALUES) -> Rows:
         """Runs a statement with values for its named parameters. Raises asyncpg's errors."""
-        sql, arguments = prepare(statement, values)
-        with self.traced(sql):
-            return Rows(await self.connection.fetch(sql, *arguments))
+        with self.traced(statement.sql):
+            return Rows(await self.connection.fetch(statement.sql, *statement.arguments(values)))
 
     async def stream(
-        self, statement: Executable | Compiled, values: Mapping[str, object] = NO_VALUES, *, size: int
+        self, statement: Statement, values: Mapping[str, object] = NO_VALUES, *, size: int
     ) -> AsyncIterator[list[Row]]:
         """The rows, `size` at a time, by a server-side cursor: the session must be in a transaction."""
-        sql, arguments = prepare(statement, values)
-        with self.traced(sql):
-            cursor = await self.connection.cursor(sql, *arguments)
+        with self.traced(statement.sql):
+            cursor = await self.connection.cursor(statement.sql, *statement.arguments(values))
         while rows := await cursor.fetch(size):
             yield rows
+
+    async def wait_for_reader(self) -> None:
+        """Lets the transaction idle for longer than the process's server waits for a reader that takes no data."""
+        await self.execute(IDLE_FOR_READER)
 
     async def is_distributed(self) -> bool:
         """Whether the users are distributed over several servers."""

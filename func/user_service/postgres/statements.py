@@ -1,23 +1,15 @@
-"""SQLAlchemy's statements, compiled for asyncpg: each text once, and every other statement once for each shape."""
+"""SQL with named parameters, as asyncpg takes it: with numbers. SQLAlchemy is not needed for it."""
 
+import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Executable, TextClause
-from sqlalchemy.dialects.postgresql.asyncpg import dialect
-from sqlalchemy.sql.compiler import SQLCompiler
-
-DIALECT: Final = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types for it
-COMPILED_TEXTS: Final = 512
-COMPILED_SHAPES: Final = 512
-
-# By SQLAlchemy's cache key, which two statements share if they differ in values only.
-shapes: dict[Any, SQLCompiler] = {}
+# A colon that is no part of a cast, and the name behind it.
+PARAMETER: Final = re.compile(r"(?<![:\w]):([A-Za-z_]\w*)")
 
 
-class Compiled(NamedTuple):
-    """A statement as SQL, and the names of its parameters in the order of their numbers."""
+class Statement(NamedTuple):
+    """A statement, and the names of its parameters in the order of their numbers."""
 
     sql: str
     names: tuple[str, ...]
@@ -26,39 +18,11 @@ class Compiled(NamedTuple):
         return [values[name] for name in self.names]
 
 
-def prepare(statement: Executable | Compiled, values: Mapping[str, object]) -> tuple[str, list[Any]]:
-    """The SQL of a statement and its arguments, in the order of their numbers."""
-    if isinstance(statement, TextClause):
-        statement = compile_text(statement)
-    if isinstance(statement, Compiled):
-        return statement.sql, statement.arguments(values)
-    key = statement._generate_cache_key()  # type: ignore[attr-defined]
-    known = shapes.get(key.key)
-    if known is None:
-        known = compile_shape(statement, key)
-    given = known.construct_params(dict(values), extracted_parameters=key.bindparams)
-    return known.string, [given[name] for name in known.positiontup or ()]
+def text(sql: str) -> Statement:
+    """A statement of SQL whose parameters are written `:name`."""
+    numbers: dict[str, int] = {}
 
+    def number(match: re.Match[str]) -> str:
+        return f"${numbers.setdefault(match[1], len(numbers) + 1)}"
 
-@lru_cache(maxsize=COMPILED_TEXTS)
-def compile_text(statement: TextClause) -> Compiled:
-    return compile_statement(statement)
-
-
-def compile_statement(statement: Executable) -> Compiled:
-    """A statement whose values are all named parameters."""
-    compiled = as_sql(statement.compile(dialect=DIALECT))  # type: ignore[attr-defined]
-    return Compiled(compiled.string, tuple(compiled.positiontup or ()))
-
-
-def compile_shape(statement: Executable, key: Any) -> SQLCompiler:
-    compiled = as_sql(statement.compile(dialect=DIALECT, cache_key=key))  # type: ignore[attr-defined]
-    if len(shapes) == COMPILED_SHAPES:
-        shapes.clear()
-    shapes[key.key] = compiled
-    return compiled
-
-
-def as_sql(compiled: object) -> SQLCompiler:
-    assert isinstance(compiled, SQLCompiler)
-    return compiled
+    return Statement(PARAMETER.sub(number, sql), tuple(numbers))

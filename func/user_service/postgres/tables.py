@@ -34,9 +34,6 @@ NAMING = {
 metadata = MetaData(naming_convention=NAMING)
 Time = TIMESTAMP(timezone=True)
 
-# Events of one user stay in order because a user is always in one partition.
-OUTBOX_PARTITIONS = 16
-
 users = Table(
     "users",
     metadata,

@@ -4,10 +4,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import text
-
 from user_service.errors import UserNotFound
 from user_service.postgres.session import Session
+from user_service.postgres.statements import text
 
 TRAIL_COLUMNS: Final = (
     "event_id AS id, version, type, status, changed, actor, request_id, traceparent, changed_at, reason"

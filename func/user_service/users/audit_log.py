@@ -14,9 +14,8 @@ from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import TextClause, text
-
 from user_service.postgres.session import Session
+from user_service.postgres.statements import Statement, text
 from user_service.users.change_log import Origin
 from user_service.users.cursors import Cursor
 from user_service.values.ids import new_id
@@ -97,7 +96,7 @@ class AuditLog:
 
 
 @lru_cache(maxsize=512)
-def select_entries(branches: Sequence[str], given: Sequence[str], *, of_user: bool) -> TextClause:
+def select_entries(branches: Sequence[str], given: Sequence[str], *, of_user: bool) -> Statement:
     """Selects a page with the conditions `given`. On a distributed database, which can't join a set of types with the
     newest entries of each, `branches` are the types, one after the other.
     """

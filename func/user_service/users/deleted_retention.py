@@ -6,9 +6,8 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import text
-
 from user_service.observability.trace_context import choose_request_id, continue_trace
+from user_service.postgres.statements import text
 from user_service.users.change_log import Origin
 from user_service.users.privacy.subject_data import ActorNames
 from user_service.users.unit_of_work import UserDatabase, retry_contended

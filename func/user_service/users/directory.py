@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, false, func, not_, or_, sele
 
 from user_service.encryption.blind_index import EXTERNAL_ID, BlindIndex, encode_text
 from user_service.encryption.cipher import Cipher
+from user_service.postgres.selects import compile_with_values
 from user_service.postgres.session import Session
 from user_service.postgres.tables import identifiers, users
 from user_service.users.conditions import (
@@ -30,7 +31,8 @@ from user_service.users.cursors import Cursor
 from user_service.users.encrypted_columns import decode_row
 from user_service.users.model import User
 from user_service.users.reader import SELECT_BY_KEYS
-from user_service.users.search import SELECTED_COLUMNS, SearchPage
+from user_service.users.search import SELECTED_COLUMNS
+from user_service.users.search_query import SearchPage
 from user_service.users.unit_of_work import UserDatabase
 from user_service.values.case_folding import email_key, fold_case
 from user_service.values.emails import parse_email
@@ -110,7 +112,7 @@ class DirectorySearch:
         found: Sequence[User] = []
         has_more = False
         if query.limit:
-            rows = await self.session.execute(page_statement(query, matching))
+            rows = await self.session.execute(*compile_with_values(page_statement(query, matching)))
             found = [decode_row(row, self.cipher) for row in rows[: query.limit]]
             has_more = len(rows) > query.limit
         following = Cursor(found[-1].updated_at, found[-1].id) if has_more else None
@@ -119,7 +121,7 @@ class DirectorySearch:
         is_known = not has_more and query.cursor is None and (found or (query.limit and not query.offset))
         if query.count and not is_known:
             counting = select(func.count()).select_from(users).where(matching)
-            total = int((await self.session.execute(counting)).scalar_one())
+            total = int((await self.session.execute(*compile_with_values(counting))).scalar_one())
         return SearchPage(list(found), following, total if query.count else None)
 
 

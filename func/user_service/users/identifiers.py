@@ -17,11 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import TextClause, text
-
 from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, encode_text, unpack_term
 from user_service.errors import AliasTaken, EmailTaken, ExternalIdTaken, ServiceError, UsernameTaken
 from user_service.postgres.session import Session
+from user_service.postgres.statements import Statement, text
 from user_service.users.model import User
 from user_service.values.emails import email_domain
 
@@ -184,7 +183,7 @@ class IdentifierTable:
     async def free(self, rows: Sequence[Row]) -> None:
         await self.change(FREE, rows)
 
-    async def change(self, statement: TextClause, rows: Sequence[Row]) -> None:
+    async def change(self, statement: Statement, rows: Sequence[Row]) -> None:
         if rows:
             await self.session.execute(statement, row_arrays(rows))
 

@@ -7,19 +7,21 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from math import inf
 from time import monotonic
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from user_service.errors import Unavailable
 from user_service.observability.logging import log
 from user_service.observability.metrics import Metrics
 from user_service.postgres.database import BEGIN
-from user_service.users.search import UserSearch
+
+if TYPE_CHECKING:
+    from user_service.users.search import UserSearch
 
 PAUSE_SECONDS: Final = 5.0
 
 T = TypeVar("T")
 # Given how to begin a transaction, or None for a statement of its own.
-OpenSearch = Callable[[str | None], AbstractAsyncContextManager[UserSearch]]
+OpenSearch = Callable[[str | None], AbstractAsyncContextManager["UserSearch"]]
 
 
 class ReplicaReads:
@@ -39,7 +41,7 @@ class ReplicaReads:
         self.pause_seconds = pause_seconds
         self.failed_at = -inf
 
-    async def run(self, read: Callable[[UserSearch], Awaitable[T]]) -> T:
+    async def run(self, read: Callable[["UserSearch"], Awaitable[T]]) -> T:
         """What `read` returns. Raises Unavailable when the primary is unavailable too."""
         if self.replica is not None and self.is_due():
             try:
@@ -53,7 +55,7 @@ class ReplicaReads:
         async with self.primary(None) as search:
             return await read(search)
 
-    async def stream(self, read: Callable[[UserSearch], AsyncGenerator[T]]) -> AsyncGenerator[T]:
+    async def stream(self, read: Callable[["UserSearch"], AsyncGenerator[T]]) -> AsyncGenerator[T]:
         """What `read` yields, from one server. Raises Unavailable; after the first item, for the replica too."""
         has_begun = False
         if self.replica is not None and self.is_due():

@@ -6,14 +6,13 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import TextClause, text
 
 from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, BlindIndex, encode_text
 from user_service.encryption.cipher import Cipher
 from user_service.errors import IdTaken, ServiceError
 from user_service.postgres.distribution import is_unique_violation
 from user_service.postgres.session import Session
-from user_service.postgres.tables import OUTBOX_PARTITIONS
+from user_service.postgres.statements import Statement, text
 from user_service.users.binary_copy import (
     COPIED_CHANGE_COLUMNS,
     COPIED_IDENTIFIER_COLUMNS,
@@ -30,6 +29,9 @@ from user_service.users.encrypted_columns import SELECT_LIST, decode_row, seal_p
 from user_service.users.identifiers import IdentifierTable, Move, identifiers, search_terms
 from user_service.users.model import User
 from user_service.values.ids import new_id
+
+# Events of one user stay in order because a user is always in one partition of the outbox.
+OUTBOX_PARTITIONS: Final = 16
 
 
 def parameter_rows(names: Collection[str]) -> str:
@@ -98,7 +100,7 @@ QUEUE_CHANGES: Final = text(
 )
 
 
-def select_by(condition: str, *, lock: bool = False) -> TextClause:
+def select_by(condition: str, *, lock: bool = False) -> Statement:
     ending = " ORDER BY id FOR UPDATE" if lock else ""
     return text(f"SELECT {SELECT_LIST} FROM users WHERE {condition}{ending}")  # noqa: S608
 
@@ -170,7 +172,7 @@ class UserRepository:
         rows = await self.session.execute(BY_IDENTIFIERS, {"kind": kind, "keys": list(indexes)})
         return {row[-1]: decode_row(row[:-1], self.cipher) for row in rows}
 
-    async def select(self, statement: TextClause, keys: Sequence[Any]) -> list[User]:
+    async def select(self, statement: Statement, keys: Sequence[Any]) -> list[User]:
         if not keys:
             return []
         rows = await self.session.execute(statement, {"keys": keys})
@@ -283,7 +285,7 @@ class UserRepository:
         await self.change_terms(DELETE_TERMS, removed)
         await self.change_terms(INSERT_TERMS, added)
 
-    async def change_terms(self, statement: TextClause, postings: Iterable[tuple[Collection[int], UUID]]) -> None:
+    async def change_terms(self, statement: Statement, postings: Iterable[tuple[Collection[int], UUID]]) -> None:
         terms: list[int] = []
         places: list[int] = []
         ids: list[UUID] = []

@@ -5,8 +5,7 @@ postings of a term.
 """
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -23,99 +22,28 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
-    text,
     tuple_,
     union_all,
 )
 
-from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, encode_text, unpack_term
+from user_service.encryption.blind_index import BlindIndex, unpack_term
 from user_service.encryption.cipher import Cipher
+from user_service.postgres.selects import COMPILED_SHAPES, compile_select
 from user_service.postgres.session import Session
-from user_service.postgres.statements import COMPILED_SHAPES, Compiled, compile_statement
+from user_service.postgres.statements import Statement, text
 from user_service.postgres.tables import identifiers, user_terms, users
 from user_service.users.cursors import Cursor
 from user_service.users.encrypted_columns import USER_COLUMNS, decode_row
-from user_service.users.model import DELETED, User
+from user_service.users.model import User
+from user_service.users.search_query import SearchPage, SearchQuery, find_named
 from user_service.values.ids import first_id_after, first_id_at
 from user_service.values.name_words import split_words
 
 EXPORT_ROWS: Final = 1000
-# server/protocol.py closes the connection of a reader after 60 s.
-IDLE_FOR_READER: Final = text("SELECT set_config('idle_in_transaction_session_timeout', '75s', true)")
+LAST_CHANGED: Final = text("SELECT id FROM users WHERE deleted_at IS NULL ORDER BY updated_at DESC LIMIT :limit")
 SELECTED_COLUMNS: Final = tuple(
     cast(users.c.metadata, Text) if name == "metadata" else users.c[name] for name in USER_COLUMNS
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchQuery:
-    """The parameters of a page of the list."""
-
-    email: str | None = None
-    email_domain: str | None = None
-    username: str | None = None
-    phone: str | None = None
-    external_id: str | None = None
-    status: str | None = None
-    q: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    updated_after: datetime | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
-    include_deleted: bool = False
-    sort: str = "created_at"
-    limit: int = 50
-    cursor: Cursor | None = None
-    count: bool = False
-
-    @property
-    def by_update(self) -> bool:
-        return self.sort.endswith("updated_at")
-
-    @property
-    def descending(self) -> bool:
-        return self.sort.startswith("-")
-
-    @property
-    def names_key(self) -> bool:
-        """Whether it finds by a unique key, which callers do to see what they have just written."""
-        return self.email is not None or self.username is not None or self.external_id is not None
-
-    @property
-    def names_key_only(self) -> bool:
-        """Whether it finds by one unique key, without a filter, a place or a count."""
-        key = SearchQuery(
-            email=self.email,
-            username=self.username,
-            external_id=self.external_id,
-            sort=self.sort,
-            limit=self.limit,
-        )
-        return [self.email, self.username, self.external_id].count(None) == 2 and self == key
-
-    @property
-    def sees_deleted(self) -> bool:
-        return self.include_deleted or self.status == DELETED
-
-
-@dataclass(frozen=True, slots=True)
-class SearchPage:
-    """Users in the requested order, and the cursor of the next page; None on the last page.
-
-    `total` is the number of users on all pages, None where the query does not count them.
-    """
-
-    users: list[User]
-    next: Cursor | None
-    total: int | None = None
-
-
-class Named(NamedTuple):
-    """An identifier: its kind, its key in table `identifiers`, and the hash that is a term of who had it."""
-
-    kind: int
-    key: bytes
-    hash: bytes
 
 
 class Shape(NamedTuple):
@@ -158,15 +86,14 @@ class UserSearch:
 
     async def all_users(self, query: SearchQuery) -> AsyncGenerator[list[User]]:
         """All users that match the filters, in the order of ids, a thousand at a time, by a server-side cursor."""
-        await wait_for_reader(self.session)
+        await self.session.wait_for_reader()
         shape, values = self.parse(query)
         async for some in self.session.stream(compile_export(shape), values, size=EXPORT_ROWS):
             yield [decode_row(row, self.cipher) for row in some]
 
     async def last_changed(self, limit: int) -> list[UUID]:
         """The ids of the last changed living users, the newest change first."""
-        newest = select(users.c.id).where(users.c.deleted_at.is_(None)).order_by(users.c.updated_at.desc()).limit(limit)
-        return (await self.session.execute(newest)).scalars()
+        return (await self.session.execute(LAST_CHANGED, {"limit": limit})).scalars()
 
     def statement(self, query: SearchQuery) -> tuple[str, list[Any]]:
         """The SQL of a page and its arguments."""
@@ -215,35 +142,21 @@ class UserSearch:
         return sorted(terms)
 
 
-def find_named(query: SearchQuery, index: BlindIndex) -> list[Named]:
-    """The identifiers that a query names."""
-    found = []
-    if query.email is not None:
-        email = index.email(query.email)
-        found.append(Named(EMAIL, email, email))
-    if query.username is not None:
-        username = index.username(query.username)
-        found.append(Named(USERNAME, username, username))
-    if query.external_id is not None:
-        found.append(Named(EXTERNAL_ID, encode_text(query.external_id), index.external_id(query.external_id)))
-    return found
-
-
 @lru_cache(maxsize=COMPILED_SHAPES)
-def compile_page(shape: Shape) -> Compiled:
+def compile_page(shape: Shape) -> Statement:
     keys = (users.c.updated_at, users.c.id) if shape.by_update else (users.c.id,)
     order = [key.desc() for key in keys] if shape.descending else list(keys)
-    return compile_statement(filtered(shape).order_by(*order).limit(bindparam("rows", type_=BigInteger)))
+    return compile_select(filtered(shape).order_by(*order).limit(bindparam("rows", type_=BigInteger)))
 
 
 @lru_cache(maxsize=COMPILED_SHAPES)
-def compile_count(shape: Shape) -> Compiled:
-    return compile_statement(filtered(shape).with_only_columns(func.count(), maintain_column_froms=True))
+def compile_count(shape: Shape) -> Statement:
+    return compile_select(filtered(shape).with_only_columns(func.count(), maintain_column_froms=True))
 
 
 @lru_cache(maxsize=COMPILED_SHAPES)
-def compile_export(shape: Shape) -> Compiled:
-    return compile_statement(filtered(shape).order_by(users.c.id))
+def compile_export(shape: Shape) -> Statement:
+    return compile_select(filtered(shape).order_by(users.c.id))
 
 
 def filtered(shape: Shape) -> Select[Any]:
@@ -294,11 +207,6 @@ def range_conditions(shape: Shape, ids: list[ColumnElement[UUID]]) -> list[Colum
 
 def parameter(name: str, column: ColumnElement[Any]) -> BindParameter[Any]:
     return bindparam(name, type_=column.type)
-
-
-async def wait_for_reader(session: Session) -> None:
-    """Lets the transaction idle for longer than the server of this process waits for a reader that takes no data."""
-    await session.execute(IDLE_FOR_READER)
 
 
 def holds(kind: int, *, deleted_too: bool) -> ColumnElement[bool]:

@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import TextClause, text
 
 from user_service.errors import ServiceError
 from user_service.postgres.distribution import is_unique_violation
+from user_service.postgres.statements import Statement, text
 from user_service.users.bulk_insert import InsertRows
 from user_service.users.change_log import Change, Origin
 from user_service.users.column_arrays import AS_JSON, COLUMN_TYPES, INITIAL_VALUES, INSERTED, column_arrays
@@ -214,6 +214,6 @@ def identifier_arrays(name: str, found: Sequence[Place]) -> dict[str, Sequence[A
 
 
 @lru_cache(maxsize=64)
-def statement(parts: tuple[str, ...]) -> TextClause:
+def statement(parts: tuple[str, ...]) -> Statement:
     """Returns one row: the number of rows of `go`, 0 where nothing was written."""
     return text(f"WITH {', '.join(parts)} SELECT count(*) FROM go")  # noqa: S608

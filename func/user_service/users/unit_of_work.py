@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from random import uniform
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
 from user_service.cache.base import Cache
@@ -28,9 +28,13 @@ from user_service.users.privacy.export import PersonalExport
 from user_service.users.privacy.subject_data import ActorNames
 from user_service.users.replica_reads import ReplicaReads
 from user_service.users.repository import UserRepository
-from user_service.users.search import Named, SearchPage, SearchQuery, UserSearch, find_named, wait_for_reader
+from user_service.users.search_query import Named, SearchPage, SearchQuery, find_named
 from user_service.users.service import UserService
 from user_service.users.single_statement import NotAtOnce, StatementRepository
+from user_service.values.deferred import Deferred
+
+if TYPE_CHECKING:
+    from user_service.users.search import UserSearch
 
 # How long a caller waits at least while every connection of the pool is in use.
 MIN_WAIT_SECONDS: Final = 3.0
@@ -38,6 +42,13 @@ ATTEMPTS: Final = 6
 FIRST_PAUSE_SECONDS: Final = 0.02
 
 T = TypeVar("T")
+
+
+def load_search() -> "type[UserSearch]":
+    """Imports SQLAlchemy, which takes a tenth of a second: call it on a worker thread, at the first list."""
+    from user_service.users.search import UserSearch
+
+    return UserSearch
 
 
 class UserDatabase:
@@ -66,6 +77,7 @@ class UserDatabase:
         self.after_change = after_change
         replica_size = replica_share(settings())
         seconds = max(settings().database_timeout, MIN_WAIT_SECONDS)
+        self.search = Deferred(load_search)
         self.primary = Database(connector, metrics, size=size - replica_size, seconds=seconds, traced=traced)
         self.replica: Database | None = None
         if replica_size:
@@ -148,10 +160,11 @@ class UserDatabase:
         return self.primary.session(begin)
 
     @asynccontextmanager
-    async def reading(self, database: Database, begin: str | None = None) -> AsyncIterator[UserSearch]:
+    async def reading(self, database: Database, begin: str | None = None) -> AsyncIterator["UserSearch"]:
         """A search of users, in a transaction where `begin` starts one. Raises DatabaseUnavailable, Contended."""
+        search = await self.search.get()
         async with database.session(begin) as session:
-            yield UserSearch(session, self.cipher, self.index)
+            yield search(session, self.cipher, self.index)
 
     def named(self, query: SearchQuery) -> list[Named]:
         """The identifiers that a query names."""
@@ -184,7 +197,7 @@ class UserDatabase:
     async def export_user(self, user_id: UUID, *, actor_names: ActorNames) -> AsyncGenerator[bytes]:
         """All that is stored about one user as JSON, a piece at a time, in one snapshot. Raises UserNotFound."""
         async with self.transaction(BEGIN_SNAPSHOT) as session:
-            await wait_for_reader(session)
+            await session.wait_for_reader()
             export = PersonalExport(UserRepository(session, self.cipher, self.index))
             async with aclosing(export.pieces(user_id, actor_names=actor_names)) as pieces:
                 async for piece in pieces:

@@ -12,7 +12,7 @@ from pydantic import Field
 from user_service.errors import FieldError, ValidationFailed
 from user_service.users.cursors import CursorCodec
 from user_service.users.schemas import Email, EmailDomain, ExternalId, Username, UserRead
-from user_service.users.search import SearchPage, SearchQuery
+from user_service.users.search_query import SearchPage, SearchQuery
 from user_service.web.dependencies import get_database, get_resources
 from user_service.web.problems import request_context
 from user_service.web.query_types import Flag, QueryPhone, Timestamp, strict_integer

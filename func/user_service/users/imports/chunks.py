@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import text
-
 from user_service.idempotency.stored_responses import Links, StoredResponse
 from user_service.postgres.session import Session
+from user_service.postgres.statements import text
 from user_service.users.batch.results import ItemResult, is_invalid
 from user_service.users.imports.pipeline import ImportMoved, Turn
 from user_service.users.imports.records import BadRecord, NumberedRecord

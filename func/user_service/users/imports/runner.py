@@ -13,11 +13,11 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Select, case, func, select, update
-from sqlalchemy.dialects.postgresql import insert as insert_unless_there
 
 from user_service.errors import IdempotencyKeyReused, NotFound, ServiceError, ValidationFailed
-from user_service.postgres.tables import import_failures, imports
+from user_service.postgres.retention import interval
+from user_service.postgres.session import Row
+from user_service.postgres.statements import Statement, text
 from user_service.users.batch.bodies import CreateBatch
 from user_service.users.batch.runner import BatchRunner
 from user_service.users.change_log import Origin
@@ -36,11 +36,30 @@ FAILURES_PAGE: Final = 1000
 Import = Mapping[str, Any]
 
 # The state of an import whose process was killed is still `running` in the table.
-STATE: Final = case(
-    ((imports.c.state == "running") & (imports.c.updated_at < func.now() - SILENCE), "interrupted"),
-    else_=imports.c.state,
-).label("state")
-IMPORT_COLUMNS: Final = (*(column for column in imports.c if column.name not in {"state", "key", "fingerprint"}), STATE)
+SELECT_IMPORTS: Final = (
+    "SELECT id, actor, format, on_conflict, position, created, updated, skipped, failed, started_at, updated_at,"  # noqa: S608
+    " finished_at, line, keep_ids, dry_run,"
+    f" CASE WHEN state = 'running' AND updated_at < now() - {interval(SILENCE)} THEN 'interrupted' ELSE state END"
+    " AS state FROM imports"
+)
+BY_ID: Final = text(f"{SELECT_IMPORTS} WHERE id = :id")
+BY_KEY: Final = text(f"{SELECT_IMPORTS} WHERE key = :key")
+LATEST: Final = text(f"{SELECT_IMPORTS} ORDER BY id DESC LIMIT :limit")
+INSERT: Final = text(
+    "INSERT INTO imports (id, actor, key, state, format, on_conflict, keep_ids, dry_run)"
+    " VALUES (:id, :actor, :key, 'running', :format, :on_conflict, :keep_ids, :dry_run)"
+    " ON CONFLICT DO NOTHING RETURNING *"
+)
+WHOLE_BY_KEY: Final = text("SELECT * FROM imports WHERE key = :key")
+# A request that fails does not change an import that another request has completed.
+SET_STATE: Final = text(
+    "UPDATE imports SET state = CAST(:state AS text), updated_at = now(),"
+    " finished_at = CASE WHEN CAST(:state AS text) = 'completed' THEN now() END WHERE id = :id AND state <> 'completed'"
+)
+FAILURES: Final = text(
+    "SELECT record, line, pointer, code, detail FROM import_failures WHERE import_id = :id AND record > :last"  # noqa: S608
+    f" ORDER BY record LIMIT {FAILURES_PAGE}"
+)
 
 
 class ImportDiffers(IdempotencyKeyReused):
@@ -74,14 +93,11 @@ class ImportRunner:
             "id": new_id(),
             "actor": origin.actor,
             "key": self.key_hash(origin.actor, key) if key is not None else None,
-            "state": "running",
             **options._asdict(),
         }
         async with self.database.transaction() as session:
-            insertion = insert_unless_there(imports).values(values).on_conflict_do_nothing().returning(imports.c.id)
-            inserted = (await session.execute(insertion)).scalar_one_or_none()
-            is_this = imports.c.id == inserted if inserted is not None else imports.c.key == values["key"]
-            row: Import = (await session.execute(select(imports).where(is_this))).one()
+            inserted: Row | None = (await session.execute(INSERT, values)).one_or_none()
+            row: Import = inserted or (await session.execute(WHOLE_BY_KEY, values)).one()
         if options != tuple(row[name] for name in options._fields):
             raise IdempotencyKeyReused(f"This key belongs to an import with another {' or '.join(options._fields)}.")
         return row
@@ -89,7 +105,7 @@ class ImportRunner:
     async def find(self, import_id: UUID) -> Import:
         """Raises NotFound."""
         async with self.database.transaction() as session:
-            rows = await session.execute(select(*IMPORT_COLUMNS).where(imports.c.id == import_id))
+            rows = await session.execute(BY_ID, {"id": import_id})
             row: Import | None = rows.one_or_none()
         if row is None:
             raise NotFound("There is no import with this id.")
@@ -97,29 +113,23 @@ class ImportRunner:
 
     async def latest(self, limit: int) -> Sequence[Import]:
         """The newest imports first."""
-        return await self.select(select(*IMPORT_COLUMNS).order_by(imports.c.id.desc()).limit(limit))
+        return await self.select(LATEST, {"limit": limit})
 
     async def find_by_key(self, actor: str, key: str) -> Sequence[Import]:
         """The import that this principal started with this key, if there is one."""
-        return await self.select(select(*IMPORT_COLUMNS).where(imports.c.key == self.key_hash(actor, key)))
+        return await self.select(BY_KEY, {"key": self.key_hash(actor, key)})
 
-    async def select(self, statement: Select[Any]) -> Sequence[Import]:
+    async def select(self, statement: Statement, values: Mapping[str, object]) -> Sequence[Import]:
         async with self.database.transaction() as session:
-            rows: Sequence[Import] = await session.execute(statement)
+            rows: Sequence[Import] = await session.execute(statement, values)
         return rows
 
     async def failures(self, import_id: UUID) -> AsyncGenerator[bytes]:
         """The failures in the order of the records, as NDJSON, a piece at a time."""
         last = 0
         while True:
-            page = (
-                select(import_failures)
-                .where(import_failures.c.import_id == import_id, import_failures.c.record > last)
-                .order_by(import_failures.c.record)
-                .limit(FAILURES_PAGE)
-            )
             async with self.database.transaction() as session:
-                rows = await session.execute(page)
+                rows = await session.execute(FAILURES, {"id": import_id, "last": last})
             if not rows:
                 return
             last = rows[-1]["record"]
@@ -193,11 +203,8 @@ class ImportRunner:
         await self.batches.import_users(batch, origin, hook=hook)
 
     async def set_state(self, import_id: UUID, state: str) -> None:
-        finished_at = func.now() if state == "completed" else None
-        # A request that fails does not change an import that another request has completed.
-        change = update(imports).where(imports.c.id == import_id, imports.c.state != "completed")
         async with self.database.transaction() as session:
-            await session.execute(change.values(state=state, updated_at=func.now(), finished_at=finished_at))
+            await session.execute(SET_STATE, {"id": import_id, "state": state})
 
     def key_hash(self, actor: str, key: str) -> bytes:
         return hmac.digest(self.keys.idempotency, orjson.dumps([actor, key]), "sha256")

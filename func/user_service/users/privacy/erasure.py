@@ -9,12 +9,12 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import text
 
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher, DecryptionError, KeyMissing
 from user_service.idempotency.stored_responses import GONE, RESPONSE_TABLES, ResponseTable, RowKey
 from user_service.postgres.session import Session
+from user_service.postgres.statements import text
 from user_service.users.model import User
 from user_service.users.privacy.mentions import mention_keys
 from user_service.users.privacy.subject_data import CHANGES_BY_ACTOR, ActorNames, DataSubjects, SubjectData

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 from uuid import UUID
 
-from sqlalchemy import text
-
 from user_service.encryption.blind_index import BlindIndex
 from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS, INBOX, ResponseTable, RowKey
 from user_service.postgres.session import Session
+from user_service.postgres.statements import text
 from user_service.users.identifiers import identifier_hashes
 from user_service.users.model import User
 
