@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from support.faulty_proxy import FaultyProxy
+from support.http_messages import problem, respond
 from support.ports import free_port
 from user_service_client import (
     ConnectionFailed,
@@ -24,17 +25,6 @@ from user_service_client import (
 Address = Callable[[], str]
 Through = Callable[..., AbstractContextManager[FaultyProxy]]
 OpenClient = Callable[..., Any]
-
-
-def problem(status: int, code: str, *headers: str) -> bytes:
-    body = f'{{"type": "t", "title": "t", "status": {status}, "detail": "d", "code": "{code}", "request_id": "r1"}}'
-    return respond(status, "application/problem+json", body, *headers)
-
-
-def respond(status: int, media_type: str, body: str, *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status} X", f"Content-Type: {media_type}", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join([*lines, "Connection: close", "", body]).encode()
-
 
 BUSY = problem(503, "overloaded", "Retry-After: 0")
 LIMITED = problem(429, "rate_limited", "Retry-After: 0")
