@@ -139,6 +139,8 @@ class Settings:
     port: int = setting(3002, whole_number(0, 65535))
     # Without a value, the page is served in development only.
     admin_page: bool | None = setting(None, parse_bool)
+    admin_oidc_client_id: str | None = setting(None, str)
+    admin_oidc_scope: str = setting("openid", str)
     serve: str = setting("all", choice("api", "events", "all"))
     data_dir: Path = setting(Path("~/.local/share/user-service"), Path)
     database_url: str | None = setting(None, primary_url)
@@ -349,6 +351,8 @@ def incomplete_issuers(settings: Settings) -> list[str]:
     named = [settings.jwt_issuer, settings.jwt_audience, settings.jwt_jwks_url]
     if any(named) and not all(named):
         faults.append("JWT_ISSUER, JWT_AUDIENCE, JWT_JWKS_URL: set all three, or none of them")
+    if settings.admin_oidc_client_id and not settings.jwt_issuer:
+        faults.append("ADMIN_OIDC_CLIENT_ID: persons sign in at JWT_ISSUER, which is not set")
     addresses = {"JWT_JWKS_URL": settings.jwt_jwks_url, "EVENTS_JWKS_URL": settings.events_jwks_url}
     for name, address in addresses.items():
         if settings.is_production and address is not None and not is_tamper_proof(address):

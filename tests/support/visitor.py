@@ -92,7 +92,8 @@ class Visitor:
     def field(self, label: str) -> str:
         """An expression for the field with this label."""
         return (
-            "((name) => [...document.querySelectorAll('input, textarea, select')].find((node) => "
+            "((name) => [...([...document.querySelectorAll('dialog[open]')].at(-1) || document)"
+            ".querySelectorAll('input, textarea, select')].find((node) => "
             "node.checkVisibility() && [...node.labels].some((label) => "
             f"label.textContent.trim().startsWith(name))) || null)({json.dumps(label)})"
         )

@@ -98,6 +98,16 @@ def show_import(admin: Visitor, user: dict[str, Any], folder: Path) -> None:
     admin.page.wait_for("document.querySelector('section[aria-labelledby=result] table') !== null")
 
 
+def show_audit(admin: Visitor, user: dict[str, Any], folder: Path) -> None:
+    admin.page.value(f"location.hash = '#/audit?user_id={user['id']}'")
+    admin.page.wait_for("document.querySelectorAll('tbody tr').length === 2")
+
+
+def show_service(admin: Visitor, user: dict[str, Any], folder: Path) -> None:
+    admin.click("Service")
+    admin.sees("Fingerprint")
+
+
 KEY = {"X-API-Key": API_KEY}
 STATES = {name.removeprefix("show_"): state for name, state in list(globals().items()) if name.startswith("show_")}
 Show = Callable[[Visitor, dict[str, Any], Path], None]

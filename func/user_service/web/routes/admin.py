@@ -1,27 +1,88 @@
 """`/admin`: a page for people, which works through the HTTP API with the caller's own key or token."""
 
 from asyncio import to_thread
+from contextlib import suppress
 from typing import Final
 
-from fastapi import Response
+from fastapi import Request, Response
+from pydantic import BaseModel
 
-from user_service.errors import NotFound
-from user_service.web.routing import make_router
-from user_service.web.static.admin import admin_version, load_admin_assets, load_admin_page
+from user_service.errors import IssuerUnavailable, NotFound
+from user_service.security.oidc_discovery import OidcDiscovery
+from user_service.settings import Settings
+from user_service.web.dependencies import get_resources
+from user_service.web.routing import OPEN_QUERY, make_router
+from user_service.web.static import WebPage
+from user_service.web.static.admin import admin_version, load_admin_assets, load_admin_page, load_callback_page
 
 IMMUTABLE: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
+HTML: Final = "text/html; charset=utf-8"
 router = make_router("operations")
 
 
+class OidcRead(BaseModel):
+    """How a browser signs persons in: authorization code flow with PKCE, as a public client (RFC 7636)."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    client_id: str
+    scope: str
+    audience: str
+
+
+class SignInRead(BaseModel):
+    oidc: OidcRead | None
+
+
+def make_discovery(settings: Settings) -> OidcDiscovery | None:
+    """The discovery of the issuer at which persons sign in to the page; None where they do not."""
+    if settings.admin_oidc_client_id is None or settings.jwt_issuer is None:
+        return None
+    return OidcDiscovery(settings.jwt_issuer, settings.jwks_ca_file)
+
+
+def find_discovery(request: Request) -> OidcDiscovery | None:
+    discovery: OidcDiscovery | None = request.app.state.oidc_discovery
+    return discovery
+
+
 @router.get("/admin", include_in_schema=False)
-async def read_admin_page() -> Response:
+async def read_admin_page(request: Request) -> Response:
+    """The page. It may send requests to this service, and to the issuer's token endpoint."""
     page = await to_thread(load_admin_page)
-    headers = {
-        "Content-Security-Policy": page.policy,
-        "Cache-Control": "no-cache",
-        "Referrer-Policy": "no-referrer",
-    }
-    return Response(page.content, 200, headers, "text/html; charset=utf-8")
+    policy = page.policy
+    if (discovery := find_discovery(request)) is not None:
+        with suppress(IssuerUnavailable):
+            origin = (await discovery.find()).token_origin
+            policy = policy.replace("connect-src 'self'", f"connect-src 'self' {origin}")
+    return page_response(page, policy)
+
+
+@router.get("/admin/sign-in", include_in_schema=False)
+async def read_sign_in(request: Request) -> SignInRead:
+    """How persons sign in besides by a key or a token. Raises IssuerUnavailable."""
+    settings = get_resources(request).settings
+    if (discovery := find_discovery(request)) is None:
+        return SignInRead(oidc=None)
+    endpoints = await discovery.find()
+    return SignInRead(
+        oidc=OidcRead(
+            issuer=discovery.issuer,
+            authorization_endpoint=endpoints.authorization,
+            token_endpoint=endpoints.token,
+            client_id=settings.admin_oidc_client_id or "",
+            scope=settings.admin_oidc_scope,
+            audience=settings.jwt_audience or "",
+        )
+    )
+
+
+@router.get("/admin/callback", include_in_schema=False, openapi_extra={OPEN_QUERY: ""})
+async def read_callback_page() -> Response:
+    """The page to which an issuer sends a person back. Its script reads the query, of which the issuer decides."""
+    page = await to_thread(load_callback_page)
+    return page_response(page, page.policy)
 
 
 @router.get("/admin/{version}/{name}", include_in_schema=False)
@@ -30,3 +91,8 @@ async def read_admin_asset(version: str, name: str) -> Response:
     if version != await to_thread(admin_version) or (asset := load_admin_assets().get(name)) is None:
         raise NotFound
     return Response(asset.content, 200, IMMUTABLE, asset.media_type)
+
+
+def page_response(page: WebPage, policy: str) -> Response:
+    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache", "Referrer-Policy": "no-referrer"}
+    return Response(page.content, 200, headers, HTML)

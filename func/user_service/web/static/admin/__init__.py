@@ -12,14 +12,24 @@ from typing import Final
 from user_service.web.static import NO_MARKUP_FROM_SCRIPTS, POLICY, Asset, WebPage
 
 MEDIA_TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
-PAGE: Final = "index.html"
 
 
 @cache
 def load_admin_page() -> WebPage:
     """The page, whose links lead to files of this very version."""
-    page = files(__name__).joinpath(PAGE).read_text("utf-8")
-    linked = re.sub(r'"admin/([^"]+)"', lambda link: f'"admin/{admin_version()}/{link[1]}"', page)
+    return load_page("index.html", "admin/")
+
+
+@cache
+def load_callback_page() -> WebPage:
+    """The page at `admin/callback`, which a person comes back to after signing in at an issuer."""
+    return load_page("callback.html", "")
+
+
+def load_page(name: str, folder: str) -> WebPage:
+    """A page whose links to `folder` lead to the files of this version."""
+    page = files(__name__).joinpath(name).read_text("utf-8")
+    linked = re.sub(rf'"{folder}([a-z_]+\.(?:css|js))"', lambda link: f'"{folder}{admin_version()}/{link[1]}"', page)
     return WebPage(linked.encode(), POLICY.format(script="'self'", style="'self'") + NO_MARKUP_FROM_SCRIPTS)
 
 

@@ -5,7 +5,7 @@
 
 import { ConnectionLost, change, isStale } from "./api.js";
 import { button, el, isolated } from "./dom.js";
-import { confirm } from "./dialogs.js";
+import { confirm, reasonField } from "./dialogs.js";
 import { download } from "./download.js";
 import { title } from "./fields.js";
 import { failure, notice } from "./notices.js";
@@ -80,8 +80,11 @@ export function dangerZone(user, view) {
   ].filter(Boolean);
   if (!kinds.length) return null;
   const wanted = user.email ?? user.id;
-  const buttons = kinds.map(({ label, method, path, query, sentence }) => button(label,
-    () => attempt(change(method, path, { query, version: user.version }), sentence, view), { class: "danger", disabled: true }));
+  const reason = reasonField();
+  const buttons = kinds.map(({ label, method, path, query, sentence }) => button(label, () => {
+    const request = change(method, path, { query, version: user.version });
+    return attempt(() => request(reason.querySelector("input").value), sentence, view);
+  }, { class: "danger", disabled: true }));
   const allow = (event) => {
     const isTyped = event.target.value.trim().toLowerCase() === wanted.toLowerCase();
     for (const each of buttons) each.disabled = !isTyped;
@@ -92,5 +95,5 @@ export function dangerZone(user, view) {
     el("form", { onsubmit: (event) => event.preventDefault(), autocomplete: "off" },
       el("label", {}, el("span", {}, user.email === null ? "To allow it, type the id: " : "To allow it, type the e-mail address: ", isolated(wanted)),
         el("input", { name: "confirmation", oninput: allow, autocomplete: "off", autocapitalize: "off", spellcheck: "false" })),
-      el("div", { class: "actions" }, ...buttons)));
+      reason, el("div", { class: "actions" }, ...buttons)));
 }

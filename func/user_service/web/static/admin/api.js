@@ -65,10 +65,11 @@ export function address(path, query = {}) {
  * `once` is an Idempotency-Key: a caller that repeats a request passes the same one.
  */
 export async function send(method, path, options = {}) {
-  const { query, body, headers = {}, signal, once, version, mayRenew = true } = options;
+  const { query, body, headers = {}, signal, once, version, reason, mayRenew = true } = options;
   const own = { Accept: "application/json", ...headers, Authorization: authorization() };
   if (body !== undefined) own["Content-Type"] = method === "PATCH" ? "application/merge-patch+json" : "application/json";
   if (once) own["Idempotency-Key"] = once;
+  if (reason) own["X-Change-Reason"] = asHeader(reason);
   if (version) own["If-Match"] = `"${version}"`;
   const init = { method, headers: own, signal, cache: "no-store", credentials: "omit", redirect: "error" };
   if (body !== undefined) init.body = JSON.stringify(body);
@@ -82,6 +83,11 @@ export async function send(method, path, options = {}) {
   const problem = await readProblem(response);
   if (problem.status === 401 && mayRenew && (await renew(problem))) return send(method, path, { ...options, mayRenew: false });
   throw problem;
+}
+
+/** A text as the bytes of its UTF-8, of which `fetch` takes each for a character. */
+function asHeader(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text.trim()));
 }
 
 export async function readProblem(response) {
@@ -113,13 +119,13 @@ export function read(path, query, signal) {
 
 /**
  * A function that makes one change. It takes effect once, also when it is called again because no answer came; a
- * refusal ends it, so that the next call is another request.
+ * refusal ends it, so that the next call is another request. It takes a reason, which the audit trail keeps.
  */
 export function change(method, path, options = {}) {
   let once = randomKey();
-  return async () => {
+  return async (reason = "") => {
     try {
-      return await call(method, path, { ...options, once });
+      return await call(method, path, { ...options, once, reason });
     } catch (error) {
       const isRefused = error instanceof Problem && error.status < 500 && error.code !== "idempotency_in_progress";
       if (isRefused) once = randomKey();

@@ -7,7 +7,8 @@ const ATTEMPTS = 3;
 
 export class BatchRun {
   /** `items` are those of the API's batch, each with an `id`. A dry run changes nothing. */
-  constructor(operation, items, { dryRun = false } = {}) {
+  constructor(operation, items, { dryRun = false, reason = "" } = {}) {
+    this.reason = reason;
     this.operation = operation;
     this.items = items;
     this.dryRun = dryRun;
@@ -35,7 +36,7 @@ export class BatchRun {
       const items = this.items.slice(this.position, this.position + BATCH_SIZE);
       this.request ??= this.prepare(items);
       const onWait = (seconds) => onProgress(this, `The service asks to wait for ${seconds} seconds.`);
-      this.note(items, await persistently(() => patiently(this.request, { onWait })));
+      this.note(items, await persistently(() => patiently(() => this.request(this.reason), { onWait })));
       this.request = null;
       this.position += items.length;
       onProgress(this, "");

@@ -2,7 +2,7 @@
 
 import { BatchRun, failuresFile } from "./batches.js";
 import { button, el, number, plural, saveFile } from "./dom.js";
-import { showDialog } from "./dialogs.js";
+import { reasonField, showDialog } from "./dialogs.js";
 import { announce, failure } from "./notices.js";
 import { may } from "./session.js";
 
@@ -63,20 +63,21 @@ function dryRun(place, kind, items, close) {
     then: (run) => {
       const count = run.succeeded.length;
       announce("The dry run has ended.");
-      const go = button(`${kind.label} ${plural(count, "user")}`, () => apply(place, kind, run.succeeded, close),
+      const reason = reasonField();
+      const go = button(`${kind.label} ${plural(count, "user")}`, () => apply(place, kind, run.succeeded, reason.querySelector("input").value, close),
         { class: kind.danger ? "danger" : "primary", disabled: count === 0 });
       place.replaceChildren(
         el("p", { role: "status" }, `Dry run: ${plural(count, "user")} can be ${kind.done}, ${number(run.failures.length)} can not.`,
           run.isDone ? "" : ` It was stopped: ${number(run.items.length - run.position)} were not tried and are left as they are.`),
-        ...listReasons(run),
+        ...listReasons(run), reason,
         el("div", { class: "actions" }, ...fileButton(run), button("Cancel", () => close(false)), go));
       go.focus();
     },
   });
 }
 
-function apply(place, kind, items, close) {
-  follow(place, new BatchRun(kind.operation, items), {
+function apply(place, kind, items, reason, close) {
+  follow(place, new BatchRun(kind.operation, items, { reason }), {
     text: "Changing users:",
     then: (run) => {
       announce("The change has ended.");

@@ -21,11 +21,17 @@ export function showDialog(title, build, { closable = true } = {}) {
   });
 }
 
+/** A field for why something is changed, which the audit trail shows. */
+export function reasonField() {
+  return el("label", {}, "Reason, as a ticket's number; nothing personal",
+    el("input", { name: "reason", maxlength: "200", autocomplete: "off" }));
+}
+
 /**
- * Asks, then acts. The dialog stays open while `act` runs, and when it fails, so that it can be tried again.
+ * Asks, then acts, with the reason that may be given. The dialog stays open while `act` runs, and when it fails, so that it can be tried again.
  * Resolves to what `act` gave, to the Problem that the user has changed, or to null.
  */
-export function confirm(title, { text, content = [], label, danger = false, act }) {
+export function confirm(title, { text, label, danger = false, act }) {
   return showDialog(title, (close, dialog) => {
     const place = el("div", {});
     const go = el("button", { class: danger ? "danger" : "primary", autofocus: !danger }, label);
@@ -34,7 +40,7 @@ export function confirm(title, { text, content = [], label, danger = false, act 
       go.disabled = true;
       place.replaceChildren();
       try {
-        return close(await act(new FormData(form)) ?? true);
+        return close((await act(form.elements.reason.value)) ?? true);
       } catch (error) {
         if (isStale(error)) return close(error);
         place.replaceChildren(failure(error));
@@ -43,7 +49,7 @@ export function confirm(title, { text, content = [], label, danger = false, act 
       }
     };
     const form = el("form", { autocomplete: "off", onsubmit: run },
-      text && el("p", {}, ...[text].flat()), ...content, place,
+      text && el("p", {}, ...[text].flat()), reasonField(), place,
       el("div", { class: "actions" }, button("Cancel", () => dialog.close()), go));
     return form;
   });

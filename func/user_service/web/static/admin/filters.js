@@ -50,9 +50,9 @@ export function filterBar(query, onChange) {
       "with deleted"),
     choose("Order", "sort", ORDERS, "created_at"),
     details("More filters", TIMES.some((name) => query[name]) || Object.keys(query).some(isMetadata),
-      timeFilter("Created on or after", "created_after", query, change),
-      timeFilter("Created before", "created_before", query, change),
-      timeFilter("Changed on or after", "updated_after", query, change),
+      dayFilter("Created on or after", "created_after", query, change),
+      dayFilter("Created before", "created_before", query, change),
+      dayFilter("Changed on or after", "updated_after", query, change),
       metadataFilter(query, change),
       choose("Users on a page", "limit", SIZES, DEFAULT_SIZE)),
     details("Columns", false, ...columnBoxes(query, change)));
@@ -63,7 +63,7 @@ function details(title, open, ...content) {
 }
 
 /** A day of the reader's clock; the API gets its first moment. */
-function timeFilter(label, name, query, change) {
+export function dayFilter(label, name, query, change) {
   const moment = new Date(query[name] || NaN);
   const value = Number.isNaN(moment.getTime()) ? "" : localDay(moment);
   const onchange = (event) => change({ [name]: event.target.value && new Date(`${event.target.value}T00:00`).toISOString() });

@@ -4,9 +4,10 @@ import { onRefused } from "./api.js";
 import { button, el } from "./dom.js";
 import { find } from "./finding.js";
 import { announce, failure, loading } from "./notices.js";
+import { forget } from "./oidc.js";
 import { defineView, guard, link, start, stop } from "./router.js";
 import { askAgain, signInForm } from "./sign_in.js";
-import { current, signOut } from "./session.js";
+import { current, may, signOut } from "./session.js";
 
 const nav = document.getElementById("nav");
 const finder = document.getElementById("find");
@@ -17,11 +18,14 @@ const view = document.getElementById("view");
 defineView("users", () => import("./users.js"));
 defineView("user", () => import("./user.js"));
 defineView("import", () => import("./import.js"));
+defineView("audit", () => import("./audit.js"));
+defineView("service", () => import("./service.js"));
 
-const LINKS = [["users", "Users"], ["import", "Import"]];
+const LINKS = [["users", "Users"], ["import", "Import"], ["audit", "Audit", "audit:read"], ["service", "Service", "cache:manage"]];
 
 function frame() {
-  nav.replaceChildren(...LINKS.map(([name, title]) => el("a", { href: link(name) }, title)));
+  const allowed = LINKS.filter(([, , scope]) => !scope || may(scope));
+  nav.replaceChildren(...allowed.map(([name, title]) => el("a", { href: link(name) }, title)));
   caller.replaceChildren(el("span", {}, "Signed in as ", el("b", {}, current().actor)), button("Sign out", leave, { class: "plain" }));
   for (const part of [nav, finder, caller]) part.hidden = false;
 }
@@ -30,6 +34,7 @@ function leave() {
   guard(null);
   stop();
   signOut();
+  forget();
   for (const part of [nav, finder, caller]) part.hidden = true;
   text.value = "";
   showSignIn();

@@ -8,9 +8,9 @@ import { current } from "./session.js";
 
 const PAGE_SIZE = 200;
 const PAGES_AT_ONCE = 5;
-const SENTENCES = {
+export const SENTENCES = {
   created: "Created", updated: "Changed", status_changed: "Status changed", deleted: "Deleted", restored: "Restored",
-  erased: "Erased", purged: "Purged",
+  erased: "Erased", purged: "Purged", exported: "Exported",
 };
 
 export class Timeline {
@@ -58,5 +58,6 @@ export function describe(change) {
       change.type === "status_changed" || change.type === "restored" ? ["to ", statusBadge(change.status)] : ""),
     fields && change.type !== "created" && el("p", {}, fields),
     el("p", { class: "muted" }, time(change.changed_at), " by ", el("b", {}, isolated(change.actor)), change.actor === current()?.actor ? " (you)" : ""),
+    change.reason && el("p", {}, "Reason: ", isolated(change.reason)),
     change.request_id && el("p", { class: "muted" }, "version ", String(change.version), ", request ", isolated(change.request_id)));
 }

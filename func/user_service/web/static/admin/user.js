@@ -70,11 +70,11 @@ class UserView {
         el("div", {}, el("section", {}, el("h2", {}, "Record"), facts), this.trail, dangerZone(user, this) || "")));
   }
 
-  async save(patch, entered, version = this.user.version) {
+  async save(patch, entered, reason, version = this.user.version) {
     try {
-      this.done("The changes are saved.", await this.request(patch, version));
+      this.done("The changes are saved.", await this.request(patch, version)(reason));
     } catch (error) {
-      if (isStale(error)) return this.resolve(entered);
+      if (isStale(error)) return this.resolve(entered, reason);
       const others = this.form.showErrors(error.errors || []);
       if (!error.errors?.length || others.length) this.say(failure(error));
       else this.say(notice("bad", "Nothing is saved yet: correct the fields that are marked."));
@@ -86,21 +86,21 @@ class UserView {
   request(patch, version) {
     const key = JSON.stringify([patch, version]);
     if (this.pending?.key !== key) this.pending = { key, run: change("PATCH", `users/${this.id}`, { body: patch, version }) };
-    return this.pending.run();
+    return this.pending.run;
   }
 
-  async resolve(entered) {
+  async resolve(entered, reason) {
     let stored;
     try {
       stored = await this.read();
     } catch (error) {
-      return error.code === "user_not_found" ? this.stale() : this.say(failure(error, () => this.resolve(entered)));
+      return error.code === "user_not_found" ? this.stale() : this.say(failure(error, () => this.resolve(entered, reason)));
     }
     if (stored.status === "deleted") return this.stale();
     const values = await resolveConflict({ before: this.user, stored, entered });
     if (values === null) return undefined;
     const patch = values === DISCARD ? {} : makePatch(pick(stored, values), values);
-    if (Object.keys(patch).length) return this.save(patch, values, stored.version);
+    if (Object.keys(patch).length) return this.save(patch, values, reason, stored.version);
     return this.done("Your changes are discarded. The user is shown as it is now.", stored);
   }
 

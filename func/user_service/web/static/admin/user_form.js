@@ -1,10 +1,11 @@
 /** The fields of one user as a form. */
 
 import { button, el } from "./dom.js";
+import { reasonField } from "./dialogs.js";
 import { EDITABLE, LABELS } from "./fields.js";
 import { isObject, makePatch } from "./patches.js";
 
-/** `onSave` gets the patch and the values that were entered; it raises what the service refused. */
+/** `onSave` gets the patch, the values that were entered, and the reason; it raises what the service refused. */
 export class UserForm {
   constructor(user, { readonly, onChange, onSave }) {
     this.user = user;
@@ -14,7 +15,8 @@ export class UserForm {
     this.changes = el("span", {});
     this.place = el("div", {});
     this.saving = el("button", { class: "primary" }, "Save");
-    this.bar = el("div", { class: "bar", hidden: true }, this.changes,
+    this.reason = reasonField();
+    this.bar = el("div", { class: "bar", hidden: true }, this.changes, this.reason,
       button("Discard", () => this.reset()), this.saving);
     const save = async (event) => {
       event.preventDefault();
@@ -95,7 +97,7 @@ export class UserForm {
     if (!Object.keys(patch).length) return this.reset();
     this.saving.disabled = true;
     try {
-      return await onSave(patch, values);
+      return await onSave(patch, values, this.reason.querySelector("input").value);
     } finally {
       this.saving.disabled = false;
     }
