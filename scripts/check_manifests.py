@@ -122,7 +122,9 @@ def check_custom_resources() -> Problems:
 
 
 def check_rules() -> Problems:
-    found = for_each_source(lambda documents: [*rules.over_budget(documents), *rules.fights(documents)])
+    found = for_each_source(
+        lambda documents: [*rules.over_budget(documents), *rules.fights(documents), *rules.unrestricted(documents)]
+    )
     for overlay in ("dev", "production"):
         fallback, knative = (render(f"{folder}/overlays/{overlay}") for folder in STACKS.values())
         found += [f"{overlay}: {problem}" for problem in rules.disagreements(fallback, knative)]

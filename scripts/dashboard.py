@@ -8,8 +8,8 @@ from typing import Any, Final
 TARGET: Final = Path(__file__).parents[1] / "k8s-common/components/monitoring/dashboard.json"
 OWN: Final = 'namespace="$namespace", job=~"$job"'
 CALLERS: Final = f'{OWN}, route!~"/api/health/.*|/metrics"'
-POD: Final = 'namespace="$namespace", pod=~"user-service-.+", container="user-service"'
-PROXY: Final = 'namespace="$namespace", pod=~"user-service-.+"'
+POD: Final = 'namespace="$namespace", container="user-service"'
+PROXY: Final = 'namespace="$namespace", pod=~"((.+-)?user-service)-.+"'
 RATE: Final = "[$__rate_interval]"
 WIDTH, HEIGHT, COLUMNS = 8, 7, 24
 

@@ -116,6 +116,45 @@ def fights(documents: list[Document]) -> list[str]:
     ]
 
 
+# https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+VOLUMES_OF_RESTRICTED = {
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+}
+VOLUMES_OF_RESTRICTED |= {"secret"}
+
+
+def unrestricted(documents: list[Document]) -> list[str]:
+    """Where a pod is looser than the profile `restricted` of Pod Security."""
+    found = []
+    for document in documents:
+        template = {"spec": document["spec"]} if document["kind"] == "Pod" else pod_template(document)
+        if template is None:
+            continue
+        pod, name = template["spec"], f"{document['kind']}/{document['metadata']['name']}"
+        shared = pod.get("securityContext", {})
+        found += [f"{name}: {field}" for field in ("hostNetwork", "hostPID", "hostIPC") if pod.get(field)]
+        for volume in pod.get("volumes", []):
+            if not volume.keys() - {"name"} <= VOLUMES_OF_RESTRICTED:
+                found.append(f"{name}: the volume {volume['name']}")
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            own = shared | container.get("securityContext", {})
+            fields = {
+                "runAsNonRoot": own.get("runAsNonRoot") is True and own.get("runAsUser") != 0,
+                "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+                "capabilities": own.get("capabilities") == {"drop": ["ALL"]},
+                "seccompProfile": own.get("seccompProfile", {}).get("type") in {"RuntimeDefault", "Localhost"},
+                "hostPort": not any(port.get("hostPort") for port in container.get("ports", [])),
+            }
+            found += [f"{name}: {container['name']}: {field}" for field, kept in fields.items() if not kept]
+    return [f"{place}: Pod Security refuses it under the profile restricted" for place in found]
+
+
 def shutdown_problems(documents: list[Document]) -> list[str]:
     """The sleep before SIGTERM, 1 s to drain, 10 for requests and 3 for the pools must fit the grace period."""
     pod = named(documents, "Deployment", "user-service-deployment")["spec"]["template"]["spec"]

@@ -271,3 +271,31 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
     assert undescribed(defaults, schema) == []
     assert defaults.keys() == schema["properties"].keys() - {"global"}
     assert len(VALUE_FILES) >= 10
+
+
+def test_alerts_and_dashboard_find_a_release_of_any_name() -> None:
+    documents = render_chart("fullnameOverride=accounts", "monitoring.enabled=true")
+    rules = str(named(documents, "PrometheusRule")["spec"])
+    dashboard = named(documents, "ConfigMap", "accounts-dashboard")["data"]["user-service.json"]
+
+    patterns = re.findall(r'deployment=~"([^"]+)"', rules)
+    assert patterns
+    for pattern in patterns:
+        for name in ("accounts-deployment", "accounts-events-00003-deployment", "user-service-deployment"):
+            assert re.fullmatch(pattern, name), pattern
+    assert "((.+-)?user-service|accounts)-.+" in dashboard
+    assert named(documents, "ServiceMonitor")["spec"]["jobLabel"] == "app.kubernetes.io/name"
+
+
+@pytest.mark.parametrize("mode", ["deployment", "knative"])
+def test_without_the_operator_the_alerts_are_a_rule_file(mode: str) -> None:
+    documents = render_chart(f"mode={mode}", "monitoring.enabled=true", "monitoring.operator=false")
+
+    assert not [d for d in documents if d["apiVersion"].startswith("monitoring.coreos.com/")]
+    rules = yaml.safe_load(
+        named(documents, "ConfigMap", "user-service-prometheus-rules")["data"]["user-service.rules.yaml"]
+    )
+    source = yaml.safe_load((ROOT / "k8s-common/components/monitoring/prometheusrule.yaml").read_text())
+    assert rules == source["spec"]
+    serving = [t for d in documents if (t := pod_template(d)) and t["spec"]["containers"][0]["name"] == "user-service"]
+    assert {pod["metadata"]["annotations"]["prometheus.io/port"] for pod in serving} == {"3002"}

@@ -43,9 +43,9 @@ class LiveServer:
 
 
 @contextmanager
-def live(settings: Settings, **options: Any) -> Iterator[LiveServer]:
-    """Starts the service on a free port of this machine, and stops it. `options` go to Resources."""
-    settings = replace(settings, host="127.0.0.1", port=0)
+def live(settings: Settings, *, host: str = "127.0.0.1", port: int = 0, **options: Any) -> Iterator[LiveServer]:
+    """Starts the service on this machine, by default on a free port, and stops it. `options` go to Resources."""
+    settings = replace(settings, host=host, port=port)
     application = Application(Resources(settings, **options))
     server = uvicorn.Server(uvicorn_config(application, settings))
     thread = threading.Thread(target=server.run, name="live-server")

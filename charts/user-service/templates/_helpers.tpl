@@ -79,3 +79,23 @@ app.kubernetes.io/component: api
 {{- define "user-service.configChecksum" -}}
 {{- .Values.settings | toJson | sha256sum -}}
 {{- end -}}
+
+{{/* What a Prometheus without its operator finds pods by */}}
+{{- define "user-service.scrapeAnnotations" -}}
+{{- if and .Values.monitoring.enabled (not .Values.monitoring.operator) -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: "3002"
+prometheus.io/path: /metrics
+{{- end -}}
+{{- end -}}
+
+{{/* A file of the folder `files` that finds the objects of this release, if it is called otherwise. Arguments: root, file. */}}
+{{- define "user-service.monitoringFile" -}}
+{{- $full := include "user-service.fullname" .root -}}
+{{- $text := .root.Files.Get (printf "files/%s" .file) -}}
+{{- if contains "user-service" $full -}}
+{{- $text -}}
+{{- else -}}
+{{- $text | replace "((.+-)?user-service)" (printf "((.+-)?user-service|%s)" $full) -}}
+{{- end -}}
+{{- end -}}

@@ -63,7 +63,8 @@ class DrainingServer(uvicorn.Server):
 def uvicorn_config(application: Application, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         application,
-        host=settings.host,
+        # asyncio gives `::` to IPv6 alone; an empty host is every address of both families.
+        host="" if settings.host == "::" else settings.host,
         port=settings.port,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         http=bounded_protocol(settings),
