@@ -32,6 +32,10 @@ from user_service.values.ids import new_id
 
 # Events of one user stay in order because a user is always in one partition of the outbox.
 OUTBOX_PARTITIONS: Final = 16
+OUTBOX_PARTITION: Final = f"get_byte(uuid_send({{}}), 15) % {OUTBOX_PARTITIONS}"
+CHANGE_COLUMNS: Final = (
+    "user_id, version, event_id, type, status, changed, changed_at, actor, request_id, traceparent, reason"
+)
 
 
 def parameter_rows(names: Collection[str]) -> str:
@@ -43,29 +47,6 @@ def parameter_rows(names: Collection[str]) -> str:
 def column_values(expressions: Mapping[str, str]) -> str:
     """The value of each column: the given expression, else the column of rows `v`."""
     return ", ".join(expressions.get(name) or f"v.{name}" for name in COLUMN_TYPES)
-
-
-def log_changes(gate: str = "") -> list[str]:
-    """The parts of a WITH clause that write changes to the change log, the feed's queue and the outbox.
-
-    `gate` is the name of another part; nothing is written unless it has a row.
-    """
-    return [
-        "logged AS (INSERT INTO user_changes"  # noqa: S608
-        " (user_id, version, event_id, type, status, changed, changed_at, actor, request_id, traceparent, reason)"
-        " SELECT v.user_id, v.version, v.event_id, (CAST(:types AS text[]))[v.kind],"
-        " (CAST(:statuses AS text[]))[v.kind], string_to_array((CAST(:changed AS text[]))[v.kind], ','),"
-        " CAST(:at AS timestamptz), :actor, :request_id, :traceparent, :reason"
-        f" FROM {gate}{gate and ', '}unnest(CAST(:ids AS uuid[]), CAST(:versions AS integer[]),"
-        " CAST(:event_ids AS uuid[]), CAST(:kinds AS integer[])) AS v(user_id, version, event_id, kind)"
-        " RETURNING user_id, version, changed_at)",
-        "queued AS (INSERT INTO feed_queue (changed_at, user_ids, versions)"  # noqa: S608
-        " SELECT CAST(:at AS timestamptz), CAST(:ids AS uuid[]), CAST(:versions AS integer[])"
-        f"{gate and f' FROM {gate}'})",
-        "pending AS (INSERT INTO outbox (partition, user_id, version, changed_at)"
-        " SELECT get_byte(uuid_send(user_id), 15) % CAST(:partitions AS integer), user_id, version, changed_at"
-        " FROM logged)",
-    ]
 
 
 # Sorted by id, as the rows of a COPY are: imports can keep ids, and two of the same ids wait for each other.
@@ -92,8 +73,18 @@ DELETE_TERMS: Final = text(
     " WHERE user_terms.term = v.term AND user_terms.user_id = (CAST(:ids AS uuid[]))[v.place]"
 )
 # A user's changes are in the order of the numbers of the outbox and of the feed's queue, because each is written while
-# the user's row is locked. What changes of many users have in common is sent once.
-INSERT_CHANGES: Final = text(f"WITH {', '.join(log_changes())} SELECT 1")
+# the user's row is locked.
+INSERT_CHANGES: Final = text(
+    f"WITH logged AS (INSERT INTO user_changes ({CHANGE_COLUMNS})"  # noqa: S608
+    " SELECT v.user_id, v.version, v.event_id, (CAST(:types AS text[]))[v.kind], (CAST(:statuses AS text[]))[v.kind],"
+    " string_to_array((CAST(:changed AS text[]))[v.kind], ','), :at, :actor, :request_id, :traceparent, :reason"
+    " FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS integer[]), CAST(:event_ids AS uuid[]),"
+    " CAST(:kinds AS integer[])) AS v(user_id, version, event_id, kind) RETURNING user_id, version, changed_at),"
+    " queued AS (INSERT INTO feed_queue (changed_at, user_ids, versions)"
+    " VALUES (:at, CAST(:ids AS uuid[]), CAST(:versions AS integer[])))"
+    " INSERT INTO outbox (partition, user_id, version, changed_at)"
+    f" SELECT {OUTBOX_PARTITION.format('user_id')}, user_id, version, changed_at FROM logged"
+)
 QUEUE_CHANGES: Final = text(
     "INSERT INTO feed_queue (changed_at, user_ids, versions)"
     " VALUES (:at, CAST(:ids AS uuid[]), CAST(:versions AS integer[]))"
@@ -271,7 +262,26 @@ class UserRepository:
             await copy(self.session, "outbox", COPIED_OUTBOX_COLUMNS, pending)
             await self.session.execute(QUEUE_CHANGES, {"at": at, "ids": ids, "versions": versions})
             return
-        await self.session.execute(INSERT_CHANGES, change_values(changes, origin, at))
+        # What changes of many users have in common is sent once.
+        kinds: dict[tuple[str, str, tuple[str, ...]], int] = {}
+        places = [
+            kinds.setdefault((change.type, change.user.status, change.changed), len(kinds) + 1) for change in changes
+        ]
+        types, statuses, changed = zip(*kinds, strict=True)
+        await self.session.execute(
+            INSERT_CHANGES,
+            {
+                "ids": ids,
+                "versions": versions,
+                "event_ids": [new_id() for _ in changes],
+                "kinds": places,
+                "types": types,
+                "statuses": statuses,
+                "changed": [",".join(names) for names in changed],
+                "at": at,
+                **origin_values(origin),
+            },
+        )
 
     def search_terms(self, user: User) -> set[int]:
         return search_terms(user, self.index)
@@ -298,21 +308,8 @@ class UserRepository:
             await self.session.execute(statement, {"terms": terms, "places": places, "ids": ids})
 
 
-def change_values(changes: Sequence[Change], origin: Origin, at: datetime) -> dict[str, Any]:
-    """The parameters of `log_changes`."""
-    kinds: dict[tuple[str, str, tuple[str, ...]], int] = {}
-    places = [kinds.setdefault((change.type, change.user.status, change.changed), len(kinds) + 1) for change in changes]
-    types, statuses, changed = zip(*kinds, strict=True)
+def origin_values(origin: Origin) -> dict[str, Any]:
     return {
-        "ids": [change.user.id for change in changes],
-        "versions": [change.user.version for change in changes],
-        "event_ids": [new_id() for _ in changes],
-        "kinds": places,
-        "types": types,
-        "statuses": statuses,
-        "changed": [",".join(names) for names in changed],
-        "at": at,
-        "partitions": OUTBOX_PARTITIONS,
         "actor": origin.actor,
         "request_id": origin.request_id,
         "traceparent": origin.traceparent,
