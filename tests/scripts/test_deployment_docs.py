@@ -31,8 +31,8 @@ def test_files_that_commands_name_exist(page: str) -> None:
     ("page", "fact"),
     [
         ("events.md", "posting a batch to the broker can take as long as all retries, or hang"),
-        ("deployment.md", "`func invoke` cannot send an API key"),
-        ("deployment.md", "installs the packages with the Python of your machine"),
+        ("function.md", "`func invoke` cannot send an API key"),
+        ("function.md", "installs the packages with the Python of your machine"),
         ("deployment.md", "knative/serving#16162"),
         ("operations.md", "knative/serving#16162"),
         ("deployment.md", "Set `namespace: NAME` in your overlay"),

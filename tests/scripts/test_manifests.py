@@ -126,7 +126,30 @@ def test_components_render_on_top_of_production(tmp_path: Path) -> None:
     assert named(kafka, "Trigger")["metadata"]["annotations"]["kafka.eventing.knative.dev/delivery.order"] == "ordered"
 
 
-@pytest.mark.parametrize("component", ["vpa-in-place", "kafka-broker"])
+def test_on_rabbitmq_each_type_has_a_trigger_and_the_broker_is_reached(tmp_path: Path) -> None:
+    overlay = "knative/overlays/production"
+    usual = named(render(overlay), "Trigger")["spec"]
+    rabbit = render_with(overlay, ["knative/components/rabbitmq-broker"], tmp_path)
+    broker = named(rabbit, "Broker")
+    triggers = [d["spec"] for d in rabbit if d["kind"] == "Trigger"]
+
+    assert broker["metadata"]["annotations"]["eventing.knative.dev/broker.class"] == "RabbitMQBroker"
+    assert broker["spec"]["config"]["name"] == named(rabbit, "RabbitmqBrokerConfig")["metadata"]["name"]
+    types = {trigger["filter"]["attributes"]["type"] for trigger in triggers}
+    assert types == {accepted["exact"]["type"] for accepted in usual["filters"][0]["any"]}
+    assert len(triggers) == len(types)
+    for trigger in triggers:
+        assert {name: trigger[name] for name in ("broker", "subscriber", "delivery")} == {
+            name: usual[name] for name in ("broker", "subscriber", "delivery")
+        }
+    own = {"app.kubernetes.io/name": "user-service"}
+    ingress = named(rabbit, "NetworkPolicy", "user-service-rabbitmq-broker")["spec"]["ingress"][0]["from"]
+    egress = named(rabbit, "NetworkPolicy", "user-service-egress-to-rabbitmq-broker")["spec"]
+    assert {"podSelector": {"matchLabels": own}} in ingress
+    assert egress["podSelector"]["matchLabels"] == own
+
+
+@pytest.mark.parametrize("component", ["vpa-in-place", "kafka-broker", "rabbitmq-broker", "canary"])
 def test_components_keep_to_the_custom_resource_definitions(component: str, tmp_path: Path) -> None:
     folder = custom_resources.definitions_folder()
     if folder is None:
