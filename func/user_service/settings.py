@@ -151,6 +151,7 @@ class Settings:
     audit_retention_days: int = setting(365, whole_number(7, 36_500))
     # 0 keeps deleted users.
     deleted_retention_days: int = setting(0, whole_number(0, 36_500))
+    search_prefixes: bool = setting(False, parse_bool)
     redis_url: str | None = setting(None, url("redis", "rediss", "unix"))
     redis_key_prefix: str = setting("user-service:", str)
     cache: str = setting("auto", choice("auto", "none"))

@@ -21,10 +21,16 @@ from user_service.users.cursors import Cursor
 from user_service.users.search import UserSearch
 from user_service.users.search_query import SearchQuery
 from user_service.values.ids import time_at
+from user_service.values.name_words import prefixes
 
 USERS = 20_000
 MIDDLE = time_at(FIRST_MILLISECOND + USERS // 2)
 GIVEN, FAMILY = names(USERS // 2)
+BEGINNINGS = UserSearch(
+    None,  # type: ignore[arg-type]
+    Cipher({"k": bytes(range(32))}),
+    BlindIndex(bytes(32), stores_prefixes=True, finds_prefixes=True),
+)
 SEARCH = UserSearch(None, Cipher({"k": bytes(range(32))}), BlindIndex(bytes(32)))  # type: ignore[arg-type]
 FILTERS = {
     "everybody": SearchQuery(),
@@ -37,6 +43,10 @@ FILTERS = {
     "deleted": SearchQuery(status="deleted"),
     "word": SearchQuery(q=FAMILY),
     "words": SearchQuery(q=f"{GIVEN} {FAMILY}"),
+    "beginning": SearchQuery(q=GIVEN[:3]),
+    "beginnings": SearchQuery(q=f"{GIVEN[:3]} {FAMILY[:4]}"),
+    "part": SearchQuery(q="山田太郎"),
+    "email_domain": SearchQuery(email_domain="example.org"),
     "common pair": SearchQuery(metadata={"plan": "team"}),
     "pairs": SearchQuery(metadata={"plan": "team", "seats": "7"}),
     "word and pair": SearchQuery(q=GIVEN, metadata={"seats": "7"}),
@@ -59,8 +69,22 @@ def many_users(postgres: PostgresServer, migrated_template: str) -> Iterator[str
 async def connection(many_users: str) -> AsyncIterator[asyncpg.Connection]:
     await fill(many_users, SEARCH.index, USERS)
     connection = await asyncpg.connect(many_users, server_settings=PLANNER)
+    await fill_beginnings(connection)
     yield connection
     await connection.close()
+
+
+async def fill_beginnings(connection: asyncpg.Connection) -> None:
+    """The terms of the beginnings of all words."""
+    index = BEGINNINGS.index
+    words = {word.lower() for number in range(USERS) for word in names(number)}
+    pairs = [(index.word(word), index.hash_prefix(prefix)) for word in words for prefix in prefixes([word])]
+    await connection.execute(
+        "INSERT INTO user_terms SELECT v.prefix, user_id FROM user_terms JOIN unnest($1::bigint[], $2::bigint[])"
+        " AS v(word, prefix) ON term = v.word ON CONFLICT DO NOTHING",
+        *map(list, zip(*pairs, strict=True)),
+    )
+    await connection.execute("ANALYZE user_terms")
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -78,12 +102,13 @@ def read_whole(plan: list[dict[str, Any]]) -> set[str]:
     return {node["Relation Name"] for node in plan if node["Node Type"] == "Seq Scan"} & OF_USERS
 
 
+@pytest.mark.parametrize("search", [SEARCH, BEGINNINGS], ids=["whole words", "beginnings"])
 @pytest.mark.parametrize("filters", FILTERS)
-async def test_no_page_reads_a_whole_table(connection: asyncpg.Connection, filters: str) -> None:
+async def test_no_page_reads_a_whole_table(connection: asyncpg.Connection, filters: str, search: UserSearch) -> None:
     whole = {}
     for sort, cursor, deleted in product(SORTS, (None, BEHIND), (False, True)):
         query = replace(FILTERS[filters], sort=sort, cursor=cursor, include_deleted=deleted)
-        sql, values = SEARCH.statement(query)
+        sql, values = search.statement(query)
         plan = await explain(connection, sql, *values)
         assert any("Index" in node["Node Type"] for node in plan)
         if tables := read_whole(plan):
@@ -102,3 +127,13 @@ async def test_what_was_filled_is_what_a_search_finds(connection: asyncpg.Connec
     sql, values = SEARCH.statement(SearchQuery(q=f"{GIVEN} {FAMILY}", metadata={"plan": "team"}))
 
     assert f"list-{USERS // 2}" in [row["external_id"] for row in await connection.fetch(sql, *values)]
+
+
+async def test_beginnings_find_what_was_filled(connection: asyncpg.Connection) -> None:
+    query = SearchQuery(q=f"{GIVEN[:3]} {FAMILY[:4]}", metadata={"plan": "team"}, limit=200)
+    sql, values = BEGINNINGS.statement(query)
+
+    found = {row["external_id"] for row in await connection.fetch(sql, *values)}
+    whole, values = SEARCH.statement(query)
+    assert f"list-{USERS // 2}" in found
+    assert await connection.fetch(whole, *values) == []

@@ -1,4 +1,4 @@
-"""The command line: `user-service serve | migrate | relay | events | prune | reencrypt | doctor | keys`.
+"""The command line: `user-service serve | migrate | relay | events | prune | reencrypt | reindex | doctor | keys`.
 
 Each command is the function `run` of a module of this package, which is imported when the command runs.
 """
@@ -57,6 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(commands, "doctor", "doctor", "check settings, keys, database, migrations and Redis, and print remedies")
     add_keys(commands)
+    add(
+        commands,
+        "reindex",
+        "reindex",
+        "write the search terms of all users again, for SEARCH_PREFIXES or a new version",
+    )
     again = add(commands, "reencrypt", "reencrypt", "encrypt rows again under the first ENCRYPTION_KEY")
     again.add_argument("--batch-size", type=int, default=1000, metavar="ROWS", help="rows at a time (default: 1000)")
     again.add_argument("--dry-run", action="store_true", help="count the rows by key, and change nothing")

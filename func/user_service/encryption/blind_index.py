@@ -4,7 +4,8 @@ The index of an e-mail address or a username is 16 bytes, the key of table `iden
 `users` too, are there as they are: most callers count them up, and new ones stay side by side in the table's index.
 The index of an external id is for tables that must not keep it after an erasure. A term (a whole word of a name, one
 metadata pair, or an identifier of a deleted user) is the first 8 bytes as a signed integer, the key of the inverted
-index `user_terms`. The index of a phone number, which several users may have, is a term too.
+index `user_terms`. With SEARCH_PREFIXES, beginnings of words have terms too. The index of a phone number, which several
+users may have, is a term.
 """
 
 import re
@@ -17,7 +18,16 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
 from user_service.values.case_folding import email_key, fold_case
-from user_service.values.name_words import split_words
+from user_service.values.name_words import (
+    MAX_PREFIX,
+    MIN_PREFIX,
+    is_cjk,
+    prefixes,
+    split_folded,
+    split_words,
+    stored_words,
+    wanted_words,
+)
 
 # The kinds of identifiers: e-mail addresses and aliases, usernames, external ids.
 EMAIL: Final = 1
@@ -32,6 +42,9 @@ MAX_CACHED_LENGTH: Final = 64
 # First byte of a keyed digest, which makes it longer than an unkeyed one.
 KEYED: Final = b"\x01"
 DIGEST_BYTES: Final = 32
+
+# Each is a table more in the statement of a search.
+MAX_QUERY_WORDS: Final = 16
 
 Scalar = str | int | float | bool | None
 
@@ -53,15 +66,22 @@ class PrefixedHmac:
 
 
 class BlindIndex:
-    """Computes the indexes and terms under one key of 32 bytes."""
+    """Computes the indexes and terms under one key of 32 bytes.
 
-    def __init__(self, key: bytes) -> None:
+    With `stores_prefixes`, users get terms of the beginnings of their words, and with `finds_prefixes`, queries ask for
+    these.
+    """
+
+    def __init__(self, key: bytes, *, stores_prefixes: bool = False, finds_prefixes: bool = False) -> None:
+        self.stores_prefixes, self.finds_prefixes = stores_prefixes, finds_prefixes
         self.emails = PrefixedHmac(key, b"email\0")
         self.words = PrefixedHmac(key, b"word\0")
         self.pairs = PrefixedHmac(key, b"meta\0")
         # Words of names and metadata pairs repeat: a look-up is faster than a hash.
         self.cached_word = lru_cache(MAX_CACHED_TERMS)(self.hash_word)
         self.cached_pair = lru_cache(MAX_CACHED_TERMS, typed=True)(self.hash_pair)
+        self.prefixes = PrefixedHmac(key, b"prefix\0")
+        self.cached_prefix = lru_cache(MAX_CACHED_TERMS)(self.hash_prefix)
         self.domains = PrefixedHmac(key, b"domain\0")
         self.cached_domain = lru_cache(MAX_CACHED_TERMS)(self.hash_domain)
         self.usernames = PrefixedHmac(key, b"username\0")
@@ -96,6 +116,27 @@ class BlindIndex:
     def hash_word(self, word: str) -> int:
         return unpack_term(self.words.digest(word.encode()))
 
+    def hash_prefix(self, prefix: str) -> int:
+        return unpack_term(self.prefixes.digest(prefix.encode()))
+
+    def wanted_terms(self, text: str) -> set[int]:
+        """The terms of the words of a query; of very many words, of the longest ones."""
+        words = sorted(wanted_words(text), key=len, reverse=True)[:MAX_QUERY_WORDS]
+        return {
+            self.cached_prefix(word[:MAX_PREFIX])
+            if self.finds_prefixes and len(word) >= MIN_PREFIX and not is_cjk(word)
+            else self.word(word)
+            for word in words
+        }
+
+    def former_terms(self, names: Iterable[str | None]) -> set[int]:
+        """Terms of names that are not in `user_terms`, and that an earlier version or another setting has stored."""
+        text = " ".join(filter(None, names))
+        terms = set() if text.isascii() else set(map(self.word, split_folded(text)))
+        if not self.stores_prefixes:
+            terms.update(map(self.cached_prefix, prefixes(split_words(text))))
+        return terms
+
     def domain(self, domain: str) -> int:
         """The term of the domain of a normalised e-mail address."""
         return self.cached_domain(domain) if len(domain) <= MAX_CACHED_LENGTH else self.hash_domain(domain)
@@ -125,7 +166,10 @@ class BlindIndex:
     def user_terms(self, names: Iterable[str | None], metadata: Mapping[str, Scalar]) -> set[int]:
         """The terms of one user: of each word of its names, and of each metadata pair."""
         text = " ".join(filter(None, names))
-        terms = set(map(self.cached_word if len(text) <= MAX_CACHED_LENGTH else self.word, split_words(text)))
+        words = stored_words(text)
+        terms = set(map(self.cached_word if len(text) <= MAX_CACHED_LENGTH else self.word, words))
+        if self.stores_prefixes:
+            terms.update(map(self.cached_prefix, prefixes(words)))
         terms.update(self.pair_terms(metadata))
         return terms
 

@@ -1,4 +1,4 @@
-"""The fingerprints of the keys that a database was written with, and the keys that were retired.
+"""What a database was written with: the fingerprints of keys, the keys that were retired, the kinds of search terms.
 
 A process compares its keys with them before it writes, and repeatedly afterwards.
 """
@@ -20,6 +20,8 @@ UNREGISTER = "DELETE FROM service_meta WHERE name = $1"
 BLIND_INDEX = "blind-index-key"
 ENCRYPTION = "encryption-key:"
 RETIRED = "retired-key:"
+# There if all users have terms of the beginnings of their words; see users/reindexing.py.
+PREFIXES = "search-prefixes"
 RETIRE = (
     "INSERT INTO service_meta (name, value) SELECT name, floor(extract(epoch FROM clock_timestamp()))::bigint::text"
     " FROM unnest($1::text[]) AS name ON CONFLICT DO NOTHING"
@@ -110,6 +112,7 @@ def activate_keys(registered: Mapping[str, str], keys: Keyring) -> None:
     new_database_key = fingerprint(keys.blind_index)
     blind_index = keys.blind_index_keys[registered.get(BLIND_INDEX, new_database_key)]
     keys.activate(blind_index=blind_index, active_id=active_key_id(registered, keys))
+    keys.has_prefixes = PREFIXES in registered
 
 
 def encryption_fingerprints(keys: Keyring) -> dict[str, str]:

@@ -37,6 +37,8 @@ class Keyring:
     blind_index: bytes
     # Whether the blind index key is derived from a key of the ring, and not set.
     is_derived: bool
+    # Whether the database has the terms of the beginnings of all users' words.
+    has_prefixes: bool = False
 
     @property
     def fingerprints(self) -> dict[str, str]:

@@ -91,10 +91,15 @@ class Session:
         self.traced = traced
         self.savepoints = 0
 
-    async def execute(self, statement: Statement, values: Mapping[str, object] = NO_VALUES) -> Rows:
-        """Runs a statement with values for its named parameters. Raises asyncpg's errors."""
+    async def execute(
+        self, statement: Statement, values: Mapping[str, object] = NO_VALUES, *, seconds: float | None = None
+    ) -> Rows:
+        """Runs a statement with values for its named parameters, cancelled after `seconds` by TimeoutError.
+
+        Raises asyncpg's errors.
+        """
         with self.traced(statement.sql):
-            return Rows(await self.connection.fetch(statement.sql, *statement.arguments(values)))
+            return Rows(await self.connection.fetch(statement.sql, *statement.arguments(values), timeout=seconds))
 
     async def stream(
         self, statement: Statement, values: Mapping[str, object] = NO_VALUES, *, size: int

@@ -81,7 +81,7 @@ def search_terms(user: User, index: BlindIndex) -> set[int]:
     """The terms that find a user: of its names, its metadata, and the domains of its addresses. A deleted user, which
     holds no identifier, is found by those that it had.
     """
-    terms = index.user_terms((user.given_name, user.family_name, user.display_name), user.metadata)
+    terms = index.user_terms(names(user), user.metadata)
     if user.email:
         terms.add(index.domain(email_domain(user.email)))
         for alias in user.aliases or ():
@@ -89,6 +89,22 @@ def search_terms(user: User, index: BlindIndex) -> set[int]:
     if user.deleted_at is not None:
         terms.update(map(unpack_term, identifier_hashes(user, index)))
     return terms
+
+
+def names(user: User) -> tuple[str | None, ...]:
+    return user.given_name, user.family_name, user.display_name
+
+
+def stored_terms(user: User, index: BlindIndex) -> set[int]:
+    """All terms that may be stored for a user: an earlier version, or another setting, has stored others."""
+    return search_terms(user, index) | index.former_terms(names(user))
+
+
+def compare_terms(before: User, after: User, index: BlindIndex) -> tuple[set[int], set[int]]:
+    """The terms that a change removes, and those that it adds."""
+    old, new = search_terms(before, index), search_terms(after, index)
+    removed = old if names(before) == names(after) else old | index.former_terms(names(before))
+    return removed - new, new - old
 
 
 def taken(user: User, identifier: Identifier, index: BlindIndex) -> ServiceError:

@@ -26,7 +26,7 @@ from user_service.users.bulk_insert import COPY_THRESHOLD, InsertRows
 from user_service.users.change_log import Change, Origin
 from user_service.users.column_arrays import AS_JSON, COLUMN_TYPES, INITIAL_VALUES, INSERTED, column_arrays
 from user_service.users.encrypted_columns import SELECT_LIST, decode_row, seal_personal
-from user_service.users.identifiers import IdentifierTable, Move, identifiers, search_terms
+from user_service.users.identifiers import IdentifierTable, Move, compare_terms, identifiers, search_terms, stored_terms
 from user_service.users.model import User
 from user_service.values.ids import new_id
 
@@ -234,7 +234,7 @@ class UserRepository:
         """Removes locked users with their identifiers and terms. The change log stays."""
         await self.identifiers.free_all(purged)
         await self.session.execute(DELETE, {"ids": [user.id for user in purged]})
-        await self.change_terms(DELETE_TERMS, [(self.search_terms(user), user.id) for user in purged])
+        await self.change_terms(DELETE_TERMS, [(stored_terms(user, self.index), user.id) for user in purged])
 
     async def erase(self, before: User, after: User) -> None:
         """Turns a locked user into a tombstone, and removes the identifiers and terms. The change log stays."""
@@ -242,7 +242,7 @@ class UserRepository:
         values = {name: getattr(after, name) for name in ("id", "status", "version", "updated_at", "deleted_at")}
         (personal,) = seal_personal([after], self.cipher)
         await self.session.execute(ERASE, values | {"personal": personal})
-        await self.change_terms(DELETE_TERMS, [(self.search_terms(before), before.id)])
+        await self.change_terms(DELETE_TERMS, [(stored_terms(before, self.index), before.id)])
 
     async def lock_against_erasure(self, ids: Sequence[UUID]) -> bool:
         """Whether all of these exist and are not erased; none is erased or purged until the transaction ends."""
@@ -289,11 +289,19 @@ class UserRepository:
     async def update_terms(self, pairs: Iterable[tuple[User, User]]) -> None:
         removed, added = [], []
         for before, after in pairs:
-            old_terms, new_terms = self.search_terms(before), self.search_terms(after)
-            removed.append((old_terms - new_terms, after.id))
-            added.append((new_terms - old_terms, after.id))
+            old, new = compare_terms(before, after, self.index)
+            removed.append((old, after.id))
+            added.append((new, after.id))
         await self.change_terms(DELETE_TERMS, removed)
         await self.change_terms(INSERT_TERMS, added)
+
+    async def write_terms(self, users: Collection[User]) -> None:
+        """Writes the terms of locked users again, and removes those of an earlier version or another setting."""
+        terms = {user.id: self.search_terms(user) for user in users}
+        await self.change_terms(
+            DELETE_TERMS, [(stored_terms(user, self.index) - terms[user.id], user.id) for user in users]
+        )
+        await self.change_terms(INSERT_TERMS, [(terms[user.id], user.id) for user in users])
 
     async def change_terms(self, statement: Statement, postings: Iterable[tuple[Collection[int], UUID]]) -> None:
         terms: list[int] = []

@@ -260,5 +260,6 @@ class UserPage(BaseModel):
     items: list[UserRead]
     next_cursor: str | None
     total: Annotated[int, Field(ge=0)] | SkipJsonSchema[None] = Field(
-        default=None, description="The number of users on all pages, with `count=true`"
+        default=None,
+        description="The number of users on all pages, with `count=true`; absent if it takes over a second to count",
     )

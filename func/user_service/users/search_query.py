@@ -64,7 +64,7 @@ class SearchQuery:
 class SearchPage:
     """Users in the requested order, and the cursor of the next page; None on the last page.
 
-    `total` is the number of users on all pages, None where the query does not count them.
+    `total` is the number of users on all pages; None where the query does not count them, or it takes too long.
     """
 
     users: list[User]

@@ -22,7 +22,7 @@ from user_service.postgres.statements import Statement, text
 from user_service.users.bulk_insert import InsertRows
 from user_service.users.change_log import Change, Origin
 from user_service.users.column_arrays import COLUMN_TYPES, INITIAL_VALUES, column_arrays
-from user_service.users.identifiers import Identifier, Move
+from user_service.users.identifiers import Identifier, Move, compare_terms
 from user_service.users.model import User
 from user_service.users.repository import (
     ALL_BY_IDS,
@@ -194,8 +194,7 @@ class StatementRepository(UserRepository):
             arrays = column_arrays([after], tuple(COLUMN_TYPES), self.cipher, self.index)
             claimed = [key for move in self.moves for key in move.asked]
             freed = [key for move in self.moves for key in move.given_up]
-            old, new = self.search_terms(before), self.search_terms(after)
-            added, removed = new - old, old - new
+            removed, added = compare_terms(before, after, self.index)
         values |= {name: column[0] for name, column in arrays.items()}
         values |= self.logged
         if claimed:

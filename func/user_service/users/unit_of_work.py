@@ -71,7 +71,8 @@ class UserDatabase:
         """
         self.keys = keys
         self.cipher = keys.cipher
-        self.indexed = keys.blind_index, BlindIndex(keys.blind_index)
+        self.stores_prefixes = settings().search_prefixes
+        self.indexed = self.make_index()
         self.cache = cache
         self.metrics = metrics
         self.after_change = after_change
@@ -102,9 +103,16 @@ class UserDatabase:
     def index(self) -> BlindIndex:
         """The blind index under the key that the database was written with, which is read from the database."""
         # Compared by value: each check of the database sets an equal key again.
-        if self.indexed[0] != self.keys.blind_index:
-            self.indexed = self.keys.blind_index, BlindIndex(self.keys.blind_index)
+        if self.indexed[0] != (self.keys.blind_index, self.keys.has_prefixes):
+            self.indexed = self.make_index()
         return self.indexed[1]
+
+    def make_index(self) -> tuple[tuple[bytes, bool], BlindIndex]:
+        key, has_prefixes = self.keys.blind_index, self.keys.has_prefixes
+        index = BlindIndex(
+            key, stores_prefixes=self.stores_prefixes, finds_prefixes=self.stores_prefixes and has_prefixes
+        )
+        return (key, has_prefixes), index
 
     @asynccontextmanager
     async def unit_of_work(self, origin: Origin) -> AsyncIterator[UserService]:

@@ -51,7 +51,7 @@ async def parse_filters(
     phone: Annotated[QueryPhone | None, Query()] = None,
     external_id: Annotated[ExternalId | None, Query()] = None,
     status: Annotated[Literal["pending", "active", "suspended", "deleted"] | None, Query()] = None,
-    q: Annotated[str | None, Query(max_length=200, description="Whole words of the names, all of them")] = None,
+    q: Annotated[str | None, Query(max_length=200, description="Words of the names, all of them")] = None,
     created_after: Annotated[Timestamp | None, Query()] = None,
     created_before: Annotated[Timestamp | None, Query()] = None,
     updated_after: Annotated[Timestamp | None, Query()] = None,
