@@ -67,20 +67,31 @@ def write_targets(file: Path, targets: Iterable[Target]) -> Path:
     return file
 
 
-def load(server: Server, targets: Path, *, seconds: int) -> Load:
-    """Asks for the targets in turn for `seconds`; BenchmarkError on any answer of 400 and above."""
+def load(server: Server, targets: Path, *, seconds: int, pause_ms: int = 0) -> Load:
+    """Asks for the targets in turn for `seconds`; BenchmarkError on any answer of 400 and above.
+
+    Each connection waits for `pause_ms` between a response and its next request.
+    """
     before = processor_seconds(server.pid)
-    seen = run_wrk(server, targets, seconds=seconds, connections=CONNECTIONS)
+    seen = run_wrk(server, targets, seconds=seconds, connections=CONNECTIONS, pause_ms=pause_ms)
     if seen["refused"] or seen["broken"] or not seen["requests"]:
         raise BenchmarkError(f"{targets.name} on port {server.port}: {seen}")
     spent = processor_seconds(server.pid) - before
     return Load(int(seen["requests"]), seen["seconds"], seen["p50_ms"], seen["p99_ms"], spent)
 
 
-def run_wrk(server: Server, targets: Path, *, seconds: int, connections: int) -> dict[str, float]:
+def pause_at_half_load(full: Load) -> int:
+    """The pause that halves the rate of 32 connections, in whole milliseconds, at least one.
+
+    A connection's turn takes twice as long; a response takes less of it than at the highest load.
+    """
+    return max(1, round(2 * CONNECTIONS / full.per_second * 1000 - full.p50_ms / 2))
+
+
+def run_wrk(server: Server, targets: Path, *, seconds: int, connections: int, pause_ms: int = 0) -> dict[str, float]:
     """What wrk saw: `requests` answered in `seconds`, of which `refused` with 400 and above; `broken` connections."""
     command = [wrk_program(), "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "-s", str(SCRIPT)]
-    command += ["-H", f"X-API-Key: {API_KEY}", f"http://{LOOPBACK}:{server.port}", "--", str(targets)]
+    command += ["-H", f"X-API-Key: {API_KEY}", f"http://{LOOPBACK}:{server.port}", "--", str(targets), str(pause_ms)]
     ran = subprocess.run(command, capture_output=True, check=False, text=True, timeout=seconds + 30)
     if ran.returncode != 0:
         raise BenchmarkError(f"wrk ended with {ran.returncode}: {ran.stdout}{ran.stderr}")

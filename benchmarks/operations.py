@@ -5,15 +5,15 @@ user can't be suspended twice.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from benchmarks.compare import alternate
-from benchmarks.load import LAPS, Load, Target, change, load, write_targets
+from benchmarks.compare import Comparison, alternate
+from benchmarks.load import LAPS, Load, Target, change, load, pause_at_half_load, write_targets
 from benchmarks.people import USERS, create_users, person
 from benchmarks.plan import Plan
 from benchmarks.reads import make_rows
@@ -81,6 +81,14 @@ class NewUsers:
         return post(USERS, person(number, series="new"), **headers)
 
 
+def make_tail(key: str, full: Sequence[Load], ask: Callable[..., Load]) -> Row:
+    """The 99th percentile of the time of a response beside the median, at half of the highest load."""
+    pause = pause_at_half_load(max(full, key=lambda seen: seen.per_second))
+    seen = [ask(pause_ms=pause) for _ in full]
+    tail = Comparison([one.p50_ms for one in seen], [one.p99_ms for one in seen])
+    return Row(f"{key}.tail", "    p99 at half load (baseline: median)", "ms", tail)
+
+
 def measure(bench: Bench, plan: Plan) -> list[Row]:
     with service(bench) as server:
         users = create_users(server, plan.hot_users, series="operations")
@@ -99,14 +107,14 @@ def measure(bench: Bench, plan: Plan) -> list[Row]:
                 targets = write_targets(folder / f"targets-{key}.tsv", make_targets(users))
                 ask = partial(load, server, targets, seconds=plan.load_seconds)
                 theirs, ours = alternate(plan.load_rounds, baseline=ask_bare[method], subject=ask)
-                rows += make_rows(key, label, theirs, ours)
+                rows += [*make_rows(key, label, theirs, ours), make_tail(key, ours, ask)]
 
-            def create(*, keyed: bool = False) -> Load:
+            def create(*, keyed: bool = False, pause_ms: int = 0) -> Load:
                 new = bodies.write(CREATED_PER_SECOND * plan.load_seconds, keyed=keyed)
-                return load(server, new, seconds=plan.load_seconds)
+                return load(server, new, seconds=plan.load_seconds, pause_ms=pause_ms)
 
             with_key = partial(create, keyed=True)
             theirs, ours = alternate(plan.load_rounds, baseline=ask_bare["POST"], subject=create)
-            rows += make_rows("create.one", "POST /users", theirs, ours)
+            rows += [*make_rows("create.one", "POST /users", theirs, ours), make_tail("create.one", ours, create)]
             theirs, ours = alternate(plan.load_rounds, baseline=create, subject=with_key)
             return rows + make_rows("create.keyed", "  with Idempotency-Key (baseline: without)", theirs, ours)

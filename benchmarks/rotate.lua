@@ -1,10 +1,14 @@
 -- wrk asks for the targets of a file in turn. A line holds METHOD, path, header lines joined by "|" (or nothing) and
--- body (or nothing), separated by tabs. The last line of the output is JSON.
+-- body (or nothing), separated by tabs. A second argument is the pause of a connection behind each response, in
+-- milliseconds. The last line of the output is JSON.
 
 local requests = {}
 local turn = 0
+local pause = 0
 
 function init(arguments)
+  pause = tonumber(arguments[2] or "0")
+  if pause == 0 then delay = nil end
   for line in io.lines(arguments[1]) do
     local method, path, extra, body = line:match("^([^\t]*)\t([^\t]*)\t([^\t]*)\t(.*)$")
     local headers = {}
@@ -17,6 +21,10 @@ end
 function request()
   turn = turn % #requests + 1
   return requests[turn]
+end
+
+function delay()
+  return pause
 end
 
 function done(summary, latency)

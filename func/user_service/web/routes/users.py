@@ -53,15 +53,17 @@ def patch_body(schema: str) -> dict[str, Any]:
     return {"requestBody": {"content": {MERGE_PATCH: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}}}
 
 
-def user_response(user: User, *, status: int = 200) -> RawResponse:
-    headers = [(b"etag", b'"%d"' % user.version), (b"cache-control", b"private, no-cache")]
-    if status == 201:
-        headers.append((b"location", f"/api/v1/users/{user.id}".encode()))
-    return make_response(status, user.to_json(), headers)
+def validators(user: User) -> list[tuple[bytes, bytes]]:
+    return [(b"etag", b'"%d"' % user.version), (b"cache-control", b"private, no-cache")]
+
+
+def user_response(user: User) -> RawResponse:
+    return make_response(200, user.to_json(), validators(user))
 
 
 def created_response(user: User) -> RawResponse:
-    return user_response(user, status=201)
+    location = (b"location", f"/api/v1/users/{user.id}".encode())
+    return make_response(201, user.to_json(), [*validators(user), location])
 
 
 @router.post(
@@ -102,10 +104,9 @@ async def read_own_user(request: Request, changes: Changes) -> RawResponse:
     """Read the user of the token. Needs no scope."""
 
     def render(own: User) -> RawResponse:
-        response = user_response(own)
         if is_unchanged(request_context(request).headers, own.version):
-            return RawResponse(304, response.headers[2:], b"")
-        return response
+            return RawResponse(304, validators(own), b"")
+        return user_response(own)
 
     return await changes.run(lambda users: find_own_user(request, users), render)
 
@@ -166,7 +167,7 @@ async def upsert_user(
 
     def render(result: tuple[User, bool]) -> RawResponse:
         user, created = result
-        return user_response(user, status=201 if created else 200)
+        return created_response(user) if created else user_response(user)
 
     return await changes.run(lambda users: users.upsert(external_id, body, condition=condition), render)
 
