@@ -7,7 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import batch, cold_start, events, feed, imports, lists, memory, operations, overload, reads, report
+from benchmarks import (
+    batch,
+    cold_start,
+    events,
+    feed,
+    imports,
+    lists,
+    memory,
+    operations,
+    overload,
+    reads,
+    report,
+    scim,
+)
 from benchmarks.errors import BenchmarkError, list_notes
 from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.servers import Bench, open_bench
@@ -18,6 +31,7 @@ MEASUREMENTS: dict[str, Callable[[Bench, Plan], list[report.Row]]] = {
     "memory": memory.measure,
     "lists": lists.measure,
     "operations": operations.measure,
+    "scim": scim.measure,
     "batch": batch.measure,
     "imports": imports.measure,
     "events": events.measure,

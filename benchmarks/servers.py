@@ -91,6 +91,7 @@ def service_env(
     access_log: bool = False,
     cache_max_bytes: int | None = None,
     limited: bool = True,
+    scim: bool = False,
 ) -> dict[str, str]:
     """What production has on: authentication, encryption, metrics, and with `limited` a rate limit that is counted."""
     settings = {
@@ -106,6 +107,8 @@ def service_env(
         "LOG_LEVEL": "info",
         "LOG_FORMAT": "json",
     }
+    if scim:
+        settings["SCIM"] = "true"
     if redis_url is not None:
         settings["REDIS_URL"] = redis_url
     if cache_max_bytes is not None:
@@ -129,11 +132,18 @@ def service(
     access_log: bool = False,
     cache_max_bytes: int | None = None,
     limited: bool = True,
+    scim: bool = False,
 ) -> Iterator[Server]:
     """The service, ready for requests."""
     port, log = free_port(), bench.log("service")
     env = service_env(
-        bench, port, redis_url=redis_url, access_log=access_log, cache_max_bytes=cache_max_bytes, limited=limited
+        bench,
+        port,
+        redis_url=redis_url,
+        access_log=access_log,
+        cache_max_bytes=cache_max_bytes,
+        limited=limited,
+        scim=scim,
     )
     with running(serve_command(bench), env=env, log=log) as process:
         wait_until_listening(process, port)

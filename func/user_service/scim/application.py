@@ -10,16 +10,19 @@ from scim2_server.responses import ScimResponse
 from user_service.encryption.keyring import Keyring
 from user_service.errors import NotFound
 from user_service.scim.errors import ScimError, to_service_error
+from user_service.scim.lookups import LIST_SCHEMA, parse_lookup
 from user_service.scim.models import PROVIDER
+from user_service.scim.plain import read_plain
 from user_service.scim.service import Charge, DirectoryHandler, DirectoryService
 from user_service.scim.storage import UserStorage
 from user_service.users.directory import Directory
 from user_service.users.service import UserService
 from user_service.users.unit_of_work import UserDatabase
 
+USERS_PATH: Final = "/Users"
 GROUPS: Final = "Groups"
 NO_GROUPS: Final[dict[str, Any]] = {
-    "schemas": ["urn:ietf:params:scim:api:messages:2.0:ListResponse"],
+    "schemas": [LIST_SCHEMA],
     "totalResults": 0,
     "itemsPerPage": 0,
     "startIndex": 1,
@@ -50,12 +53,26 @@ class ScimApplication:
         if segments[0] == GROUPS:
             return answer_groups(request.method, segments[1:]), 0
         storage = UserStorage(self.directory, users)
+        if request.path == USERS_PATH and (response := await self.answer_plain(request, storage)) is not None:
+            return response, storage.rows
         try:
             with PROVIDER:
                 response = await DirectoryHandler(self.service, storage, charge).handle(request)
         except SCIMException as error:
             raise to_service_error(error) from None
         return response, storage.rows
+
+    async def answer_plain(self, request: ScimRequest, storage: UserStorage) -> ScimResponse | None:
+        """The response to the two requests of which a synchronisation consists, in their usual form: a look-up, and a
+        new user. None for any other.
+        """
+        if request.method == "GET" and (lookup := parse_lookup(request.query)) is not None:
+            found = await self.directory.find([lookup.name])
+            storage.rows = len(found)
+            return self.service.lookup_response(request.base_url, lookup, found)
+        if request.method == "POST" and (document := read_plain(request.body, request.header("content-type"))):
+            return self.service.creation_response(request.base_url, await storage.create_document(document))
+        return None
 
 
 def answer_groups(method: str, below: list[str]) -> ScimResponse:

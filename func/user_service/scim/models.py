@@ -81,8 +81,9 @@ POLICY: Final = ScimPolicy(
     unknown=ScimPolicy.Unknown.keep,
     remove_value_as_filter=ScimPolicy.RemoveValue.apply,
     unmatched_path_filter=ScimPolicy.UnmatchedPathFilter.create,
-    comparison_key=comparison_key,
 )
+# How filters are evaluated. It is a policy of its own, because the library would try the key on every text of a body.
+MATCHING: Final = POLICY.model_copy(update={"comparison_key": comparison_key})
 CONFIG: Final = scim.ServiceProviderConfig(
     patch=scim.Patch(supported=True),
     bulk=scim.Bulk(supported=True, max_operations=MAX_OPERATIONS, max_payload_size=MAX_BULK_BYTES),

@@ -1,7 +1,7 @@
 """The steps of a SCIM request that the library leaves to the service, and responses that need no copies of models."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -33,9 +33,11 @@ from scim2_server.storage import SearchPage
 from user_service.errors import ServiceError
 from user_service.scim.bulk import BulkWriter
 from user_service.scim.errors import to_scim_error
+from user_service.scim.lookups import LIST_SCHEMA, Lookup
 from user_service.scim.mapping import keep_unnamed
 from user_service.scim.models import POLICY, USER_TYPE, UserResource
 from user_service.scim.storage import StoredUser, UserStorage
+from user_service.users.model import User
 from user_service.users.validation import MAX_OBJECT_DEPTH, nesting_depth
 
 Charge = Callable[[int], Awaitable[None]]
@@ -84,9 +86,10 @@ class DirectoryService(ScimService):
         *,
         status: HTTPStatus = HTTPStatus.OK,
     ) -> ScimResponse:
+        stored = cast(StoredUser, resource)
         headers = {
-            "Content-Location": self.resource_location(base_url, USER_TYPE, str(resource.id)),
-            "ETag": str(resource.meta.version if resource.meta is not None else None),
+            "Content-Location": self.resource_location(base_url, USER_TYPE, stored.id),
+            "ETag": stored.version,
         }
         return ScimResponse(status, self.show(base_url, resource, parameters), headers)
 
@@ -162,6 +165,18 @@ class DirectoryService(ScimService):
         if sum(len(patch.operations or ()) for patch in patches) > MAX_BULK_PATCHES:
             raise PayloadTooLargeException(detail=f"A bulk request has up to {MAX_BULK_PATCHES} operations of PATCH.")
         return plan
+
+    def lookup_response(self, base_url: str, lookup: Lookup, users: Sequence[User]) -> ScimResponse:
+        """The list of the users that a look-up has found."""
+        shown = users[lookup.start - 1 : lookup.start - 1 + lookup.size]
+        body = {
+            "schemas": [LIST_SCHEMA],
+            "totalResults": len(users),
+            "itemsPerPage": len(shown),
+            "startIndex": lookup.start,
+            "Resources": [self.show(base_url, StoredUser(user).as_resource()) for user in shown],
+        }
+        return ScimResponse(HTTPStatus.OK, body)
 
     def read_patch(self, resource_type: ResourceType, body: bytes, content_type: str | None) -> "PatchOp[Any]":
         payload = split_operations(self.decode_body(body, content_type))

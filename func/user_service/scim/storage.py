@@ -22,7 +22,7 @@ from scim2_server.storage import AsyncScimStorage, SearchPage
 from user_service.errors import UsernameTaken
 from user_service.scim.filters import translate
 from user_service.scim.mapping import RESOURCE_TYPE, etag, new_body, to_document, update_body
-from user_service.scim.models import UserResource
+from user_service.scim.models import MATCHING, UserResource
 from user_service.users.conditions import EVERYONE, Condition, Key, Named, Time, follows_updates, is_narrow, names
 from user_service.users.cursors import MICROSECOND, Cursor
 from user_service.users.directory import Directory, DirectoryQuery, is_named
@@ -55,8 +55,13 @@ class StoredUser:
         return str(self.user.id)
 
     @property
+    def version(self) -> str:
+        """The ETag."""
+        return etag(self.user.version)
+
+    @property
     def meta(self) -> Meta:
-        return Meta.model_construct(resource_type=RESOURCE_TYPE, version=etag(self.user.version))
+        return Meta.model_construct(resource_type=RESOURCE_TYPE, version=self.version)
 
     def to_resource(self) -> Resource[Any]:
         """The library's model."""
@@ -141,7 +146,12 @@ class UserStorage(AsyncScimStorage):
             return lambda user: is_named(user, condition)
         assert scim_filter is not None
         bound: ScimFilter[Any] = ScimFilter[UserResource](str(scim_filter))
-        return lambda user: bound.match(StoredUser(user).to_resource())
+
+        def matches(user: User) -> bool:
+            with MATCHING:
+                return bound.match(StoredUser(user).to_resource())
+
+        return matches
 
     async def read_page(self, condition: Condition, search_request: SearchRequest[Any], position: Any) -> SearchPage:
         """A page of the users that meet a condition, in the order of an index."""
@@ -161,7 +171,11 @@ class UserStorage(AsyncScimStorage):
 
     async def create(self, resource_type: ResourceType, resource: Resource[Any]) -> Resource[Any]:
         """A new user. Raises ValidationFailed, EmailTaken, UsernameTaken, ExternalIdTaken."""
-        user = single_user(await self.create_all([new_body(resource.model_dump(mode="json"))]))
+        return await self.create_document(resource.model_dump(mode="json"))
+
+    async def create_document(self, document: Mapping[str, Any]) -> Resource[Any]:
+        """A new user. Raises what `create` does."""
+        user = single_user(await self.create_all([new_body(document)]))
         self.rows += 1
         return StoredUser(user).as_resource()
 

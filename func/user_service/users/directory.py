@@ -1,5 +1,6 @@
 """Searches by boolean conditions. What names users is looked up first, which leaves columns with an index."""
 
+from asyncio import gather
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
@@ -7,7 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, and_, false, func, not_, or_, select, true, tuple_
 
-from user_service.encryption.blind_index import EXTERNAL_ID, BlindIndex, encode_text
+from user_service.cache.dataloader import DataLoader
+from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, encode_text
 from user_service.encryption.cipher import Cipher
 from user_service.postgres.selects import compile_with_values
 from user_service.postgres.session import Session
@@ -40,6 +42,8 @@ from user_service.values.ids import first_id_after, first_id_at, parse_canonical
 
 # Behind the columns of `decode_row`, the statement has what found the user.
 FOUND_BY: Final = 2
+# Beside the kinds of identifiers, the order of which is that of the statement's parameters.
+ID: Final = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +64,17 @@ class Directory:
 
     def __init__(self, database: UserDatabase) -> None:
         self.database = database
+        self.named: DataLoader[Named, Sequence[User]] = DataLoader(self.fetch)
 
     async def find(self, wanted: Iterable[Named]) -> list[User]:
-        """The users of these names, in the order of their ids, from the server that takes writes."""
+        """The users of these names, in the order of their ids, from the server that takes writes. Concurrent searches
+        share a round trip.
+        """
+        found = await gather(*map(self.named.load, set(wanted)))
+        by_id = {user.id: user for users in found for user in users or ()}
+        return [by_id[user_id] for user_id in sorted(by_id)]
+
+    async def fetch(self, wanted: list[Named]) -> Mapping[Named, Sequence[User] | Exception]:
         async with self.database.reading(self.database.primary) as search:
             return await DirectorySearch(search.session, search.cipher, search.index).find(wanted)
 
@@ -81,33 +93,45 @@ class DirectorySearch:
         self.cipher = cipher
         self.index = index
 
-    async def find(self, wanted: Iterable[Named]) -> list[User]:
-        """The living users of these names, in the order of their ids; by one statement."""
-        ids: set[UUID] = set()
-        indexes: dict[Key, set[bytes]] = {key: set() for key in Key}
-        for name in wanted:
-            if name.key is Key.ID:
-                ids |= {user_id} if (user_id := parse_canonical_id(name.value)) is not None else set()
-            elif name.key is Key.EXTERNAL_ID:
-                indexes[Key.EXTERNAL_ID].add(encode_text(name.value))
-            else:
-                if (email := parse_email(name.value)) is not None:
-                    indexes[Key.EMAIL].add(self.index.email(email))
-                if name.key is Key.USERNAME:
-                    indexes[Key.USERNAME].add(self.index.username(name.value.strip()))
-        keys = [list(indexes[key]) for key in (Key.EMAIL, Key.EXTERNAL_ID, Key.USERNAME)]
-        if not ids and not any(keys):
-            return []
+    async def find(self, wanted: Iterable[Named]) -> dict[Named, Sequence[User]]:
+        """The living users of each name; by one statement."""
+        keys = {name: self.keys(name) for name in wanted}
+        by_kind: dict[int, set[Any]] = {kind: set() for kind in (ID, EMAIL, EXTERNAL_ID, USERNAME)}
+        for kind, key in {key for name_keys in keys.values() for key in name_keys}:
+            by_kind[kind].add(key)
+        if not any(by_kind.values()):
+            return {}
         with self.session.traced(SELECT_BY_KEYS):
-            rows = await self.session.connection.fetch(SELECT_BY_KEYS, list(ids), *keys)
+            rows = await self.session.connection.fetch(SELECT_BY_KEYS, *map(list, by_kind.values()))
         by_id = {row[0]: row for row in rows}
-        found = [decode_row(by_id[user_id][:-FOUND_BY], self.cipher) for user_id in sorted(by_id)]
-        return [user for user in found if not user.is_deleted]
+        users = {user_id: decode_row(row[:-FOUND_BY], self.cipher) for user_id, row in by_id.items()}
+        found = {(row[-2], row[-1]): users[row[0]] for row in rows} | {
+            (ID, user_id): users[user_id] for user_id in users
+        }
+        return {
+            name: list(
+                {user.id: user for key in keys[name] if (user := found.get(key)) and is_living(user, name)}.values()
+            )
+            for name in keys
+        }
+
+    def keys(self, name: Named) -> list[tuple[int, Any]]:
+        """The kinds and indexes by which the users of a name are looked up."""
+        if name.key is Key.ID:
+            user_id = parse_canonical_id(name.value)
+            return [] if user_id is None else [(ID, user_id)]
+        if name.key is Key.EXTERNAL_ID:
+            return [(EXTERNAL_ID, encode_text(name.value))]
+        email = parse_email(name.value)
+        keys: list[tuple[int, Any]] = [] if email is None else [(EMAIL, self.index.email(email))]
+        if name.key is Key.USERNAME:
+            keys.append((USERNAME, self.index.username(name.value.strip())))
+        return keys
 
     async def page(self, query: DirectoryQuery) -> SearchPage:
         wanted = list(names(query.condition))
-        named = await self.find(wanted) if wanted else []
-        ids = {name: {user.id for user in named if is_named(user, name)} for name in wanted}
+        named = await self.find(wanted) if wanted else {}
+        ids = {name: {user.id for user in named.get(name, ())} for name in wanted}
         matching = and_(users.c.deleted_at.is_(None), clause(query.condition, ids))
         found: Sequence[User] = []
         has_more = False
@@ -187,6 +211,10 @@ def time_clause(condition: TimeIs) -> ColumnElement[bool]:
             return end
     # Ids hold whole milliseconds.
     return and_(begin, not_(end)) if moment.microsecond % 1000 == 0 else false()
+
+
+def is_living(user: User, name: Named) -> bool:
+    return not user.is_deleted and is_named(user, name)
 
 
 def is_named(user: User, name: Named) -> bool:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Of a Host header: a name or an address, and a port.
 HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+# What the library reads.
+HEADERS: Final = ("content-type", "if-match", "if-none-match")
 SLASHES: Final = re.compile("/{2,}")
 SEARCH: Final = "/.search"
 BULK: Final = "/Bulk"
@@ -62,7 +64,7 @@ async def read_request(request: Request) -> "ScimRequest":
     """The request in the library's terms. Raises PayloadTooLarge, InvalidHeader."""
     from scim2_server.requests import ScimRequest
 
-    body = await request.body()
+    headers, body = request_context(request).headers, await request.body()
     if len(body) > StrictRoute.max_body_bytes and not request.scope["path"].endswith(BULK):
         raise payload_too_large(StrictRoute.max_body_bytes)
     return ScimRequest(
@@ -71,7 +73,7 @@ async def read_request(request: Request) -> "ScimRequest":
         # A base URL may have been entered with a slash at its end.
         path=SLASHES.sub("/", request.scope["path"].removeprefix(SCIM_PATH)),
         query=dict(request.query_params),
-        headers=request.headers.items(),
+        headers=[(name, headers[name.encode()].decode("latin-1")) for name in HEADERS if name.encode() in headers],
         body=body,
     )
 
@@ -92,12 +94,13 @@ def base_url(request: Request) -> str:
     settings = get_resources(request).settings
     if settings.scim_base_url is not None:
         return settings.scim_base_url
-    host = request.headers.get("host", "")
+    headers = request_context(request).headers
+    host = headers.get(b"host", b"").decode("latin-1")
     if not HOST.fullmatch(host):
         raise InvalidHeader("Host must be a name or an address, and may have a port.")
     # Ingresses end TLS. The value is returned to the client that has sent it, and used for nothing else.
-    forwarded = request.headers.get("x-forwarded-proto", "").split(",")[0].strip().lower()
-    scheme = forwarded if forwarded in {"http", "https"} else request.url.scheme
+    forwarded = headers.get(b"x-forwarded-proto", b"").partition(b",")[0].strip().lower().decode("latin-1")
+    scheme = forwarded if forwarded in {"http", "https"} else request.scope["scheme"]
     return f"{scheme}://{host}{SCIM_PATH}"
 
 
