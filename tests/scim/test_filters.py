@@ -38,9 +38,9 @@ class Directory:
         """The ids of the users that the library's evaluation selects."""
         from scim2_models import ScimFilter
 
-        from user_service.scim.models import PROVIDER, UserResource
+        from user_service.scim.models import MATCHING, PROVIDER, UserResource
 
-        with PROVIDER:
+        with PROVIDER, MATCHING:
             bound: Any = ScimFilter[UserResource](text)
             return sorted(user["id"] for user in self.users if bound.match(UserResource.model_validate(user)))
 

@@ -86,7 +86,7 @@ class DirectoryService(ScimService):
         *,
         status: HTTPStatus = HTTPStatus.OK,
     ) -> ScimResponse:
-        stored = cast(StoredUser, resource)
+        stored = cast("StoredUser", resource)
         headers = {
             "Content-Location": self.resource_location(base_url, USER_TYPE, stored.id),
             "ETag": stored.version,

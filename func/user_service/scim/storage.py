@@ -19,7 +19,7 @@ from scim2_models import (
 )
 from scim2_server.storage import AsyncScimStorage, SearchPage
 
-from user_service.errors import UsernameTaken
+from user_service.errors import UsernameTaken, VersionMismatch
 from user_service.scim.filters import translate
 from user_service.scim.mapping import RESOURCE_TYPE, etag, new_body, to_document, update_body
 from user_service.scim.models import MATCHING, UserResource
@@ -29,6 +29,8 @@ from user_service.users.directory import Directory, DirectoryQuery, is_named
 from user_service.users.model import User
 from user_service.users.provisioning import ProvisionedUpdate, ProvisionedUser
 from user_service.users.service import Outcome, UserService, single_user
+from user_service.users.single_statement import NotAtOnce
+from user_service.users.version_conditions import require_version
 from user_service.values.case_folding import email_key
 from user_service.values.emails import parse_email
 from user_service.values.ids import EPOCH, parse_canonical_id
@@ -97,7 +99,10 @@ class UserStorage(AsyncScimStorage):
         *,
         response_parameters: ResponseParameters[Any] | None = None,
     ) -> Resource[Any]:
-        """A living user, locked in a request that changes something. Raises NotFoundException."""
+        """A living user. A request that changes something locks it, or writes only if it is still the same.
+
+        Raises NotFoundException.
+        """
         user_id = parse_canonical_id(resource_id)
         user: User | None = None
         if user_id is not None and self.users is not None:
@@ -199,10 +204,10 @@ class UserStorage(AsyncScimStorage):
         return StoredUser(user).as_resource()
 
     async def update_all(self, changes: Sequence[tuple[User, ProvisionedUpdate]]) -> list[Outcome]:
-        """Changes locked users as one set. Errors: those of `create_all`."""
+        """Changes users that were read as one set. Errors: those of `create_all`. Raises NotAtOnce."""
         taken = await self.find_shown_names(changes)
-        patches = [(user.id, None, body) for user, body in changes]
-        return await write_others(taken, patches, self.changes.update)
+        patches = [(user.id, require_version(user.version), body) for user, body in changes]
+        return check_unchanged(await write_others(taken, patches, self.changes.update))
 
     async def delete(
         self, resource_type: ResourceType, resource_id: str, *, expected_version: str | None = None
@@ -212,7 +217,11 @@ class UserStorage(AsyncScimStorage):
         single_user(await self.delete_all([StoredUser(user)]))
 
     async def delete_all(self, users: Sequence[StoredUser]) -> list[Outcome]:
-        return await self.changes.delete([(stored.user.id, None) for stored in users])
+        """Deletes users that were read as one set. Raises NotAtOnce."""
+        outcomes = await self.changes.delete(
+            [(stored.user.id, require_version(stored.user.version)) for stored in users]
+        )
+        return check_unchanged(outcomes)
 
     async def find_shown_names(
         self, changes: Sequence[tuple[User | None, ProvisionedUser | ProvisionedUpdate]]
@@ -257,6 +266,15 @@ async def write_others(
     """The outcomes of a set, in which the items at these places ask for a username that is taken."""
     others = iter(await write([item for place, item in enumerate(items) if place not in taken]))
     return [Outcome("failed", error=UsernameTaken()) if place in taken else next(others) for place in range(len(items))]
+
+
+def check_unchanged(outcomes: list[Outcome]) -> list[Outcome]:
+    """Raises NotAtOnce where another request has changed a user since it was read, which the lock of a transaction
+    prevents.
+    """
+    if any(isinstance(outcome.error, VersionMismatch) for outcome in outcomes):
+        raise NotAtOnce
+    return outcomes
 
 
 def make_page(users: list[User], total: int | None, following: Any) -> SearchPage:
