@@ -20,6 +20,8 @@ from user_service.settings import Settings
 from user_service.users.audit_log import ENTRY_TYPES, select_entries
 from user_service.values.api_keys import SCOPES
 
+pytestmark = pytest.mark.distributed
+
 AUDIT = "/api/v1/audit"
 OTHER_ACTOR = internal_key(OTHER_API_KEY).principal.name
 
@@ -279,6 +281,7 @@ async def connection(settings: Settings) -> AsyncIterator[asyncpg.Connection]:
 GIVEN = [(), ("cursor",), ("actor",), ("actor", "cursor"), ("after", "before"), ("actor", "after", "before", "cursor")]
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("given", GIVEN)
 @pytest.mark.parametrize("branches", [(), ENTRY_TYPES], ids=["one server", "distributed"])
 async def test_a_page_is_read_from_its_end_of_an_index(

@@ -18,6 +18,8 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.users.search_query import SearchQuery
 from user_service.values.name_words import split_folded
 
+pytestmark = pytest.mark.distributed
+
 
 async def find(client: httpx.AsyncClient, q: str, **parameters: Any) -> list[str]:
     """The display names of the users that a query finds."""

@@ -22,4 +22,6 @@ def downgrade() -> None:
     op.execute("CREATE INDEX ix_user_changes_actor ON user_changes (actor) WHERE actor LIKE 'jwt:%'")
     op.execute("DELETE FROM user_changes WHERE version < 0")
     op.execute("ALTER TABLE user_changes DROP COLUMN reason")
-    op.execute("DROP INDEX ix_user_changes_actor_type_changed_at, ix_user_changes_type_changed_at")
+    # Citus drops one at a time.
+    op.execute("DROP INDEX ix_user_changes_actor_type_changed_at")
+    op.execute("DROP INDEX ix_user_changes_type_changed_at")
