@@ -102,8 +102,9 @@ class Page:
         urls = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
         return {url.split("/")[2] for url in urls if not url.startswith("data:")}
 
-    def screenshot(self, target: Path) -> None:
-        picture = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+    def screenshot(self, target: Path, *, whole: bool = True) -> None:
+        """Draws the `whole` page, or what the window shows of it."""
+        picture = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         target.write_bytes(base64.b64decode(picture["data"]))
 
 
@@ -119,6 +120,8 @@ def browsing(folder: Path) -> Iterator[Page]:
         spare = os.dup(from_browser)
         os.dup2(to_browser, 3)
         os.dup2(spare, 4)
+        # `dup2` leaves one that is there already closed to the browser.
+        os.set_inheritable(3, True)
 
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(

@@ -73,7 +73,7 @@ def create_api(resources: Resources, fast_path: FastPath, health: Health, bulkhe
     routers = [*ROUTERS[resources.settings.serve], *OPEN_ROUTERS]
     if resources.settings.has_admin_page:
         routers.append(admin.router)
-        app.state.oidc_discovery = admin.make_discovery(resources.settings)
+        app.state.oidc_discovery = admin.defer_discovery(resources.settings)
     if resources.settings.webhook_origins and resources.settings.serve != "api":
         routers.append(events.webhook_router)
     if resources.settings.has_scim:

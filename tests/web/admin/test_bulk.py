@@ -234,3 +234,38 @@ def test_selecting_a_user_with_an_odd_name_works(client: httpx.Client, admin: Vi
 
     label = admin.page.value(f"document.querySelector('tr[data-id=\"{user['id']}\"] input').ariaLabel")
     assert label == f"Select {name}"
+
+
+def test_escape_stops_a_run_and_shows_what_came_of_it(listed: Visitor, stored: Stored) -> None:
+    listed.click("Select all")
+    listed.click("Suspend")
+    listed.sees("can be suspended")
+    # The answer is held back until Escape was pressed.
+    listed.page.value(
+        """(() => {
+          const real = window.fetch;
+          window.fetch = async (...request) => {
+            const response = await real(...request);
+            await new Promise((resolve) => { window.release = resolve; });
+            return response;
+          };
+        })()"""
+    )
+    listed.click(f"Suspend {COUNT} users")
+    listed.page.wait_for("window.release !== undefined")
+    listed.press("Escape")
+    listed.sees("Changing users:")
+    listed.page.value("window.release()")
+    listed.sees(f"{COUNT} users suspended, 0 failed.")
+
+    assert {user["status"] for user in stored()} == {"suspended"}
+
+
+def test_going_back_closes_a_dialog(listed: Visitor) -> None:
+    listed.click("Select all")
+    listed.click("Suspend")
+    listed.sees("can be suspended")
+    listed.page.value("location.hash = '#/import'")
+    listed.sees("Latest imports")
+
+    listed.page.wait_for("document.querySelector('dialog') === null")

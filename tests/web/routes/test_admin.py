@@ -71,10 +71,10 @@ async def test_the_page_is_there_in_development_and_where_it_is_wanted(
         assert (await client.get("/admin")).status_code == status
 
 
-def test_no_file_is_read_before_the_page_is_asked_for() -> None:
+def test_nothing_is_read_or_loaded_before_the_page_is_asked_for() -> None:
     code = (
         "import sys, user_service.web.api; from user_service.web.static.admin import load_admin_assets;"
-        "print(load_admin_assets.cache_info().currsize)"
+        "print(load_admin_assets.cache_info().currsize + ('user_service.security.oidc_discovery' in sys.modules))"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

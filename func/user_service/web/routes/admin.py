@@ -2,49 +2,44 @@
 
 from asyncio import to_thread
 from contextlib import suppress
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from fastapi import Request, Response
-from pydantic import BaseModel
 
 from user_service.errors import IssuerUnavailable, NotFound
-from user_service.security.oidc_discovery import OidcDiscovery
 from user_service.settings import Settings
+from user_service.values.deferred import Deferred
 from user_service.web.dependencies import get_resources
+from user_service.web.responses import RawResponse, json_response
 from user_service.web.routing import OPEN_QUERY, make_router
 from user_service.web.static import WebPage
 from user_service.web.static.admin import admin_version, load_admin_assets, load_admin_page, load_callback_page
+
+if TYPE_CHECKING:
+    from user_service.security.oidc_discovery import OidcDiscovery
 
 IMMUTABLE: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
 HTML: Final = "text/html; charset=utf-8"
 router = make_router("operations")
 
 
-class OidcRead(BaseModel):
-    """How a browser signs persons in: authorization code flow with PKCE, as a public client (RFC 7636)."""
-
-    issuer: str
-    authorization_endpoint: str
-    token_endpoint: str
-    client_id: str
-    scope: str
-    audience: str
-
-
-class SignInRead(BaseModel):
-    oidc: OidcRead | None
-
-
-def make_discovery(settings: Settings) -> OidcDiscovery | None:
-    """The discovery of the issuer at which persons sign in to the page; None where they do not."""
+def defer_discovery(settings: Settings) -> "Deferred[OidcDiscovery] | None":
+    """The discovery of the issuer at which persons sign in to the page, for the first request; None without one."""
     if settings.admin_oidc_client_id is None or settings.jwt_issuer is None:
         return None
-    return OidcDiscovery(settings.jwt_issuer, settings.jwks_ca_file)
+    return Deferred(partial(open_discovery, settings.jwt_issuer, settings))
 
 
-def find_discovery(request: Request) -> OidcDiscovery | None:
-    discovery: OidcDiscovery | None = request.app.state.oidc_discovery
-    return discovery
+def open_discovery(issuer: str, settings: Settings) -> "OidcDiscovery":
+    from user_service.security.oidc_discovery import OidcDiscovery
+
+    return OidcDiscovery(issuer, settings.jwks_ca_file)
+
+
+async def find_discovery(request: Request) -> "OidcDiscovery | None":
+    deferred: Deferred[OidcDiscovery] | None = request.app.state.oidc_discovery
+    return await deferred.get() if deferred is not None else None
 
 
 @router.get("/admin", include_in_schema=False)
@@ -52,7 +47,7 @@ async def read_admin_page(request: Request) -> Response:
     """The page. It may send requests to this service, and to the issuer's token endpoint."""
     page = await to_thread(load_admin_page)
     policy = page.policy
-    if (discovery := find_discovery(request)) is not None:
+    if (discovery := await find_discovery(request)) is not None:
         with suppress(IssuerUnavailable):
             origin = (await discovery.find()).token_origin
             policy = policy.replace("connect-src 'self'", f"connect-src 'self' {origin}")
@@ -60,22 +55,24 @@ async def read_admin_page(request: Request) -> Response:
 
 
 @router.get("/admin/sign-in", include_in_schema=False)
-async def read_sign_in(request: Request) -> SignInRead:
-    """How persons sign in besides by a key or a token. Raises IssuerUnavailable."""
+async def read_sign_in(request: Request) -> RawResponse:
+    """How the page signs persons in besides by a key or a token: as a public client of an issuer, with PKCE (RFC 7636).
+
+    Raises IssuerUnavailable.
+    """
     settings = get_resources(request).settings
-    if (discovery := find_discovery(request)) is None:
-        return SignInRead(oidc=None)
+    if (discovery := await find_discovery(request)) is None:
+        return json_response({"oidc": None})
     endpoints = await discovery.find()
-    return SignInRead(
-        oidc=OidcRead(
-            issuer=discovery.issuer,
-            authorization_endpoint=endpoints.authorization,
-            token_endpoint=endpoints.token,
-            client_id=settings.admin_oidc_client_id or "",
-            scope=settings.admin_oidc_scope,
-            audience=settings.jwt_audience or "",
-        )
-    )
+    client = {
+        "issuer": discovery.issuer,
+        "authorization_endpoint": endpoints.authorization,
+        "token_endpoint": endpoints.token,
+        "client_id": settings.admin_oidc_client_id,
+        "scope": settings.admin_oidc_scope,
+        "audience": settings.jwt_audience,
+    }
+    return json_response({"oidc": client})
 
 
 @router.get("/admin/callback", include_in_schema=False, openapi_extra={OPEN_QUERY: ""})

@@ -2,8 +2,9 @@
 
 import { BatchRun, failuresFile } from "./batches.js";
 import { button, el, number, plural, saveFile } from "./dom.js";
-import { reasonField, showDialog } from "./dialogs.js";
+import { askToLeave, reasonField, showDialog } from "./dialogs.js";
 import { announce, failure } from "./notices.js";
+import { guard } from "./router.js";
 import { may } from "./session.js";
 
 const VALUE_KINDS = { text: (text) => text, number: Number, "true or false": (text) => text.trim().toLowerCase() === "true" };
@@ -30,6 +31,12 @@ async function start(kind, selection, onDone) {
     const place = el("div", {});
     dryRun(place, kind, items, close);
     dialog.addEventListener("close", () => place.dispatchEvent(new Event("leave")));
+    // Escape stops a run, whose outcome is then shown.
+    dialog.addEventListener("cancel", (event) => {
+      if (!place.querySelector("progress")) return;
+      event.preventDefault();
+      place.dispatchEvent(new Event("leave"));
+    });
     return place;
   });
   if (changed) onDone();
@@ -46,10 +53,13 @@ function follow(place, run, { text, then }) {
   };
   const work = async () => {
     place.replaceChildren(bar, count, el("div", { class: "actions" }, stop));
+    guard(() => askToLeave("What is not done yet is left as it is."));
     try {
       await run.run(show);
+      guard(null);
       then(run);
     } catch (error) {
+      guard(null);
       place.replaceChildren(failure(error, work), el("p", {}, `${number(run.position)} of ${number(run.items.length)} are done.`));
     }
   };

@@ -24,7 +24,7 @@ export function showDialog(title, build, { closable = true } = {}) {
 /** A field for why something is changed, which the audit trail shows. */
 export function reasonField() {
   return el("label", {}, "Reason, as a ticket's number; nothing personal",
-    el("input", { name: "reason", maxlength: "200", autocomplete: "off" }));
+    el("input", { name: "reason", maxlength: "200", autocomplete: "off", dir: "auto" }));
 }
 
 /**

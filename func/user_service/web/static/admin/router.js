@@ -82,6 +82,7 @@ export async function show({ focus = true } = {}) {
   markCurrent(name);
   if (mounted?.key === `${name}/${id}` && mounted.view?.update) return mounted.view.update(query);
   mounted?.stop.abort();
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   const stop = new AbortController();
   const mine = (mounted = { key: `${name}/${id}`, stop, view: null });
   const module = await VIEWS.get(name)();
