@@ -83,7 +83,9 @@ class Visitor:
         self.page.wait_for(f"{expression} !== null")
         place = self.page.value(
             f"(() => {{ const node = {expression}; node.scrollIntoView({{block: 'center', behavior: 'instant'}});"
-            " const box = node.getClientRects()[0]; return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+            " const shows = ({y, height}) => y + height / 2 >= 0 && y + height / 2 < innerHeight;"
+            " const {x, y, width, height} = [...node.getClientRects()].find(shows);"
+            " return [x + width / 2, y + height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.page.send("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
