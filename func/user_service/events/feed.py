@@ -14,6 +14,7 @@ from uuid import UUID
 
 from user_service.errors import CursorGone
 from user_service.events import distributed_reads
+from user_service.postgres.partitions import match_change
 from user_service.postgres.pool import ReadPool
 from user_service.users.cursors import FeedCursor
 
@@ -51,10 +52,10 @@ FROM (SELECT max(position) AS position FROM numbered) last WHERE last.position I
 RETURNING feed_state.position
 """  # noqa: S608
 # Lateral, so that each change is found by the primary key of its partition, whatever the planner expects.
-CHANGE: Final = """
+CHANGE: Final = f"""
 SELECT c.event_id, c.type, c.status, c.changed, c.actor FROM user_changes c
-WHERE c.user_id = f.user_id AND c.version = f.version AND c.changed_at = f.changed_at LIMIT 1
-"""
+WHERE {match_change("f")} LIMIT 1
+"""  # noqa: S608
 CHANGE_ID: Final = (
     f"SELECT c.event_id FROM (SELECT * FROM feed WHERE position = $1 LIMIT 1) f CROSS JOIN LATERAL ({CHANGE}) c"  # noqa: S608
 )

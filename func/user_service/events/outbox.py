@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 from user_service.errors import DatabaseUnavailable
 from user_service.events.distributed_reads import read_pending
 from user_service.events.types import PendingChange
+from user_service.postgres.partitions import match_change
 from user_service.postgres.pool import ReadPool
 
 LEASE_SECONDS: Final = 30.0
@@ -45,12 +46,11 @@ SELECT o.seq, o.seq = (SELECT min(f.seq) FROM outbox f WHERE f.partition = $1) A
   o.user_id, o.version, o.changed_at
 FROM outbox o WHERE o.partition = $1 AND {NOT_WAITING} ORDER BY o.seq LIMIT {BATCH_CHANGES}
 """  # noqa: S608
-# A change that is no longer in the change log counts as expired.
+# A change that is no longer in the change log counts as expired. Lateral, for the reason that CHANGE in feed.py has.
 READ: Final = f"""
 SELECT o.seq, o.is_oldest, o.refusals, o.user_id, o.version,
   c.event_id, c.type, c.status, c.changed, c.actor, c.traceparent, coalesce(c.changed_at, to_timestamp(0))
-FROM ({PENDING}) o
-LEFT JOIN user_changes c ON c.user_id = o.user_id AND c.version = o.version AND c.changed_at = o.changed_at
+FROM ({PENDING}) o LEFT JOIN LATERAL (SELECT * FROM user_changes c WHERE {match_change("o")} LIMIT 1) c ON true
 ORDER BY o.seq
 """  # noqa: S608
 SETTLE: Final = """
