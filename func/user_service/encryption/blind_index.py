@@ -121,7 +121,7 @@ class BlindIndex:
 
     def wanted_terms(self, text: str) -> set[int]:
         """The terms of the words of a query; of very many words, of the longest ones."""
-        words = sorted(wanted_words(text), key=len, reverse=True)[:MAX_QUERY_WORDS]
+        words = sorted(wanted_words(text), key=lambda word: (-len(word), word))[:MAX_QUERY_WORDS]
         return {
             self.cached_prefix(word[:MAX_PREFIX])
             if self.finds_prefixes and len(word) >= MIN_PREFIX and not is_cjk(word)

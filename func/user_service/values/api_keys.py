@@ -2,13 +2,10 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
-
-from user_service.values.timestamps import parse_rfc3339
 
 SCOPES: Final = frozenset(
     {
@@ -23,15 +20,15 @@ SCOPES: Final = frozenset(
         "scim",
     }
 )
-NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
+# Patterns are compiled, and modules for times imported, when there is a key: not at the start of a process without one.
+NAME: Final = r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?"
 # The names of the keys of INTERNAL_API_KEY, see `key_fingerprint`.
-RESERVED_NAME: Final = re.compile(r"[0-9a-f]{8}")
-SHA256: Final = re.compile(r"[0-9a-f]{64}")
+RESERVED_NAME: Final = r"[0-9a-f]{8}"
+SHA256: Final = r"[0-9a-f]{64}"
 MEMBERS: Final = frozenset({"name", "sha256", "scopes", "expires"})
 
 
-@dataclass(frozen=True, slots=True)
-class NamedKey:
+class NamedKey(NamedTuple):
     """A key of API_KEYS. Several keys can have one name, so that a key can be replaced by another one."""
 
     name: str
@@ -75,7 +72,7 @@ def parse_entry(entry: Any) -> NamedKey:
     if not isinstance(entry, dict) or not {"name", "sha256", "scopes"} <= entry.keys() <= MEMBERS:
         raise ValueError("expected an object with name, sha256, scopes and, if it ends, expires")
     sha256, scopes, name = entry["sha256"], entry["scopes"], check_name(entry["name"])
-    if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
+    if not isinstance(sha256, str) or not re.fullmatch(SHA256, sha256):
         raise ValueError(f"{name}: sha256 must be 64 hexadecimal digits in lower case, and never the key itself")
     if not isinstance(scopes, list):
         raise ValueError(f"{name}: scopes must be a list")
@@ -84,11 +81,11 @@ def parse_entry(entry: Any) -> NamedKey:
 
 def check_name(name: Any) -> str:
     """The name. Raises ValueError for one that a key can't have."""
-    if not isinstance(name, str) or not NAME.fullmatch(name):
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
         raise ValueError(
             "a name has up to 63 characters a-z, 0-9, dot, underscore or hyphen, with a letter or digit at both ends"
         )
-    if RESERVED_NAME.fullmatch(name):
+    if re.fullmatch(RESERVED_NAME, name):
         raise ValueError(f"{name}: eight hexadecimal digits are the name of a key of INTERNAL_API_KEY; use another one")
     return name
 
@@ -102,6 +99,8 @@ def parse_scopes(scopes: list[Any]) -> frozenset[str]:
 
 
 def parse_expiry(name: str, expires: Any) -> datetime | None:
+    from user_service.values.timestamps import parse_rfc3339
+
     if expires is None:
         return None
     try:

@@ -9,7 +9,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 from user_service.values.case_folding import fold_case
@@ -32,31 +32,39 @@ OPTIONAL_MARKS: Final = (
     range(0xFE20, 0xFE30),
     range(0xE0100, 0xE01F0),
 )
-TYPED: Final[dict[int, str]] = {
-    code: "" for block in OPTIONAL_MARKS for code in block if unicodedata.category(chr(code)) == "Mn"
-} | {
-    # Tatweel, which stretches a word.
-    0x0640: "",
-    # Unicode decomposes none of these.
-    **{ord(letter): typed for letter, typed in zip("ıøđðłħŧŋæœþ", (*"ioddlhtn", "ae", "oe", "th"), strict=True)},
-}
+# Unicode decomposes none of these.
+STROKED: Final = "ıøđðłħŧŋæœþ"
+STROKED_AS_TYPED: Final = (*"ioddlhtn", "ae", "oe", "th")
+TATWEEL: Final = 0x0640
 CJK: Final = (
     "\u1100-\u11ff\u3005-\u3007\u3031-\u3035\u303b\u3041-\u3096\u3099-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u318e"
     "\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff"
     "\U0001b000-\U0001b16f\U00020000-\U000323af"
 )
-RUN: Final = re.compile(f"[{CJK}]+|[^{CJK} ]+")
-IS_CJK: Final = re.compile(f"[{CJK}]")
 MIN_PREFIX: Final = 3
 MAX_PREFIX: Final = 8
+
+
+# What other texts than ASCII need is made when the first one comes: it would take a process 6 ms at its start.
+@cache
+def as_typed() -> dict[int, str]:
+    """What is typed for a character, by its code."""
+    marks = [code for block in OPTIONAL_MARKS for code in block if unicodedata.category(chr(code)) == "Mn"]
+    stroked = {ord(letter): typed for letter, typed in zip(STROKED, STROKED_AS_TYPED, strict=True)}
+    return dict.fromkeys([*marks, TATWEEL], "") | stroked
+
+
+@cache
+def run_pattern() -> re.Pattern[str]:
+    return re.compile(f"([{CJK}]+)|[^{CJK} ]+")
 
 
 def split_words(text: str) -> set[str]:
     """The words of a text, and its runs of Han, Kana or Hangul."""
     if text.isascii():
         return set(text.encode().translate(ASCII).decode().split())
-    decomposed = unicodedata.normalize("NFD", fold_case(text)).translate(TYPED)
-    return set(RUN.findall(separate(unicodedata.normalize("NFC", decomposed))))
+    decomposed = unicodedata.normalize("NFD", fold_case(text)).translate(as_typed())
+    return {run[0] for run in run_pattern().finditer(separate(unicodedata.normalize("NFC", decomposed)))}
 
 
 def split_folded(text: str) -> set[str]:
@@ -93,7 +101,10 @@ def prefixes(words: Iterable[str]) -> set[str]:
 
 @lru_cache(maxsize=8192)
 def is_cjk(word: str) -> bool:
-    return not word.isascii() and IS_CJK.match(word) is not None
+    if word.isascii():
+        return False
+    run = run_pattern().match(word)
+    return run is not None and run[1] is not None
 
 
 def parts(run: str) -> set[str]:
