@@ -163,7 +163,7 @@ class Resources:
             await self.pool.open()
             await self.check_pooler()
         try:
-            await check_keys(self.pool, self.keys)
+            await check_keys(self.pool, self.keys, stores_prefixes=self.settings.search_prefixes)
         except KeysRetired:
             # No key is left that this replica may seal with: it must not write, while other replicas may.
             self.verified = False

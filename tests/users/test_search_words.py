@@ -176,6 +176,13 @@ async def test_beginnings_of_words_are_found_after_a_reindex(database_url: str, 
     assert taken_back == [whole, whole]
 
 
+async def test_a_database_without_users_needs_no_reindex(database_url: str, tmp_path: Path) -> None:
+    async with running(make_settings(database_url, tmp_path, search_prefixes=True)) as client:
+        await make_user(client, display_name="Wilhelm Konrad")
+
+        assert [len(await find(client, query)) for query in ("wil", "kon wilhelm", "wi")] == [1, 1, 0]
+
+
 async def test_an_export_takes_the_same_words(client: Client) -> None:
     await make_user(client, display_name="José 山田太郎")
     await make_user(client, display_name="Ada")

@@ -22,6 +22,10 @@ ENCRYPTION = "encryption-key:"
 RETIRED = "retired-key:"
 # There if all users have terms of the beginnings of their words; see users/reindexing.py.
 PREFIXES = "search-prefixes"
+MARK_WITHOUT_USERS = (
+    "INSERT INTO service_meta (name, value) SELECT $1, 'true' WHERE NOT EXISTS (SELECT FROM users)"
+    " ON CONFLICT DO NOTHING"
+)
 RETIRE = (
     "INSERT INTO service_meta (name, value) SELECT name, floor(extract(epoch FROM clock_timestamp()))::bigint::text"
     " FROM unnest($1::text[]) AS name ON CONFLICT DO NOTHING"
@@ -83,8 +87,11 @@ class Retirement:
             await self.pool.fetch(UNREGISTER, ENCRYPTION + key_id)
 
 
-async def check_keys(pool: ReadPool, keys: Keyring) -> None:
-    """Like `compare_keys`, and registers the blind index key and the active key if they are not registered."""
+async def check_keys(pool: ReadPool, keys: Keyring, *, stores_prefixes: bool = False) -> None:
+    """Like `compare_keys`, and registers the blind index key and the active key if they are not registered.
+
+    With `stores_prefixes`, a database without users needs no reindex for queries to find the beginnings of words.
+    """
     registered = await read_registered(pool)
     reject_wrong_keys(registered, keys)
     fingerprints = {BLIND_INDEX: fingerprint(keys.blind_index), **encryption_fingerprints(keys)}
@@ -95,6 +102,9 @@ async def check_keys(pool: ReadPool, keys: Keyring) -> None:
             await pool.fetch(REGISTER, name, fingerprints[name])
             registered = await read_registered(pool)
             reject_wrong_keys(registered, keys)
+    if stores_prefixes and PREFIXES not in registered:
+        await pool.fetch(MARK_WITHOUT_USERS, PREFIXES)
+        registered = await read_registered(pool)
     activate_keys(registered, keys)
 
 
