@@ -1,12 +1,13 @@
 """The audit over all users, reasons, and the state of the service, on the admin page."""
 
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 
-from support.api import USERS, create_user, user_url
+from support.api import USERS, create_user, unique_email, user_url
 from support.browser import needs_chromium
 from support.issuer import Issuer
 from support.process import ServiceProcess
@@ -141,3 +142,17 @@ def test_views_that_the_scopes_do_not_allow_have_no_link_and_say_why(
 
     requests: list[dict[str, Any]] = [e for e in visitor.page.events if e["method"] == "Network.responseReceived"]
     assert 403 not in {event["params"]["response"]["status"] for event in requests}
+
+
+def test_a_reason_is_kept_with_an_import(admin: Visitor, client: httpx.Client, tmp_path: Path) -> None:
+    email = unique_email()
+    path = tmp_path / "people.csv"
+    path.write_text(f"email\n{email}\n")
+    admin.click("Import")
+    admin.give_files("Drop a file of CSV or NDJSON here", path)
+    admin.enter("Reason", "Übernahme 7")
+    admin.click("Import", "form button")
+    admin.sees("The file is imported")
+    user = client.get(USERS, params={"email": email}).json()["items"][0]
+
+    assert client.get(user_url(user, "/audit")).json()["items"][0]["reason"] == "Übernahme 7"

@@ -181,3 +181,23 @@ def test_the_address_of_a_user_works_after_signing_in(
     visitor.sign_in(API_KEY)
 
     visitor.sees(user["email"])
+
+
+def test_a_view_that_can_not_be_fetched_can_be_tried_again(client: httpx.Client, admin: Visitor) -> None:
+    create_user(client)
+    admin.page.wait_for("document.querySelectorAll('tbody tr').length > 0")
+    admin.set_online(False)
+    admin.click("Import")
+    admin.sees("The service does not respond.")
+    admin.set_online(True)
+    admin.click("Try again")
+    admin.sees("Latest imports")
+    admin.click("Users")
+    admin.page.wait_for("document.querySelectorAll('tbody tr').length > 0")
+    admin.set_online(False)
+    admin.tick("Select the users on this page")
+    admin.sees("The service does not respond.")
+    admin.set_online(True)
+    admin.click("Try again")
+
+    admin.page.wait_for("[...document.querySelectorAll('.bar button')].some((each) => each.textContent === 'Suspend')")

@@ -254,3 +254,17 @@ def test_a_long_trail_is_read_in_pages(client: httpx.Client, show: Show) -> None
     admin = show(user)
 
     admin.page.wait_for("document.querySelectorAll('.timeline li').length === 211")
+
+
+def test_keys_that_scripts_give_a_meaning_are_kept_as_they_are(client: httpx.Client, show: Show) -> None:
+    user = create_user(client, metadata={"prototype": "c"}, preferences={"__proto__": {"x": 1}})
+    admin = show(user)
+    admin.enter("Metadata", '{"prototype": "c", "__proto__": "a", "constructor": "b", "toString": 1}')
+    admin.enter("Preferences", '{"__proto__": {"x": 1, "y": {"__proto__": 2}}}')
+    admin.click("Save")
+    admin.sees("The changes are saved.")
+
+    stored = client.get(user_url(user)).json()
+    assert stored["metadata"] == {"prototype": "c", "__proto__": "a", "constructor": "b", "toString": 1}
+    assert stored["preferences"] == {"__proto__": {"x": 1, "y": {"__proto__": 2}}}
+    assert admin.faults() == []

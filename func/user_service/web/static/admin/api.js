@@ -86,7 +86,7 @@ export async function send(method, path, options = {}) {
 }
 
 /** A text as the bytes of its UTF-8, of which `fetch` takes each for a character. */
-function asHeader(text) {
+export function asHeader(text) {
   return String.fromCharCode(...new TextEncoder().encode(text.trim()));
 }
 

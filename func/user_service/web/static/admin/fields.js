@@ -37,7 +37,6 @@ export const COLUMNS = [
   "created_at", "updated_at", "last_login_at", "deleted_at", "version", "id",
 ];
 export const DEFAULT_COLUMNS = ["name", "email", "status", "created_at"];
-export const NAMES = ["display_name", "given_name", "family_name"];
 
 export const STATUS_CLASSES = { active: "good", pending: "warn", suspended: "bad", deleted: "muted" };
 

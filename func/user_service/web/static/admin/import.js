@@ -1,8 +1,8 @@
 /** Imports: a file is dropped, its first records are shown, a dry run says what would happen, then it is applied. */
 
-import { call } from "./api.js";
+import { asHeader, call } from "./api.js";
 import { button, el, isolated, number, plural, randomKey, table } from "./dom.js";
-import { askToLeave } from "./dialogs.js";
+import { askToLeave, reasonField } from "./dialogs.js";
 import { labelOf, show } from "./fields.js";
 import { findFormat, preview } from "./file_preview.js";
 import { ImportList, countsOf, failuresButton } from "./import_list.js";
@@ -81,17 +81,18 @@ class ImportView {
           el("option", { value: "fail" }, "count the record as failed"), el("option", { value: "skip" }, "leave the user as it is"), el("option", { value: "update" }, "change the user"))),
       this.format === "csv" && el("label", { class: "line" }, el("input", { type: "checkbox", name: "unknown_columns", value: "ignore" }), "pass over unknown columns"),
       el("label", { class: "line" }, el("input", { type: "checkbox", name: "keep_ids", value: "true" }), "keep the ids of an export"),
-      el("button", { value: "dry" }, "Dry run"), el("button", { value: "apply", class: "primary" }, "Import"));
+      reasonField(), el("button", { value: "dry" }, "Dry run"), el("button", { value: "apply", class: "primary" }, "Import"));
   }
 
   /** Sends the file. The same file under its key goes on where it has stopped. */
   async run(form, dryRun) {
-    const query = { ...Object.fromEntries(new FormData(form)), dry_run: dryRun ? "true" : "" };
+    const { reason, ...options } = Object.fromEntries(new FormData(form));
+    const query = { ...options, dry_run: dryRun ? "true" : "" };
     if (this.once?.dryRun !== dryRun) this.once = { key: randomKey(), dryRun };
     const once = this.once;
     const bar = el("progress", { max: this.file.size || 1, value: 0, "aria-label": "Sent" });
     const sentence = el("p", { role: "status" }, dryRun ? "Dry run, which changes nothing." : "Importing.");
-    const headers = { "Content-Type": MEDIA_TYPES[this.format], "Idempotency-Key": once.key };
+    const headers = { "Content-Type": MEDIA_TYPES[this.format], "Idempotency-Key": once.key, ...(reason && { "X-Change-Reason": asHeader(reason) }) };
     this.upload = new Upload("users/imports", this.file, { query, headers, onProgress: (sent) => { bar.value = sent; } });
     this.result.replaceChildren(el("div", { class: "notice" }, bar, sentence, el("p", {}, button("Stop", () => this.upload?.stop()))));
     for (const each of form.elements) each.disabled = true;

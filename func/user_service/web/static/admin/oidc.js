@@ -75,7 +75,7 @@ async function exchange(settings, grant) {
     tokens = await response.json();
     if (!response.ok) throw new SignInFailed(`The issuer gives no token: ${tokens.error_description || tokens.error || response.status}.`);
   } catch (error) {
-    throw error instanceof SignInFailed ? error : new SignInFailed("The issuer does not answer this page: it must allow requests from it (CORS).");
+    throw error instanceof SignInFailed ? error : new SignInFailed("The issuer does not answer this page. Load the page again; if that does not help, the issuer must allow requests from it (CORS).");
   }
   if (typeof tokens.access_token !== "string") throw new SignInFailed("The issuer has sent no access token.");
   const { refresh_token: token } = tokens;

@@ -3,7 +3,7 @@
 export function isSame(one, other) {
   if (isObject(one) && isObject(other)) {
     const names = Object.keys(one);
-    return names.length === Object.keys(other).length && names.every((name) => name in other && isSame(one[name], other[name]));
+    return names.length === Object.keys(other).length && names.every((name) => Object.hasOwn(other, name) && isSame(one[name], other[name]));
   }
   if (Array.isArray(one) && Array.isArray(other)) {
     return one.length === other.length && one.every((value, index) => isSame(value, other[index]));
@@ -17,17 +17,17 @@ export function isObject(value) {
 
 /** The patch that makes `to` of `from`: objects are patched key by key, everything else is replaced. */
 export function makePatch(from, to) {
-  const patch = {};
-  for (const name of Object.keys(from)) {
-    if (!(name in to)) patch[name] = null;
-  }
+  const removed = Object.keys(from).filter((name) => !Object.hasOwn(to, name)).map((name) => [name, null]);
+  const set = [];
   for (const [name, value] of Object.entries(to)) {
-    if (isObject(from[name]) && isObject(value)) {
-      const inner = makePatch(from[name], value);
-      if (Object.keys(inner).length) patch[name] = inner;
-    } else if (!(name in from) || !isSame(from[name], value)) {
-      patch[name] = value;
+    const before = Object.hasOwn(from, name) ? from[name] : undefined;
+    if (isObject(before) && isObject(value)) {
+      const inner = makePatch(before, value);
+      if (Object.keys(inner).length) set.push([name, inner]);
+    } else if (before === undefined || !isSame(before, value)) {
+      set.push([name, value]);
     }
   }
-  return patch;
+  // A name may be `__proto__`, which an assignment would not make a member.
+  return Object.fromEntries([...removed, ...set]);
 }

@@ -3,6 +3,9 @@
  * that it can be kept in a history and sent to others.
  */
 
+import { ConnectionLost } from "./api.js";
+import { failure } from "./notices.js";
+
 const VIEWS = new Map();
 let mounted = null;
 let shown = "";
@@ -26,12 +29,6 @@ export function link(name, { id = "", query = {} } = {}) {
 export function go(hash) {
   if (location.hash === hash) return show();
   location.hash = hash;
-}
-
-/** Changes the address of the view that is shown, without a step in the history. */
-export function rename(hash) {
-  history.replaceState(null, "", hash);
-  shown = hash;
 }
 
 export function guard(question) {
@@ -85,7 +82,17 @@ export async function show({ focus = true } = {}) {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   const stop = new AbortController();
   const mine = (mounted = { key: `${name}/${id}`, stop, view: null });
-  const module = await VIEWS.get(name)();
+  let module;
+  try {
+    module = await VIEWS.get(name)();
+  } catch {
+    // The file of a view is fetched when the view is first shown.
+    if (mounted === mine) {
+      mounted = null;
+      place.replaceChildren(failure(new ConnectionLost(), () => show({ focus })));
+    }
+    return undefined;
+  }
   if (mounted !== mine) return undefined;
   place.replaceChildren();
   mine.view = module.open(place, { id, query, signal: stop.signal });

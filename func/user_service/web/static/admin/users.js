@@ -1,6 +1,6 @@
 /** The list of users: what a search has found, or what the filters of the address select. */
 
-import { read } from "./api.js";
+import { ConnectionLost, read } from "./api.js";
 import { button, el, isolated, plural, table } from "./dom.js";
 import { LABELS, show, title } from "./fields.js";
 import { DEFAULT_SIZE, apiFilters, chosenColumns, fieldsOf, filterBar } from "./filters.js";
@@ -176,9 +176,15 @@ class UserList {
       row.querySelector("input").checked = isSelected;
     }
     if (selection.size === 0) return;
-    const { bulkButtons } = await import("./bulk.js");
+    let buttons;
+    try {
+      const { bulkButtons } = await import("./bulk.js");
+      buttons = bulkButtons(selection.versions, () => { selection.clear(); this.load(); });
+    } catch {
+      buttons = [failure(new ConnectionLost(), () => this.showChosen())];
+    }
     this.chosen.replaceChildren(el("b", { role: "status" }, `${plural(selection.size, "user")} selected`),
-      ...bulkButtons(selection.versions, () => { selection.clear(); this.load(); }),
+      ...buttons,
       button("Clear the selection", () => selection.clear(), { class: "plain" }));
   }
 
