@@ -1,6 +1,7 @@
 """Every page of the list walks an index: what PostgreSQL plans for each kind of query over many users."""
 
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -12,12 +13,31 @@ import asyncpg
 import pytest
 from benchmarks.fill import FIRST_MILLISECOND, fill
 from benchmarks.people import names
+from sqlalchemy import and_
 
 from support.servers import PostgresServer
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.postgres.pool import PLANNER
+from user_service.postgres.selects import compile_with_values
+from user_service.postgres.tables import users
+from user_service.users.conditions import (
+    EVERYONE,
+    All,
+    AnyOf,
+    Comparison,
+    Condition,
+    ExternalIdStarts,
+    HasStatus,
+    Key,
+    Named,
+    Not,
+    Time,
+    TimeIs,
+    follows_updates,
+)
 from user_service.users.cursors import Cursor
+from user_service.users.directory import DirectoryQuery, clause, page_statement
 from user_service.users.search import UserSearch
 from user_service.users.search_query import SearchQuery
 from user_service.values.ids import time_at
@@ -137,3 +157,43 @@ async def test_beginnings_find_what_was_filled(connection: asyncpg.Connection) -
     whole, values = SEARCH.statement(query)
     assert f"list-{USERS // 2}" in found
     assert await connection.fetch(whole, *values) == []
+
+
+NAMED = Named(Key.USERNAME, "ada")
+NAMED_IDS = {NAMED: {BEHIND.id}}
+RECENT = TimeIs(Time.UPDATED, Comparison.AT_LEAST, MIDDLE + timedelta(seconds=USERS / 4_000))
+CONDITIONS: dict[str, Condition] = {
+    "everyone": EVERYONE,
+    "named": NAMED,
+    "not named": Not(NAMED),
+    "named or another": AnyOf((NAMED, Named(Key.EMAIL, "x"))),
+    "external id begins": ExternalIdStarts("list-1"),
+    "has an external id": ExternalIdStarts(""),
+    "active": HasStatus(frozenset({"active"})),
+    "inactive": HasStatus(frozenset({"pending", "suspended"})),
+    "created": TimeIs(Time.CREATED, Comparison.LESS, MIDDLE),
+    "updated": RECENT,
+    "updated and active": All((RECENT, HasStatus(frozenset({"active"})))),
+}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+async def test_no_page_of_a_condition_reads_a_whole_table(connection: asyncpg.Connection, condition: str) -> None:
+    whole = {}
+    ids = defaultdict[Named, set[UUID]](set, NAMED_IDS)
+    by_update = follows_updates(CONDITIONS[condition])
+    for descending, cursor, offset in product((False, True), (None, BEHIND), (0, 100)):
+        query = DirectoryQuery(
+            condition=CONDITIONS[condition],
+            by_update=by_update,
+            descending=descending,
+            cursor=cursor,
+            offset=0 if cursor else offset,
+            limit=50,
+        )
+        matching = and_(users.c.deleted_at.is_(None), clause(query.condition, ids))
+        statement, values = compile_with_values(page_statement(query, matching))
+        plan = await explain(connection, statement.sql, *statement.arguments(values))
+        if found := read_whole(plan):
+            whole[descending, cursor is not None, offset] = found
+    assert whole == {}

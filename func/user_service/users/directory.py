@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Select, and_, false, func, not_, or_, sele
 
 from user_service.cache.dataloader import DataLoader
 from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, encode_text
-from user_service.encryption.cipher import Cipher
+from user_service.encryption.cipher import Cipher, DecryptionError
 from user_service.postgres.selects import compile_with_values
 from user_service.postgres.session import Session
 from user_service.postgres.tables import identifiers, users
@@ -93,8 +93,8 @@ class DirectorySearch:
         self.cipher = cipher
         self.index = index
 
-    async def find(self, wanted: Iterable[Named]) -> dict[Named, Sequence[User]]:
-        """The living users of each name; by one statement."""
+    async def find(self, wanted: Iterable[Named]) -> dict[Named, Sequence[User] | Exception]:
+        """The living users of each name, by one statement; or the error of one that can't be decrypted."""
         keys = {name: self.keys(name) for name in wanted}
         by_kind: dict[int, set[Any]] = {kind: set() for kind in (ID, EMAIL, EXTERNAL_ID, USERNAME)}
         for kind, key in {key for name_keys in keys.values() for key in name_keys}:
@@ -103,17 +103,16 @@ class DirectorySearch:
             return {}
         with self.session.traced(SELECT_BY_KEYS):
             rows = await self.session.connection.fetch(SELECT_BY_KEYS, *map(list, by_kind.values()))
-        by_id = {row[0]: row for row in rows}
-        users = {user_id: decode_row(row[:-FOUND_BY], self.cipher) for user_id, row in by_id.items()}
-        found = {(row[-2], row[-1]): users[row[0]] for row in rows} | {
-            (ID, user_id): users[user_id] for user_id in users
-        }
-        return {
-            name: list(
-                {user.id: user for key in keys[name] if (user := found.get(key)) and is_living(user, name)}.values()
-            )
-            for name in keys
-        }
+        by_id = {row[0]: self.decode(row) for row in rows}
+        found = {(row[-2], row[-1]): by_id[row[0]] for row in rows}
+        found |= {(ID, user_id): user for user_id, user in by_id.items()}
+        return {name: choose(name, [found[key] for key in keys[name] if key in found]) for name in keys}
+
+    def decode(self, row: Any) -> User | Exception:
+        try:
+            return decode_row(row[:-FOUND_BY], self.cipher)
+        except DecryptionError as error:
+            return error
 
     def keys(self, name: Named) -> list[tuple[int, Any]]:
         """The kinds and indexes by which the users of a name are looked up."""
@@ -131,7 +130,7 @@ class DirectorySearch:
     async def page(self, query: DirectoryQuery) -> SearchPage:
         wanted = list(names(query.condition))
         named = await self.find(wanted) if wanted else {}
-        ids = {name: {user.id for user in named.get(name, ())} for name in wanted}
+        ids = {name: {user.id for user in unwrap(named.get(name, ()))} for name in wanted}
         matching = and_(users.c.deleted_at.is_(None), clause(query.condition, ids))
         found: Sequence[User] = []
         has_more = False
@@ -211,6 +210,19 @@ def time_clause(condition: TimeIs) -> ColumnElement[bool]:
             return end
     # Ids hold whole milliseconds.
     return and_(begin, not_(end)) if moment.microsecond % 1000 == 0 else false()
+
+
+def choose(name: Named, found: Sequence[User | Exception]) -> Sequence[User] | Exception:
+    """Those of the users found by the keys of a name that have it; or the error of one of them."""
+    errors = [user for user in found if isinstance(user, Exception)]
+    users = {user.id: user for user in found if isinstance(user, User) and is_living(user, name)}
+    return errors[0] if errors else list(users.values())
+
+
+def unwrap(users: Sequence[User] | Exception) -> Sequence[User]:
+    if isinstance(users, Exception):
+        raise users
+    return users
 
 
 def is_living(user: User, name: Named) -> bool:
