@@ -139,6 +139,23 @@ def test_a_name_that_another_user_shows_is_refused_in_a_set(scim: ScimClient, sc
     assert statuses(outcomes) == ["201", "409"]
 
 
+def test_errors_of_operations_do_not_quote_values(scim: ScimClient) -> None:
+    secret, user = "ada.secret@example.org", scim.make()
+    path = f"/Users/{user['id']}"
+
+    outcomes = run(
+        scim,
+        operation("PATCH", path, patch({"op": "replace", "path": f'emails[value eq "{secret}"', "value": "x"})),
+        operation("PATCH", path, patch({"op": "replace", "path": "active", "value": secret})),
+        operation("PATCH", path, patch({"op": "replace", "path": "emails", "value": [secret]})),
+        operation("POST", "/Users", new_user(active=secret), bulkId="a"),
+        operation("POST", "/Users", new_user(emails=[{"value": f"{secret}@"}]), bulkId="b"),
+    )
+
+    assert statuses(outcomes) == ["400"] * 5
+    assert secret not in json.dumps([outcome["response"] for outcome in outcomes])
+
+
 def test_a_thousand_users_are_one_set(scim: ScimClient) -> None:
     outcomes = run(scim, *(creation(str(place)) for place in range(1000)))
 

@@ -18,6 +18,7 @@ from scim2_models import (
     Resource,
     ResourceType,
     ResponseParameters,
+    SCIMException,
     ScimPolicy,
     SearchRequest,
 )
@@ -32,7 +33,7 @@ from scim2_server.storage import SearchPage
 
 from user_service.errors import ServiceError
 from user_service.scim.bulk import BulkWriter
-from user_service.scim.errors import to_scim_error
+from user_service.scim.errors import to_scim_error, to_service_error
 from user_service.scim.lookups import LIST_SCHEMA, Lookup
 from user_service.scim.mapping import keep_unnamed
 from user_service.scim.models import POLICY, USER_TYPE, UserResource
@@ -205,6 +206,8 @@ class DirectoryService(ScimService):
 
     @staticmethod
     def error_of(exception: Exception) -> Error:
+        if isinstance(exception, SCIMException):
+            exception = to_service_error(exception)
         if isinstance(exception, ServiceError):
             return to_scim_error(exception)
         return ScimService.error_of(exception)
