@@ -242,6 +242,13 @@ def test_helm_test_passes_against_the_service(settings: Settings, tmp_path: Path
     assert "ok   and gone" in result.stdout
 
 
+@pytest.mark.parametrize(
+    "name", ["extraEnv", "image.pullSecrets", "podAnnotations", "jobPodAnnotations", "tolerations"]
+)
+def test_a_value_that_is_taken_away_leaves_nothing(name: str) -> None:
+    assert unresolved_references(render_chart(f"{name}=null")) == []
+
+
 def test_a_package_of_the_chart_renders_the_same(tmp_path: Path) -> None:
     packed = charts.helm("package", str(CHART), "--destination", str(tmp_path))
     [archive] = tmp_path.glob("user-service-*.tgz")

@@ -5,7 +5,7 @@ imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 envFrom:
   - configMapRef:
       name: {{ .configMap }}
-{{- $env := concat (.env | default list) .root.Values.extraEnv }}
+{{- $env := concat (.env | default list) (.root.Values.extraEnv | default list) }}
 {{- with $env }}
 env:
   {{- toYaml . | nindent 2 }}
