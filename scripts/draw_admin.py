@@ -120,7 +120,7 @@ def draw_import(visitor: Visitor, folder: Path) -> None:
     visitor.give_files("Drop a file of CSV or NDJSON here", path)
     visitor.click("Dry run")
     visitor.sees("Dry run: what would happen")
-    visitor.sees("Save the failures as a file")
+    visitor.page.wait_for("document.querySelector('section[aria-labelledby=result] table') !== null")
     draw(visitor, "import")
 
 
