@@ -38,7 +38,7 @@ class Blocking:
             result = found(*arguments, **options)
             if inspect.isawaitable(result):
                 return self.loop.run_until_complete(result)
-            return self.iterate(result)
+            return self.iterate(result) if isinstance(result, AsyncIterator) else Blocking(result, self.loop)
 
         return method
 

@@ -14,6 +14,8 @@ export interface ClientOptions {
   /** One of the two; a function gives a token for each try. */
   apiKey?: string;
   token?: string | (() => string | Promise<string>);
+  /** Why this client changes or exports users, for the audit, such as `ticket 4711`. */
+  reason?: string;
   timeoutSeconds?: number;
   retry?: Partial<Retry>;
   fetch?: (request: Request) => Promise<Response>;
@@ -30,7 +32,7 @@ export function createClient(options: ClientOptions): UserServiceClient {
   const url = new URL(options.url);
   const isAddress = /^https?:$/.test(url.protocol) && url.username === "" && url.search === "" && url.hash === "";
   if (!isAddress) throw new TypeError("url: not an address such as https://users.example.org");
-  const { apiKey, token } = options;
+  const { apiKey, token, reason } = options;
   if (!apiKey === !token) throw new TypeError("give an apiKey or a token");
   const retry = { ...DEFAULT_RETRY, ...options.retry };
   const fetch = makeFetch({
@@ -44,6 +46,8 @@ export function createClient(options: ClientOptions): UserServiceClient {
   });
   const api = createApi<paths>({
     baseUrl: options.url.replace(/\/+$/, ""),
+    // A header has bytes: UTF-8, each as one character.
+    headers: reason ? { "X-Change-Reason": String.fromCharCode(...new TextEncoder().encode(reason)) } : {},
     fetch,
     querySerializer: { array: { style: "form", explode: false }, object: { style: "form", explode: true } },
   });

@@ -119,6 +119,15 @@ test("filters are sent as the service reads them", async () => {
   assert.deepEqual(found.map((each) => each.id), [user.id]);
 });
 
+test("changes have a reason in the audit", async () => {
+  const client = createClient({ url: PROXIES["none"]!, apiKey, reason: "Wunsch der Kundin – 4711" });
+  const user = await client.users.create({ email: `${randomUUID()}@example.org` });
+
+  const { data } = await client.api.GET("/api/v1/audit", { params: { query: { user_id: user.id } } });
+
+  assert.deepEqual(data?.items.map((entry) => entry.reason), ["Wunsch der Kundin – 4711"]);
+});
+
 test("every operation of the document is there with its types", async () => {
   const { data } = await direct.api.GET("/api/v1/users", { params: { query: { count: true, limit: 1 } } });
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from user_service_client import (
     AsyncClient,
     AuditEntry,
+    AuditRecord,
     BatchResult,
     Change,
     ChangePage,
@@ -47,6 +48,7 @@ def block(client: Client, since: datetime) -> None:
     pieces: Iterator[bytes] = client.users.export_csv(fields=["email"])
     lines: Iterator[bytes] = client.users.export_lines(status="active")
     trail: Iterator[AuditEntry] = client.users.audit(user)
+    records: Iterator[AuditRecord] = client.users.because("ticket 4711").search_audit(user=user, after=since)
     result: BatchResult = client.users.batch.create([new, {"email": "b@example.org"}], on_conflict="skip")
     result = client.users.batch.update([(user, {"given_name": "Ada"}), (user.id, {})])
     result = client.users.batch.delete([user, user.id])
@@ -56,7 +58,22 @@ def block(client: Client, since: datetime) -> None:
     changes: Iterator[Change] = client.users.changes(after=CursorFile("cursor"), follow=True)
     pages: Iterator[ChangePage] = client.users.change_pages(change_type="deleted")
     count: int = client.users.count(q="ada")
-    use(found, done, listed, exported, pieces, lines, trail, result, found_many, failures, changes, pages, count)
+    use(
+        found,
+        done,
+        listed,
+        exported,
+        pieces,
+        lines,
+        trail,
+        records,
+        result,
+        found_many,
+        failures,
+        changes,
+        pages,
+        count,
+    )
 
 
 async def wait(client: AsyncClient) -> None:

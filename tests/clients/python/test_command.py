@@ -108,6 +108,15 @@ def test_a_purge_is_done_with_yes(run: Run, address: Callable[[], str]) -> None:
     assert [entry["type"] for entry in documents(run("audit", made["id"]))] == ["created", "purged"]
 
 
+def test_the_audit_of_all_users_has_the_reasons(run: Run, address: Callable[[], str]) -> None:
+    (made,) = documents(run("create", f"email={address()}"))
+    documents(run("suspend", made["id"], "--reason", "ticket 4711"))
+
+    records = documents(run("audit", made["email"], "--type", "status_changed", "--after", "2020-01-01"))
+
+    assert [(record["user_id"], record["reason"]) for record in records] == [(made["id"], "ticket 4711")]
+
+
 def test_the_export_of_a_person_is_in_a_file_of_ones_own(run: Run, address: Callable[[], str], tmp_path: Path) -> None:
     (made,) = documents(run("create", f"email={address()}"))
 

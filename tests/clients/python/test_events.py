@@ -5,12 +5,18 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.event_sink import Sink
+from support.process import serving
+from support.settings import API_KEY
+from support.waiting import wait_until
 from user_service.events.types import PendingChange
-from user_service_client import InvalidEvent, verify_event
+from user_service_client import Client, InvalidEvent, verify_event
 
 # The example of the specification of Standard Webhooks, which has a body of its own.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -33,9 +39,9 @@ HEADERS = {
 def sign(body: bytes, secret: str = SECRET, *, moment: float | None = None) -> dict[str, str]:
     stamp = str(int(time.time() if moment is None else moment))
     key = base64.b64decode(secret.removeprefix("whsec_"))
-    digest = hmac.new(key, b".".join([b"msg_1", stamp.encode(), body]), hashlib.sha256).digest()
+    digest = hmac.new(key, b".".join([HEADERS["ce-id"].encode(), stamp.encode(), body]), hashlib.sha256).digest()
     signature = "v1a,zzzz v1," + base64.b64encode(digest).decode()
-    return {"webhook-id": "msg_1", "Webhook-Timestamp": stamp, "webhook-signature": signature}
+    return {"webhook-id": HEADERS["ce-id"], "Webhook-Timestamp": stamp, "webhook-signature": signature}
 
 
 def structured(**changes: Any) -> bytes:
@@ -67,7 +73,7 @@ def test_the_attributes_and_data_are_those_that_the_service_makes() -> None:
 
 
 def test_the_example_of_the_specification_is_accepted() -> None:
-    """Only its signature: the body is no event of this service."""
+    """Only its signature: it is no event of this service."""
     body = b'{"test": 2432232314}'
     headers = {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
@@ -75,7 +81,7 @@ def test_the_example_of_the_specification_is_accepted() -> None:
         "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
     }
 
-    with pytest.raises(InvalidEvent, match="not an event about a user"):
+    with pytest.raises(InvalidEvent, match="the id is not the signed one"):
         verify_event(headers, body, secret=SECRET, tolerance_seconds=1e12)
     with pytest.raises(InvalidEvent, match="too old"):
         verify_event(headers, body, secret=SECRET)
@@ -106,6 +112,34 @@ def test_a_wrong_signature_is_refused(changes: dict[str, str], said: str) -> Non
 
     with pytest.raises(InvalidEvent, match=said):
         verify_event({**HEADERS, **sign(body), **changes}, body, secret=SECRET)
+
+
+def test_the_id_is_the_signed_one() -> None:
+    body = json.dumps(DATA).encode()
+
+    with pytest.raises(InvalidEvent, match="the id is not the signed one"):
+        verify_event({**HEADERS, **sign(body), "ce-id": "0198c5a4-8a44-7d31-8f0e-000000000000"}, body, secret=SECRET)
+
+
+def test_what_the_service_signs_and_sends_is_read(
+    database_url: str, tmp_path: Path, sink: Sink, address: Callable[[], str]
+) -> None:
+    environ = {"DATABASE_URL": database_url, "EVENT_SINK_URL": sink.url, "EVENT_SINK_SECRET": SECRET}
+    with (
+        serving(tmp_path, APP_ENV="production", **environ) as service,
+        Client(service.url, api_key=API_KEY) as client,
+    ):
+        user = client.users.create(email=address())
+        client.users.suspend(user)
+        wait_until(lambda: len(sink.taken) >= 2, "two events")
+    events = [verify_event(each.headers, each.body, secret=SECRET) for each in sink.taken]
+
+    assert [(event.type, event.user_id, event.data.version) for event in events] == [
+        ("created", user.id, 1),
+        ("status_changed", user.id, 2),
+    ]
+    with pytest.raises(InvalidEvent):
+        verify_event(sink.taken[0].headers, sink.taken[1].body, secret=SECRET)
 
 
 def test_an_unsigned_event_is_refused_where_a_secret_is_given() -> None:

@@ -26,7 +26,9 @@ RESPONSES = {
     models.User: "UserRead",
     models.UserPage: "UserPage",
     models.AuditEntry: "ChangeRead",
-    models.AuditPage: "ChangePage",
+    models.TrailPage: "ChangePage",
+    models.AuditRecord: "AuditEntryRead",
+    models.AuditPage: "AuditPage",
     models.Change: "FeedChangeRead",
     models.ChangePage: "FeedPageRead",
     models.ItemError: "ItemError",
@@ -125,7 +127,7 @@ def test_every_operation_of_users_is_offered() -> None:
         path.read_text() for path in Path(sys.modules["user_service_client"].__file__ or "").parent.glob("*.py")
     )
     for path in DOCUMENT["paths"]:
-        if path.startswith("/api/v1/users/"):
+        if path.startswith(("/api/v1/users/", "/api/v1/audit")):
             last = [part for part in path.split("/") if not part.startswith("{")][-1]
             assert last == "users" or f"/{last}" in source or f'"{last}"' in source, path
 

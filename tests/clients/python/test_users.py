@@ -183,6 +183,21 @@ def test_the_trail_the_export_of_a_person_and_its_erasure(client: Any, address: 
     assert client.users.get(user.id, include_deleted=True, fresh=True).email is None
 
 
+def test_changes_have_a_reason_in_the_audit_of_all_users(client: Any, address: Address) -> None:
+    user = client.users.create(email=address())
+    reason = f"Wunsch der Kundin – {uuid4().hex}"
+
+    client.users.because(reason).update(user, given_name="Ada")
+    client.users.because(reason).batch.delete([user.id])
+
+    records = list(client.users.search_audit(user=user, after=user.created_at))
+    assert [(record.type, record.reason) for record in records[:2]] == [("deleted", reason), ("updated", reason)]
+    assert next(client.users.search_audit(audit_type="created", user=user.id)).version == 1
+    for wrong in ("", " ", "two\nlines", "x" * 201):
+        with pytest.raises(ValueError, match="reason"):
+            client.users.because(wrong)
+
+
 def test_the_text_of_a_user_has_nothing_personal(client: Any, address: Address) -> None:
     email = address()
 

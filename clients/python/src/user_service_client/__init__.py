@@ -46,6 +46,7 @@ from user_service_client.errors import (
 from user_service_client.events import EventData, UserEvent, verify_event
 from user_service_client.models import (
     AuditEntry,
+    AuditRecord,
     BatchResult,
     Change,
     ChangePage,
@@ -72,6 +73,7 @@ __all__ = [
     "AsyncClient",
     "AsyncUsers",
     "AuditEntry",
+    "AuditRecord",
     "BadRequest",
     "BatchRefused",
     "BatchResult",

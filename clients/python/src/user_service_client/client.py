@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from types import TracebackType
 
 import httpx2
@@ -31,6 +32,10 @@ class Users(UserMethods, BlockingResource):
         super().__init__(service, http)
         self.batch = Batches(service, http)
 
+    def because(self, reason: str) -> Users:
+        """The same methods, whose changes and exports have this reason in the audit, such as `ticket 4711`."""
+        return Users(replace(self.service, reason=reason), self.http)
+
 
 class AsyncUsers(UserMethods, AsyncResource):
     __doc__ = UserMethods.__doc__
@@ -38,6 +43,10 @@ class AsyncUsers(UserMethods, AsyncResource):
     def __init__(self, service: Service, http: httpx2.AsyncClient) -> None:
         super().__init__(service, http)
         self.batch = AsyncBatches(service, http)
+
+    def because(self, reason: str) -> AsyncUsers:
+        """The same methods, whose changes and exports have this reason in the audit, such as `ticket 4711`."""
+        return AsyncUsers(replace(self.service, reason=reason), self.http)
 
 
 class Client:

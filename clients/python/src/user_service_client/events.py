@@ -61,13 +61,16 @@ def verify_event(
     """The event of a request. Raises InvalidEvent.
 
     `secret` is the sink's secret, or several while it is rotated: the signature (Standard Webhooks) is checked before
-    anything else is read. None is for a sink that only a broker reaches, which does not sign.
+    anything else is read. It covers the id and the data of a binary event, not its type and time, which TLS protects.
+    None is for a sink that only a broker reaches, which does not sign.
     """
     lowered = {name.lower(): value for name, value in headers.items()}
     if secret is not None:
         secrets = [secret] if isinstance(secret, str) else list(secret)
         check_signature(lowered, body, secrets, tolerance_seconds)
     attributes, data = read_attributes(lowered, body)
+    if secret is not None and attributes.get("id") not in {lowered["webhook-id"], unquote(lowered["webhook-id"])}:
+        raise InvalidEvent("the id is not the signed one")
     kind = str(attributes.get("type"))
     name = kind.removeprefix(PREFIX).removesuffix(SUFFIX)
     if attributes.get("specversion") != "1.0" or kind != f"{PREFIX}{name}{SUFFIX}" or name not in CHANGE_TYPES:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 Status = Literal["pending", "active", "suspended", "deleted"]
 LivingStatus = Literal["pending", "active", "suspended"]
 ChangeType = Literal["created", "updated", "status_changed", "deleted", "restored", "erased", "purged"]
+AuditType = Literal[ChangeType, "exported"]
 ImportState = Literal["running", "interrupted", "failed", "completed"]
 OnConflict = Literal["fail", "skip", "update"]
 FileFormat = Literal["ndjson", "csv"]
@@ -69,8 +70,31 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class AuditPage:
+class TrailPage:
     items: tuple[AuditEntry, ...]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """A change of a user, or the read of an export, in the audit of all users; `user_id` is None for many users."""
+
+    id: str
+    user_id: str | None
+    version: int | None
+    type: AuditType
+    status: Status | None
+    changed: tuple[str, ...]
+    actor: str
+    request_id: str | None
+    traceparent: str
+    changed_at: datetime
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    items: tuple[AuditRecord, ...]
     next_cursor: str | None
 
 

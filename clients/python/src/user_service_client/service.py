@@ -31,6 +31,7 @@ class Service:
     token: Token | None = field(default=None, repr=False)
     timeout_seconds: float = 30
     retry: Retry = field(default_factory=Retry)
+    reason: str | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -43,6 +44,8 @@ class Service:
             raise ValueError("give an api_key or a token")
         if not (self.api_key or self.token):
             raise ValueError("the api_key or token is empty")
+        if self.reason is not None and (not self.reason.isprintable() or not 0 < len(self.reason.strip()) <= 200):
+            raise ValueError("reason: up to 200 characters on one line")
 
     def build(self, http: httpx2.Client | httpx2.AsyncClient, step: Send) -> httpx2.Request:
         """The request of httpx2 for one try."""
@@ -53,7 +56,7 @@ class Service:
         return http.build_request(
             step.request.method,
             base.copy_with(raw_path=base.raw_path.rstrip(b"/") + step.request.path.encode("ascii")),
-            headers={**step.request.headers, **self.credentials()},
+            headers=[*encode_headers({**step.request.headers, **self.credentials()}), *self.reason_headers()],
             content=content,
             timeout=step.timeout_seconds,
         )
@@ -63,6 +66,10 @@ class Service:
         if self.api_key is not None:
             return {"X-API-Key": self.api_key}
         return {"Authorization": f"Bearer {self.token() if callable(self.token) else self.token}"}
+
+    def reason_headers(self) -> list[tuple[bytes, bytes]]:
+        """In UTF-8, which the service reads in this header."""
+        return [(b"X-Change-Reason", self.reason.strip().encode())] if self.reason is not None else []
 
     def call(self, request: Request, parse: Parse[T]) -> Steps[T]:
         return exchange(request, parse, self.retry, timeout_seconds=self.timeout_seconds)
@@ -89,6 +96,11 @@ class Service:
             headers["Content-Type"] = media_type
         content = body if body is None or isinstance(body, bytes) else encode(body)
         return self.call(Request(method, path, headers, content), parse)
+
+
+def encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Raises ValueError for what is not ASCII."""
+    return [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
 
 
 async def read_in_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

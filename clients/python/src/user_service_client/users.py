@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from user_service_client.batches import find_users
@@ -11,10 +12,13 @@ from user_service_client.imports import ImportMethods
 from user_service_client.models import (
     AuditEntry,
     AuditPage,
+    AuditRecord,
+    AuditType,
     Filters,
     NewUser,
     OwnPatch,
     Sort,
+    TrailPage,
     UpsertFields,
     User,
     UserPage,
@@ -28,6 +32,7 @@ from user_service_client.service import (
     expected_version,
     external_id_path,
     filter_parameters,
+    user_id,
     user_path,
 )
 from user_service_client.steps import (
@@ -198,14 +203,35 @@ class UserMethods(ImportMethods, StreamMethods):
     @iteration
     def audit(self, user: UserRef, /) -> Emits[AuditEntry]:
         """Who changed a user and when, the oldest entry first."""
-        cursor: str | None = None
+        parameters = {"limit": str(PAGE_SIZE)}
         while True:
-            parameters = {"limit": str(PAGE_SIZE)} | ({"cursor": cursor} if cursor else {})
-            page = yield from self.service.read(AuditPage, user_path(user, "/audit"), parameters)
+            page = yield from self.service.read(TrailPage, user_path(user, "/audit"), parameters)
             yield from map(Emit, page.items)
-            cursor = page.next_cursor
-            if cursor is None:
+            if page.next_cursor is None:
                 return
+            parameters["cursor"] = page.next_cursor
+
+    @iteration
+    def search_audit(
+        self,
+        *,
+        actor: str | None = None,
+        audit_type: AuditType | None = None,
+        user: UserRef | None = None,
+        after: datetime | None = None,
+        before: datetime | None = None,
+    ) -> Emits[AuditRecord]:
+        """Changes and exports of all users, the newest first; needs the scope `audit:read`."""
+        given = {"actor": actor, "type": audit_type, "after": after, "before": before}
+        parameters = {**filter_parameters(given), "limit": str(PAGE_SIZE)}
+        if user is not None:
+            parameters["user_id"] = user_id(user)
+        while True:
+            page = yield from self.service.read(AuditPage, "/api/v1/audit", parameters)
+            yield from map(Emit, page.items)
+            if page.next_cursor is None:
+                return
+            parameters["cursor"] = page.next_cursor
 
     @iteration
     def list(self, *, sort: Sort = "created_at", page_size: int = PAGE_SIZE, **filters: Unpack[Filters]) -> Emits[User]:

@@ -21,7 +21,7 @@ from user_service_client.command.failures import INTERRUPTED, REFUSED, SUCCESS, 
 from user_service_client.command.output import Output
 from user_service_client.command.profiles import Profiles, ask_key, make_client, open_client
 from user_service_client.errors import ConnectionFailed, ServiceError, UserServiceError
-from user_service_client.models import ChangeType, FileFormat, OnConflict, Status
+from user_service_client.models import AuditType, ChangeType, FileFormat, OnConflict, Status
 from user_service_client.service import VERSION
 from user_service_client.steps import Retry
 
@@ -67,6 +67,8 @@ def run(options: Namespace, parser: ArgumentParser) -> int:
         return change_profiles(options, Output(sys.stdout, options.output))
     command: Run = options.run
     with open_client(os.environ, options.profile, options.url, Retry(deadline_seconds=options.wait)) as client:
+        if options.reason:
+            client.users = client.users.because(options.reason)
         return command(client, options, Output(sys.stdout, options.output))
 
 
@@ -120,9 +122,14 @@ def build_parser() -> ArgumentParser:
         ("suspend", people.suspend, "suspend a user"),
         ("activate", people.activate, "activate a pending or suspended user"),
         ("restore", people.restore, "restore a deleted user, by its id"),
-        ("audit", people.audit, "who changed a user, and when"),
     ):
         add(commands, name, function, summary).add_argument("user", help=USER_HELP)
+    auditing = add(commands, "audit", people.audit, "who changed a user, or any user, and when")
+    auditing.add_argument("user", nargs="?", help=f"{USER_HELP} (default: all users)")
+    auditing.add_argument("--actor", help="such as api-key:billing")
+    auditing.add_argument("--type", choices=get_args(AuditType))
+    for name in ("--after", "--before"):
+        auditing.add_argument(name, metavar="TIME", help="RFC 3339, or a date")
     deleting = add(commands, "delete", people.delete, "delete a user, who can be restored")
     deleting.add_argument("--purge", action="store_true", help="remove the row for good; asks first")
     erasing = add(commands, "erase", people.erase, "erase all personal data of a user for good; asks first")
@@ -193,6 +200,7 @@ def add(commands: _SubParsersAction[ArgumentParser], name: str, function: Run | 
     if function is not None:
         command.add_argument("--profile", metavar="NAME", help="the service (default: USERS_PROFILE)")
         command.add_argument("--url", help="the service (default: USER_SERVICE_URL, or http://localhost:PORT)")
+        command.add_argument("--reason", metavar="TEXT", help="for the audit, such as 'ticket 4711'")
         command.add_argument(
             "--wait", type=float, default=10, metavar="SECONDS", help="try again for so long (default: 10)"
         )

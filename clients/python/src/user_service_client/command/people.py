@@ -159,7 +159,19 @@ def confirm(user_id: str, what: str, options: Namespace) -> None:
 
 
 def audit(client: Client, options: Namespace, output: Output) -> int:
-    output.records(client.users.audit(resolve_id(client, options.user)), AUDIT_COLUMNS)
+    """The trail of one user, the oldest entry first; without a user the audit of all, the newest first."""
+    is_search = options.user is None or any((options.actor, options.type, options.after, options.before))
+    if not is_search:
+        output.records(client.users.audit(resolve_id(client, options.user)), AUDIT_COLUMNS)
+        return SUCCESS
+    records = client.users.search_audit(
+        actor=options.actor,
+        audit_type=options.type,
+        user=resolve_id(client, options.user) if options.user is not None else None,
+        after=parse_time(options.after) if options.after else None,
+        before=parse_time(options.before) if options.before else None,
+    )
+    output.records(records, (*AUDIT_COLUMNS, "user_id", "reason"))
     return SUCCESS
 
 
