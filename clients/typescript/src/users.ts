@@ -105,29 +105,31 @@ export class Users {
   /** All users that match, in one stream; if it is cut off, it goes on after the last user. */
   async *export(query: ExportQuery = {}): AsyncGenerator<User, void, undefined> {
     let lastId = "";
+    let skippedTo = "";
     let failures = 0;
-    let deadline = now() + this.retry.deadlineSeconds;
+    let deadline = 0;
     const parameters = toParameters(query);
     for (;;) {
+      const { response } = await this.api.GET("/api/v1/users/export", {
+        params: { query: parameters },
+        headers: { Accept: "application/x-ndjson" },
+        parseAs: "stream",
+      });
       try {
-        const { response } = await this.api.GET("/api/v1/users/export", {
-          params: { query: parameters },
-          headers: { Accept: "application/x-ndjson" },
-          parseAs: "stream",
-        });
         for await (const user of readUsers(response)) {
-          if (user.id <= lastId) continue;
-          lastId = user.id;
+          if (user.id <= skippedTo) continue;
+          lastId = user.id > lastId ? user.id : lastId;
           failures = 0;
-          deadline = now() + this.retry.deadlineSeconds;
           yield user;
         }
         return;
       } catch (error) {
+        if (failures === 0) deadline = now() + this.retry.deadlineSeconds;
         const pause = pauseSeconds(this.retry, failures++, undefined);
         if (!(error instanceof UserServiceError) || !error.isTransient || now() + pause > deadline) throw error;
         await sleep(pause);
         // The time of creation is in the id (UUIDv7), by which an export is sorted.
+        skippedTo = lastId;
         if (lastId !== "") parameters.created_after = new Date(creationTime(lastId) - 1).toISOString();
       }
     }

@@ -86,6 +86,12 @@ def test_progress_is_what_the_service_has_applied(client: Any, tmp_path: Path) -
     assert seen[-1] <= 6000
 
 
+def test_files_of_one_content_and_two_formats_are_two_imports(client: Any, tmp_path: Path) -> None:
+    for name in ("empty.csv", "empty.ndjson"):
+        (tmp_path / name).touch()
+        assert client.users.import_file(tmp_path / name).position == 0
+
+
 @pytest.mark.parametrize("name", ["users.xlsx", "users"])
 def test_a_file_of_an_unknown_format_is_refused_before_it_is_sent(client: Any, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="ndjson or csv"):

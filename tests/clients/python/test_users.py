@@ -9,7 +9,16 @@ import pytest
 
 from support.process import ServiceProcess
 from support.settings import API_KEY
-from user_service_client import Client, EmailTaken, InvalidTransition, UserNotFound, ValidationFailed, VersionMismatch
+from user_service_client import (
+    AsyncClient,
+    Client,
+    EmailTaken,
+    InvalidTransition,
+    UserNotFound,
+    ValidationFailed,
+    VersionMismatch,
+)
+from user_service_client.steps import Request, Send
 
 Address = Callable[[], str]
 
@@ -196,6 +205,32 @@ def test_changes_have_a_reason_in_the_audit_of_all_users(client: Any, address: A
     for wrong in ("", " ", "two\nlines", "x" * 201):
         with pytest.raises(ValueError, match="reason"):
             client.users.because(wrong)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:3002", "ftp://h", "http://", "http://u:p@h", "http://h?a=1", "http://[::1", "http://h:99999"]
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ValueError, match="not an address"):
+            kind(url, api_key=API_KEY)
+
+
+@pytest.mark.parametrize("key", ["", "line\nbreak", "é"])
+def test_what_is_no_key_is_refused_without_showing_it(key: str) -> None:
+    with pytest.raises(ValueError, match=r"empty|not printable ASCII") as caught:
+        Client("http://localhost", api_key=key)
+    assert key == "" or key not in str(caught.value)
+    with pytest.raises(ValueError, match="api_key or a token"):
+        Client("http://localhost", api_key="x", token="y")
+
+
+@pytest.mark.parametrize("url", ["http://h", "http://h/", "http://h:80/a", "http://h/a/"])
+def test_a_service_may_be_behind_a_prefix(url: str) -> None:
+    with Client(url, api_key=API_KEY) as client:
+        request = client.users.service.build(client.http, Send(Request("GET", "/api/v1/users/me?a=%2F"), 1))
+
+    assert str(request.url) == url.removesuffix("/").replace(":80", "") + "/api/v1/users/me?a=%2F"
 
 
 def test_the_text_of_a_user_has_nothing_personal(client: Any, address: Address) -> None:

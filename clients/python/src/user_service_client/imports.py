@@ -70,7 +70,9 @@ class ImportMethods(Resource):
         file_format = file_format or find_format(file)
         if key is None:
             content = yield Work(lambda: hash_content(file))
-            key = f"file:{content}:{on_conflict}{':ids' if keep_ids else ''}{f':dry:{uuid4()}' if dry_run else ''}"
+            parts = ["file", content, file_format, on_conflict, *(["ids"] if keep_ids else [])]
+            # A dry run changes nothing, and may be repeated.
+            key = ":".join([*parts, *(["dry", str(uuid4())] if dry_run else [])])
         import_key = key
         parameters = {"on_conflict": on_conflict, "unknown_columns": "ignore" if ignore_unknown_columns else "fail"}
         flags = {"keep_ids": keep_ids, "dry_run": dry_run}

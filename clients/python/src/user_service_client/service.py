@@ -18,6 +18,7 @@ from user_service_client.steps import Parse, Request, Retry, Send, Steps, T, exc
 
 VERSION = "0.1.0"
 USERS = "/api/v1/users"
+MAX_PORT = 65535
 UserRef = User | UUID | str
 Token = str | Callable[[], str]
 
@@ -38,12 +39,21 @@ class Service:
             url = httpx2.URL(self.url)
         except httpx2.InvalidURL:
             url = httpx2.URL("")
-        if url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.query or url.fragment:
+        if (
+            url.scheme not in {"http", "https"}
+            or not url.host
+            or url.userinfo
+            or url.query
+            or url.fragment
+            or (url.port or 0) > MAX_PORT
+        ):
             raise ValueError("url: not an address such as https://users.example.org")
         if (self.api_key is None) == (self.token is None):
             raise ValueError("give an api_key or a token")
         if not (self.api_key or self.token):
             raise ValueError("the api_key or token is empty")
+        if not callable(self.token):
+            encode_headers(self.credentials())
         if self.reason is not None and (not self.reason.isprintable() or not 0 < len(self.reason.strip()) <= 200):
             raise ValueError("reason: up to 200 characters on one line")
 
@@ -99,7 +109,10 @@ class Service:
 
 
 def encode_headers(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Raises ValueError for what is not ASCII."""
+    """Raises ValueError for what a header can't hold."""
+    for name, value in headers.items():
+        if not (value.isascii() and value.isprintable()):
+            raise ValueError(f"{name}: not printable ASCII")
     return [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
 
 

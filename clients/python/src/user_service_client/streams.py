@@ -98,20 +98,20 @@ def export_parameters(filters: Filters, fields: Sequence[str]) -> dict[str, str]
 
 def read_export(self: Resource, filters: Filters, fields: Sequence[str], parse: Callable[[bytes], T]) -> Emits[T]:
     """Each line of an export, parsed, once; a stream that is cut off is opened again after the last whole line."""
-    retry, failures, last_id = self.service.retry, 0, ""
-    deadline = monotonic() + retry.deadline_seconds
+    retry, failures, deadline = self.service.retry, 0, 0.0
+    last_id, skipped_to = "", ""
     while True:
+        yield from open_export(self, export_parameters(filters, fields), "ndjson")
         failure: UserServiceError
         try:
-            yield from open_export(self, export_parameters(filters, fields), "ndjson")
             rest = b""
             while (piece := (yield ReadPiece())) is not None:
                 *lines, rest = (rest + piece).split(b"\n")
                 for line in lines:
                     user_id = read_id(line)
-                    if user_id > last_id:
+                    if user_id > skipped_to:
                         emitted = Emit(parse(line))
-                        last_id, failures, deadline = user_id, 0, monotonic() + retry.deadline_seconds
+                        last_id, failures = max(last_id, user_id), 0
                         yield emitted
             if not rest:
                 return
@@ -120,13 +120,16 @@ def read_export(self: Resource, filters: Filters, fields: Sequence[str], parse: 
             failure = connection_failed(cause)
         except UnexpectedResponse as error:
             failure = error
-        failures += 1
+        if failures == 0:
+            deadline = monotonic() + retry.deadline_seconds
         pause = retry.pause_seconds(failures, None)
-        if not failure.is_transient or monotonic() + pause > deadline:
+        if monotonic() + pause > deadline:
             raise failure
+        failures += 1
         yield Sleep(pause)
         if last_id:
             # The time of creation is in the id (UUIDv7), by which an export is sorted.
+            skipped_to = last_id
             filters["created_after"] = creation_time(last_id) - timedelta(milliseconds=1)
 
 
