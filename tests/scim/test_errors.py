@@ -168,12 +168,16 @@ async def test_the_setting_names_the_base_url(settings: Settings, tmp_path: Path
     async with running(make_settings(settings.database_url, tmp_path, scim=True, scim_base_url=base_url)) as client:
         created = await client.post(USERS, json=new_user())
 
+        status = (await client.get("/api/v1/status")).json()
+
     assert created.headers["location"] == f"{base_url}/Users/{created.json()['id']}"
+    assert status["scim"] == base_url
 
 
 async def test_without_the_setting_there_is_no_scim(client: Client) -> None:
     expect_problem(await client.get(USERS), 404, "not_found")
     expect_problem(await client.get(USERS, headers={"X-API-Key": "an-unknown-key"}), 404, "not_found")
+    assert (await client.get("/api/v1/status")).json()["scim"] is None
 
 
 async def test_a_process_of_events_has_no_scim(settings: Settings, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from user_service.users.imports.runner import Import, ImportRunner
 from user_service.web.dependencies import get_database, get_parts, get_resources, requires
 from user_service.web.openapi import COMMON_PROBLEMS
 from user_service.web.routes.cache import read_statistics
+from user_service.web.routes.scim import base_url
 from user_service.web.routing import make_router
 from user_service.web.static import load_status_page
 
@@ -124,6 +125,7 @@ class StatusRead(BaseModel):
     checks: dict[str, str]
     instance: str
     serve: str
+    scim: str | None = Field(description="The URL of the SCIM endpoints; null while SCIM is off")
     started_at: datetime
     now: datetime
     versions: VersionsRead
@@ -146,6 +148,7 @@ async def read_status(request: Request) -> StatusRead:
         checks=health.checks,
         instance=node(),
         serve=resources.settings.serve,
+        scim=base_url(request) if resources.settings.has_scim else None,
         started_at=resources.created_at,
         now=datetime.now(UTC),
         versions=await read_versions(resources),
