@@ -16,17 +16,20 @@ RUN /build/bin/python -m pip install --no-cache-dir --require-hashes --only-bina
       --require-hashes --only-binary=:all: -r requirements/production.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY func func
-# unchecked-hash: the sources never change in an image, so Python need not look at them to trust their bytecode.
+# unchecked-hash: the sources never change in an image, so Python need not look at them to trust their bytecode. -f: pip has
+# left some bytecode with times. One process and one seed: two builds have the same bytes.
 RUN /build/bin/python -m pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /build/bin/python -m pip --python /opt/user-service/bin/python install --no-cache-dir --no-compile --no-index \
       --no-deps /wheels/*.whl \
- && /opt/user-service/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/user-service/lib
+ && PYTHONHASHSEED=0 /opt/user-service/bin/python -m compileall -q -f -j 1 --invalidation-mode unchecked-hash \
+      /opt/user-service/lib
 
 FROM build AS build-standalone
 COPY requirements/standalone.txt requirements/
 RUN /build/bin/python -m pip --python /opt/user-service/bin/python install --no-cache-dir --no-compile \
       --require-hashes --only-binary=:all: -r requirements/standalone.txt \
- && /opt/user-service/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/user-service/lib
+ && PYTHONHASHSEED=0 /opt/user-service/bin/python -m compileall -q -f -j 1 --invalidation-mode unchecked-hash \
+      /opt/user-service/lib
 
 FROM ${BASE} AS runtime
 COPY --from=build --chown=1001:1001 /data /data
