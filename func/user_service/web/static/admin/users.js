@@ -1,6 +1,6 @@
 /** The list of users: what a search has found, or what the filters of the address select. */
 
-import { ConnectionLost, read } from "./api.js";
+import { ConnectionLost, patiently, read } from "./api.js";
 import { button, el, isolated, plural, table } from "./dom.js";
 import { LABELS, show, title } from "./fields.js";
 import { DEFAULT_SIZE, apiFilters, chosenColumns, fieldsOf, filterBar } from "./filters.js";
@@ -125,7 +125,8 @@ class UserList {
   async count(signal) {
     this.total.textContent = "Counting.";
     try {
-      const { total } = await read("users", { ...this.filters, limit: 1, fields: "id", count: "true" }, signal);
+      const query = { ...this.filters, limit: 1, fields: "id", count: "true" };
+      const { total } = await patiently(() => read("users", query, signal), { signal });
       this.total.textContent = plural(total, "user");
     } catch {
       if (!signal.aborted) this.total.textContent = "How many users there are could not be counted.";
