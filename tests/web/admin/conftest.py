@@ -26,7 +26,7 @@ def admin_service(
 ) -> Iterator[ServiceProcess]:
     url = postgres.create_database("admin", template=migrated_template)
     tokens = {"JWT_ISSUER": people.url, "JWT_AUDIENCE": AUDIENCE, "JWT_JWKS_URL": people.jwks_url}
-    with serving(tmp_path_factory.mktemp("admin"), DATABASE_URL=url, **tokens) as service:
+    with serving(tmp_path_factory.mktemp("admin"), DATABASE_URL=url, SCIM="true", **tokens) as service:
         with service.client() as client:
             assert client.get("/api/v1/users").status_code == 200
         yield service

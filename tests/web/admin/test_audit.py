@@ -118,7 +118,9 @@ def test_a_reason_is_kept_with_each_change_of_many(person: Visitor, own: httpx.C
     assert reasons == ["campaign 9"] * 2
 
 
-def test_batches_imports_and_keys_are_shown(admin: Visitor, client: httpx.Client) -> None:
+def test_batches_imports_keys_and_scim_are_shown(
+    admin: Visitor, client: httpx.Client, admin_service: ServiceProcess
+) -> None:
     client.post(f"{USERS}/batch/create", json={"items": []})
     actor = client.get("/api/v1/whoami").json()["actor"]
     admin.click("Service")
@@ -126,6 +128,7 @@ def test_batches_imports_and_keys_are_shown(admin: Visitor, client: httpx.Client
 
     assert actor.removeprefix("api-key:") in admin.text("section[aria-labelledby=keys]")
     assert "users:erase" in admin.text("section[aria-labelledby=keys]")
+    assert admin.text("#scim") == f"SCIM is on. The base URL for an identity provider is {admin_service.url}/scim/v2."
     assert admin.page.value("document.querySelector('main a').getAttribute('href')") == "status"
     assert admin.faults() == []
 

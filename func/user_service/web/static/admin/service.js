@@ -1,4 +1,4 @@
-/** What the service does for others: batches and imports at work, and the keys that it accepts. */
+/** What the service does for others: batches and imports at work, the keys that it accepts, and SCIM. */
 
 import { read } from "./api.js";
 import { el, isolated, number, table, time } from "./dom.js";
@@ -12,6 +12,7 @@ const STATE_CLASSES = { succeeded: "good", completed: "good", partial: "warn", i
 export function open(place, { signal }) {
   const jobs = el("div", {}, loading("Loading batches and imports."));
   const keys = el("div", {}, loading("Loading the keys."));
+  const scim = el("p", { id: "scim" });
   place.append(el("h1", { tabindex: "-1" }, "Service"));
   if (!may("cache:manage")) {
     place.append(empty("This key does not allow reading the state of the service: it lacks the scope cache:manage."));
@@ -19,9 +20,10 @@ export function open(place, { signal }) {
   }
   place.append(
     el("p", {}, "The state of health, cache, database, outbox and requests is on the ", el("a", { href: "status" }, "status page"), "."),
+    scim,
     section("jobs", "Batches of this replica, and all imports", jobs),
     section("keys", "API keys, and when this replica was last called with them", keys));
-  refresh(jobs, keys, signal);
+  refresh(jobs, keys, scim, signal);
   return {};
 }
 
@@ -30,17 +32,20 @@ function section(id, title, content) {
 }
 
 /** Shows the state, and again after a pause, until the view is left. */
-async function refresh(jobs, keys, signal) {
+async function refresh(jobs, keys, scim, signal) {
   try {
     const status = await read("status", {}, signal);
     showJobs(jobs, status.jobs);
     showKeys(keys, status.api_keys);
+    scim.textContent = status.scim === null
+      ? "SCIM is off: identity providers can't provision this directory (setting SCIM)."
+      : `SCIM is on. The base URL for an identity provider is ${status.scim}.`;
   } catch (error) {
     if (signal.aborted) return;
-    jobs.replaceChildren(failure(error, () => refresh(jobs, keys, signal)));
+    jobs.replaceChildren(failure(error, () => refresh(jobs, keys, scim, signal)));
     return;
   }
-  const timer = setTimeout(() => refresh(jobs, keys, signal), REFRESH_MILLISECONDS);
+  const timer = setTimeout(() => refresh(jobs, keys, scim, signal), REFRESH_MILLISECONDS);
   signal.addEventListener("abort", () => clearTimeout(timer));
 }
 
