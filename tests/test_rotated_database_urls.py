@@ -4,7 +4,6 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from support.api import USERS
 from support.application import Client
@@ -15,6 +14,7 @@ from support.servers import PostgresServer
 from support.settings import API_KEY, ENCRYPTION_KEY
 from support.tokens_kept import key_ids
 from support.waiting import eventually
+from user_service.postgres.statements import text
 
 FRESH = {"Cache-Control": "no-cache"}
 KEYS = {"ENCRYPTION_KEY": ENCRYPTION_KEY, "INTERNAL_API_KEY": API_KEY}

@@ -109,8 +109,9 @@ def test_a_write_shows_its_statements_and_none_of_its_values(client: httpx.Clien
 
     assert response.status_code == 201
     request = collector.wait_for(trace_id, "POST /api/v1/users")
-    inserted = collector.wait_for(trace_id, "INSERT")
-    assert inserted.parent_id == request.span_id
+    written = collector.wait_for(trace_id, "WITH")
+    assert written.parent_id == request.span_id
+    assert "INSERT INTO users" in written.attributes["db.query.text"]
     told = repr([span for span in collector.spans if span.trace_id == trace_id])
     assert [value for value in body.values() if value in told] == []
 

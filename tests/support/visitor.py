@@ -160,6 +160,7 @@ class Visitor:
             downloadThroughput=-1,
             uploadThroughput=-1,
         )
+        self.page.wait_for(f"navigator.onLine === {json.dumps(online)}")
 
     def set_width(self, width: int, height: int = 800) -> None:
         self.page.send(

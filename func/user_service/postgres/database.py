@@ -107,8 +107,8 @@ async def abandon(connection: Connection, error: BaseException) -> None:
         return
     if not connection.is_in_transaction():
         if isinstance(error, TimeoutError | asyncio.CancelledError):
-            # A statement is under way. The server's own timeout ends it.
-            connection.terminate()
+            # A statement is under way, which the server is asked to cancel.
+            await connection.close()
         return
     try:
         async with asyncio.timeout(ROLLBACK_SECONDS):

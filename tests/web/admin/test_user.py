@@ -108,7 +108,7 @@ def test_changes_can_be_discarded_and_are_not_lost_by_a_click_elsewhere(client: 
     admin.click("Users")
     admin.sees("Leave this view?")
     admin.click("Stay")
-    assert user["id"] in admin.address
+    admin.page.wait_for(f"location.hash.includes('{user['id']}')")
     assert admin.page.value("document.querySelector('[name=given_name]').value") == "Eve"
     admin.click("Discard")
     admin.sees_no("Not saved yet")

@@ -22,9 +22,12 @@ class CursorFile:
         self.path = Path(path)
 
     def load(self) -> str | None:
+        """The cursor, None without a file. Raises OSError, also where the file's folder is missing."""
         try:
             return self.path.read_text(encoding="ascii").strip() or None
         except FileNotFoundError:
+            if not self.path.parent.is_dir():
+                raise
             return None
 
     def save(self, cursor: str) -> None:
