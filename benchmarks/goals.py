@@ -27,23 +27,23 @@ class Goal:
 
 GOALS = {
     "cold.read": Goal(Judged.AT_MOST, limit=1.6, aim=0.6, bound=1.2),
-    "cold.create": Goal(Judged.AT_MOST, limit=2.0, aim=2.0, bound=3.5),
+    "cold.create": Goal(Judged.AT_MOST, limit=1.5, aim=1.2, bound=2.2),
     "hot.memory": Goal(Judged.AT_LEAST, limit=0.8, aim=3.0, bound=1.2),
     "hot.memory.unlimited": Goal(Judged.AT_LEAST, limit=0.8, aim=3.0, bound=1.2),
     "hot.tiers.unlimited": Goal(Judged.AT_LEAST, limit=0.8, aim=2.5, bound=1.2),
     "hot.tiers": Goal(Judged.AT_LEAST, limit=0.8, aim=2.5, bound=1.0),
     "hot.redis": Goal(Judged.AT_LEAST, limit=0.45, aim=0.9, bound=0.6),
     "hot.postgres": Goal(Judged.AT_LEAST, limit=0.35, aim=0.8, bound=0.5),
-    "find.email": Goal(Judged.AT_LEAST, limit=0.8, aim=1.5, bound=0.09),
-    "find.external_id": Goal(Judged.AT_LEAST, limit=0.8, aim=1.5, bound=0.09),
-    "list.page": Goal(Judged.AT_LEAST, limit=0.3, aim=0.5, bound=0.05),
-    "change.one": Goal(Judged.AT_LEAST, limit=0.3, aim=0.45, bound=0.09),
-    "login.one": Goal(Judged.AT_LEAST, limit=0.3, aim=0.45, bound=0.09),
-    "find.batch": Goal(Judged.AT_LEAST, limit=0.6, aim=1.0, bound=0.15),
-    "create.one": Goal(Judged.AT_LEAST, limit=0.35, aim=0.5, bound=0.1),
+    "find.email": Goal(Judged.AT_LEAST, limit=0.8, aim=1.5, bound=0.44),
+    "find.external_id": Goal(Judged.AT_LEAST, limit=0.8, aim=1.5, bound=0.5),
+    "list.page": Goal(Judged.AT_LEAST, limit=0.3, aim=0.5, bound=0.09),
+    "change.one": Goal(Judged.AT_LEAST, limit=0.3, aim=0.45, bound=0.19),
+    "login.one": Goal(Judged.AT_LEAST, limit=0.3, aim=0.45, bound=0.18),
+    "find.batch": Goal(Judged.AT_LEAST, limit=0.6, aim=1.0, bound=0.2),
+    "create.one": Goal(Judged.AT_LEAST, limit=0.35, aim=0.5, bound=0.18),
     "create.keyed": Goal(Judged.AT_LEAST, limit=0.8, aim=0.8, bound=0.45),
     **{
-        f"{key}.tail": Goal(Judged.AT_MOST, limit=5, aim=3, bound=15)
+        f"{key}.tail": Goal(Judged.AT_MOST, limit=5, aim=3, bound=30)
         for key in (
             "find.email",
             "find.external_id",
@@ -68,7 +68,7 @@ GOALS = {
     "feed.rate": Goal(Judged.AT_LEAST, limit=10_000, aim=10_000, bound=4_000, unit="changes/s"),
     "feed.lag": Goal(Judged.AT_MOST, limit=1000, aim=500, bound=3000, unit="ms"),
     "list.depth": Goal(Judged.AT_MOST, limit=1.2, aim=1.2, bound=2.4),
-    "memory.idle": Goal(Judged.AT_MOST, limit=110, aim=90, bound=160, unit="MiB"),
+    "memory.idle": Goal(Judged.AT_MOST, limit=80, aim=70, bound=105, unit="MiB"),
     "memory.loaded": Goal(Judged.AT_MOST, limit=150, aim=150, bound=220, unit="MiB"),
     "overload.goodput": Goal(Judged.AT_LEAST, limit=0.8, aim=0.9, bound=0.5),
     "overload.recovery": Goal(Judged.AT_MOST, limit=5, aim=1, bound=15, unit="s"),
