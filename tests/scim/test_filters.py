@@ -267,14 +267,14 @@ def test_a_cursor_is_valid_for_its_query_alone(directory: Directory) -> None:
 
 
 def test_an_order_by_time_is_kept_and_others_are_passed_over(directory: Directory) -> None:
-    def times_of(name: str, order: str) -> list[str]:
+    def read_times(name: str, order: str) -> list[str]:
         found = directory.scim.search(sortBy=f"meta.{name}", sortOrder=order, count=100)["Resources"]
         return [user["meta"][name] for user in found]
 
     for name in ("created", "lastModified"):
-        ascending = times_of(name, "ascending")
+        ascending = read_times(name, "ascending")
         assert ascending == sorted(ascending)
-        assert times_of(name, "descending") == ascending[::-1]
+        assert read_times(name, "descending") == ascending[::-1]
     passed_over = directory.scim.search(sortBy="name.familyName", count=100)["Resources"]
     assert passed_over == directory.scim.search(count=100)["Resources"]
     expect_scim_error(directory.scim.get(USERS, params={"sortBy": "nothing"}), 400, "invalidPath")

@@ -204,6 +204,7 @@ class DirectoryService(ScimService):
             outcome["version"] = resource.meta.version
         return outcome
 
+    # The name is the library's, whose method this replaces.
     @staticmethod
     def error_of(exception: Exception) -> Error:
         if isinstance(exception, SCIMException):
