@@ -6,6 +6,7 @@ import pytest
 
 from support.live_server import LiveServer
 from support.scim import (
+    CORE,
     ENTERPRISE,
     METADATA,
     USERS,
