@@ -1,4 +1,4 @@
-"""Print the version of the project, or set it in the one place where it stands and in what names a release of it.
+"""Print the version of the project, or set it where it stands, and in what names a release of it.
 
 Called by scripts/version. Standard library only. The clients have versions of their own.
 """
@@ -15,7 +15,9 @@ PLACES = {
     "func/user_service/__init__.py": rf'^__version__ = "{VERSION}"$',
     "charts/user-service/Chart.yaml": rf"^(?:version|appVersion): {VERSION}$",
     "compose.yaml": rf"/user-service:{VERSION}\}}$",
-    "docs/deployment.md": rf"(?<=user-service:){VERSION}",
+    "docs/deployment.md": rf"(?:(?<=user-service:)|(?<=ref=v)){VERSION}",
+    "docs/gitops.md": rf"(?<=-am \"user-service ){VERSION}",
+    "docs/verify.md": rf"(?<=checkout v){VERSION}",
     **{
         f"{folder}/{name}": rf"^ +image: user-service:{VERSION}$"
         for folder, names in {

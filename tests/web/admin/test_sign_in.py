@@ -156,6 +156,30 @@ def test_a_token_that_expires_is_renewed_without_a_question_where_the_issuer_all
     assert login.granted == ["authorization_code", "refresh_token" if has_refresh else "authorization_code"]
 
 
+@needs_chromium
+def test_a_lost_connection_to_the_issuer_keeps_what_renews_a_token(
+    service: ServiceProcess, person: Visitor, login: Login
+) -> None:
+    login.has_refresh = True
+    login.lifetime_seconds = -30 + 8
+    person.click(ACCOUNT)
+    person.sees("Signed in as jwt:")
+    expired_at = time.monotonic() + 10
+    login.lifetime_seconds = 300
+    with service.client() as client:
+        user = create_user(client)
+        person.page.value(f"location.hash = '#/user/{user['id']}'")
+        person.enter("Given name", "Ada")
+        person.page.send("Network.setBlockedURLs", urls=["*/token*"])
+        time.sleep(max(0.0, expired_at - time.monotonic()))
+        person.click("Save")
+        person.click("Not now")
+        person.page.send("Network.setBlockedURLs", urls=[])
+        person.click("Save")
+        person.sees("The changes are saved.")
+    assert login.granted == ["authorization_code", "refresh_token"]
+
+
 def test_the_page_may_ask_the_issuer_and_no_one_else(service: ServiceProcess, shared_login: Login) -> None:
     policy = httpx.get(f"{service.url}/admin").headers["content-security-policy"]
 

@@ -12,6 +12,8 @@ let refreshing = null;
 
 /** Why signing in has failed, in a sentence. */
 export class SignInFailed extends Error {}
+/** The issuer has answered, and gives no token. */
+class Refused extends SignInFailed {}
 
 /** How persons sign in here; null where they do not. Raises SignInFailed. */
 export async function readSettings() {
@@ -42,9 +44,9 @@ export async function prepare(settings) {
 
 /** Opens the issuer's page and waits for its answer; gives an access token. Raises SignInFailed, and AbortError. */
 export async function signInAtIssuer({ settings, verifier, state, address }, signal) {
-  const answered = waitForAnswer(state, signal);
   const opened = window.open("", "_blank", "popup,width=520,height=760");
   if (opened === null) throw new SignInFailed("The browser has not opened the window: allow this page to open windows.");
+  const answered = waitForAnswer(state, signal);
   // The issuer's page gets no hold of this one.
   opened.opener = null;
   opened.location.replace(address);
@@ -73,7 +75,7 @@ async function exchange(settings, grant) {
   try {
     const response = await fetch(settings.token_endpoint, { method: "POST", body, cache: "no-store", credentials: "omit", headers: { Accept: "application/json" } });
     tokens = await response.json();
-    if (!response.ok) throw new SignInFailed(`The issuer gives no token: ${tokens.error_description || tokens.error || response.status}.`);
+    if (!response.ok) throw new Refused(`The issuer gives no token: ${tokens.error_description || tokens.error || response.status}.`);
   } catch (error) {
     throw error instanceof SignInFailed ? error : new SignInFailed("The issuer does not answer this page. Load the page again; if that does not help, the issuer must allow requests from it (CORS).");
   }
@@ -92,7 +94,9 @@ export async function refresh() {
     const access = await exchange(settings, { grant_type: "refresh_token", refresh_token: token });
     refreshing ??= { settings, token };
     return access;
-  } catch {
+  } catch (error) {
+    // A lost connection leaves the token for the next try.
+    if (!(error instanceof Refused)) refreshing ??= { settings, token };
     return null;
   }
 }
