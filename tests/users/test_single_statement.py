@@ -1,15 +1,22 @@
 """Changes that one statement writes, while other transactions hold what it needs"""
 
 import asyncio
+from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 
-from support.api import USERS, expect_problem, unique_email
+from support.api import USERS, expect_problem, make_user, unique_email, user_url
+from support.application import running
 from support.batch_service import BatchService
+from support.settings import make_settings
+from user_service.users.change_log import Origin
+from user_service.users.schemas import UserCreate, UserUpdate
+from user_service.users.single_statement import NotAtOnce
 
-pytestmark = pytest.mark.anyio
+ORIGIN = Origin("test", "r-1", "00-" + "1" * 32 + "-" + "1" * 16 + "-01")
 
 
 async def wait_behind(service: BatchService, lock: str, *arguments: Any, request: Any, then: str) -> httpx.Response:
@@ -115,3 +122,23 @@ async def test_a_change_is_whole(service: BatchService) -> None:
     assert again.status_code == 201
     assert await service.read_changes(user_id) == [(1, "created"), (2, "updated")]
     assert await service.count(f"outbox WHERE user_id = '{user_id}'") == 2
+
+
+@pytest.mark.parametrize("second", ["create", "update"])
+async def test_two_operations_are_not_written_at_once(database_url: str, tmp_path: Path, second: str) -> None:
+    async with running(make_settings(database_url, tmp_path)) as client:
+        user = await make_user(client)
+        user_id = UUID(user["id"])
+        database = client.resources.open_services().database
+
+        async def write_both() -> None:
+            async with database.single_statement(ORIGIN) as (users, _):
+                await users.update([(user_id, None, UserUpdate(given_name="Ada"))])
+                if second == "create":
+                    await users.create([UserCreate(email=unique_email())])
+                else:
+                    await users.update([(user_id, None, UserUpdate(given_name="Eve"))])
+
+        with pytest.raises(NotAtOnce):
+            await write_both()
+        assert (await client.get(user_url(user))).json() == user

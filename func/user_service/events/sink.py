@@ -1,4 +1,6 @@
-"""The sink of events: an HTTP endpoint that accepts CloudEvents 1.0 in binary mode, signed where it has a secret."""
+"""The sink of events: an HTTP endpoint that accepts CloudEvents 1.0, signed where it has a secret.
+
+Changes are posted in binary mode, replayed dead letters in structured mode."""
 
 import ssl
 import time

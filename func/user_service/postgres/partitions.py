@@ -110,8 +110,8 @@ END $$
 def match_change(row: str) -> str:
     """The condition on `user_changes c` that finds the change of a row, by the primary key of its partition.
 
-    The second line changes no result. It costs other indexes that have `changed_at` more than the primary key, which
-    decides where the planner finds the table empty; its plan may be in use long after.
+    The second line changes no result. It raises the planner's estimate for other indexes on `changed_at`, so that the
+    primary key is chosen for an empty table too, whose plan may stay in use after the table has filled.
     """
     return f"""c.user_id = {row}.user_id AND c.version = {row}.version AND c.changed_at = {row}.changed_at
   AND (c.user_id, c.version) >= ({row}.user_id, {row}.version)"""

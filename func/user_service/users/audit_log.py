@@ -16,19 +16,17 @@ from uuid import UUID
 
 from user_service.postgres.session import Session
 from user_service.postgres.statements import Statement, text
-from user_service.users.change_log import Origin
+from user_service.users.audit import TRAIL_COLUMNS
+from user_service.users.change_log import CHANGE_COLUMNS, CHANGE_TYPES, Origin
 from user_service.users.cursors import Cursor
 from user_service.values.ids import new_id
 
-CHANGE_TYPES: Final = ("created", "updated", "status_changed", "deleted", "restored", "erased", "purged")
 EXPORTED: Final = "exported"
 ENTRY_TYPES: Final = (*CHANGE_TYPES, EXPORTED)
 # The user of an export of many users.
 NO_USER: Final = UUID(int=0)
 
-ENTRY_COLUMNS: Final = (
-    "event_id AS id, user_id, version, type, status, changed, actor, request_id, traceparent, changed_at, reason"
-)
+ENTRY_COLUMNS: Final = f"user_id, {TRAIL_COLUMNS}"
 NEWEST: Final = "ORDER BY changed_at DESC, event_id DESC LIMIT :limit"
 MERGED: Final = "ORDER BY changed_at DESC, id DESC LIMIT :limit"
 CONDITIONS: Final[Mapping[str, str]] = {
@@ -39,8 +37,7 @@ CONDITIONS: Final[Mapping[str, str]] = {
     "cursor": "changed_at <= :at AND (changed_at, event_id) < (:at, :id)",
 }
 INSERT_EXPORT: Final = text(
-    "INSERT INTO user_changes"
-    " (user_id, version, event_id, type, status, changed, changed_at, actor, request_id, traceparent, reason)"
+    f"INSERT INTO user_changes ({CHANGE_COLUMNS})"  # noqa: S608
     " VALUES (:user_id, :version, :event_id, :type, '', '{}', now(), :actor, :request_id, :traceparent, :reason)"
 )
 
@@ -87,10 +84,7 @@ class AuditLog:
             "version": -1 - (event_id.int & 0x3FFF_FFFF),
             "event_id": event_id,
             "type": EXPORTED,
-            "actor": origin.actor,
-            "request_id": origin.request_id,
-            "traceparent": origin.traceparent,
-            "reason": origin.reason,
+            **origin.columns,
         }
         await self.session.execute(INSERT_EXPORT, values)
 

@@ -1,7 +1,7 @@
 """Boolean conditions on living users, for searches that are more than the filters of the list.
 
-`Named` and `NameStarts` are about identifiers, which tables hold as blind indexes or in clear; the others are about
-columns. What none of them can say can't be searched for without reading every user.
+`Named` and `ExternalIdStarts` are about identifiers, which tables hold as blind indexes or in clear; the others are
+about columns. What none of them can say can't be searched for without reading every user.
 """
 
 from collections.abc import Iterator

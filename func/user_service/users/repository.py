@@ -23,7 +23,7 @@ from user_service.users.binary_copy import (
     encode_outbox,
 )
 from user_service.users.bulk_insert import COPY_THRESHOLD, InsertRows
-from user_service.users.change_log import Change, Origin
+from user_service.users.change_log import CHANGE_COLUMNS, Change, Origin
 from user_service.users.column_arrays import AS_JSON, COLUMN_TYPES, INITIAL_VALUES, INSERTED, column_arrays
 from user_service.users.encrypted_columns import SELECT_LIST, decode_row, seal_personal
 from user_service.users.identifiers import IdentifierTable, Move, compare_terms, identifiers, search_terms, stored_terms
@@ -33,9 +33,6 @@ from user_service.values.ids import new_id
 # Events of one user stay in order because a user is always in one partition of the outbox.
 OUTBOX_PARTITIONS: Final = 16
 OUTBOX_PARTITION: Final = f"get_byte(uuid_send({{}}), 15) % {OUTBOX_PARTITIONS}"
-CHANGE_COLUMNS: Final = (
-    "user_id, version, event_id, type, status, changed, changed_at, actor, request_id, traceparent, reason"
-)
 
 
 def parameter_rows(names: Collection[str]) -> str:
@@ -279,7 +276,7 @@ class UserRepository:
                 "statuses": statuses,
                 "changed": [",".join(names) for names in changed],
                 "at": at,
-                **origin_values(origin),
+                **origin.columns,
             },
         )
 
@@ -314,15 +311,6 @@ class UserRepository:
                 places += [len(ids)] * len(user_terms)
         if terms:
             await self.session.execute(statement, {"terms": terms, "places": places, "ids": ids})
-
-
-def origin_values(origin: Origin) -> dict[str, Any]:
-    return {
-        "actor": origin.actor,
-        "request_id": origin.request_id,
-        "traceparent": origin.traceparent,
-        "reason": origin.reason,
-    }
 
 
 async def copy(session: Session, table: str, columns: Sequence[str], data: bytes) -> None:

@@ -73,7 +73,8 @@ class SearchPage:
 
 
 class Named(NamedTuple):
-    """An identifier: its kind, its key in table `identifiers`, and the hash that is a term of who had it."""
+    """An identifier: its kind, its key in table `identifiers`, and the hash that is a search term of a
+    deleted user that had it."""
 
     kind: int
     key: bytes

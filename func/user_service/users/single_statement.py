@@ -20,16 +20,14 @@ from user_service.errors import ServiceError
 from user_service.postgres.distribution import is_unique_violation
 from user_service.postgres.statements import Statement, text
 from user_service.users.bulk_insert import InsertRows
-from user_service.users.change_log import Change, Origin
+from user_service.users.change_log import CHANGE_COLUMNS, Change, Origin
 from user_service.users.column_arrays import COLUMN_TYPES, INITIAL_VALUES, column_arrays
 from user_service.users.identifiers import Identifier, Move, compare_terms
 from user_service.users.model import User
 from user_service.users.repository import (
     ALL_BY_IDS,
-    CHANGE_COLUMNS,
     OUTBOX_PARTITION,
     UserRepository,
-    origin_values,
 )
 from user_service.values.ids import new_id
 
@@ -119,16 +117,21 @@ class StatementRepository(UserRepository):
         return {user.id: user for user in await self.select(ALL_BY_IDS, list(ids))}
 
     async def insert(self, new: Sequence[User], rows: InsertRows | None = None) -> dict[UUID, ServiceError]:
-        self.inserted = self.current_rows(new, rows)
+        self.refuse_second()
+        if single(new) is not None:
+            self.inserted = self.current_rows(new, rows)
         return {}
 
     async def update(self, pairs: Sequence[tuple[User, User]], moves: Sequence[Move]) -> dict[UUID, ServiceError]:
+        self.refuse_second()
         self.pair = single(pairs)
         self.moves = moves
         return {}
 
     async def append_changes(self, changes: Sequence[Change], origin: Origin, at: datetime) -> None:
         change = single(changes)
+        if change is not None and self.logged is not None:
+            raise NotAtOnce
         if change is not None:
             self.logged = {
                 "id": change.user.id,
@@ -138,8 +141,13 @@ class StatementRepository(UserRepository):
                 "status": change.user.status,
                 "changed": change.changed,
                 "at": at,
-                **origin_values(origin),
+                **origin.columns,
             }
+
+    def refuse_second(self) -> None:
+        """Raises NotAtOnce where a user is written already."""
+        if self.inserted is not None or self.pair is not None:
+            raise NotAtOnce
 
     async def find_used_ids(self, ids: Sequence[UUID]) -> Set[UUID]:
         raise NotAtOnce

@@ -16,9 +16,8 @@ from user_service.events.types import (
 )
 from user_service.events.types import USER_CHANGE as USER_CHANGE_SCHEMA
 from user_service.web.event_schemas import make_components
+from user_service.web.openapi import JSON, PROBLEM_JSON
 
-JSON: Final = "application/json"
-PROBLEM_JSON: Final = "application/problem+json"
 SCHEMAS: Final = "#/components/schemas/"
 TEXT: Final = {"type": "string", "minLength": 1}
 TIME: Final = {"type": "string", "format": "date-time"}

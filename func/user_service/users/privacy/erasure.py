@@ -17,7 +17,7 @@ from user_service.postgres.session import Session
 from user_service.postgres.statements import text
 from user_service.users.model import User
 from user_service.users.privacy.mentions import mention_keys
-from user_service.users.privacy.subject_data import CHANGES_BY_ACTOR, ActorNames, DataSubjects, SubjectData
+from user_service.users.privacy.subject_data import BY_ACTOR, ActorNames, DataSubjects, SubjectData
 
 GONE_HEAD: Final = orjson.dumps([GONE, []])
 REDACTED_AT_ONCE: Final = 100
@@ -30,8 +30,8 @@ CLEAR_TEXTS: Final = text(
 )
 ALIAS: Final = "(CAST(:aliases AS text[]))[array_position(CAST(:names AS text[]), actor)]"
 RENAME_ACTORS: Final = (
-    text(f"UPDATE user_changes SET actor = {ALIAS} WHERE {CHANGES_BY_ACTOR}"),  # noqa: S608
-    text(f"UPDATE imports SET actor = {ALIAS} WHERE actor = ANY(CAST(:names AS text[]))"),  # noqa: S608
+    text(f"UPDATE user_changes SET actor = {ALIAS} WHERE {BY_ACTOR}"),  # noqa: S608
+    text(f"UPDATE imports SET actor = {ALIAS} WHERE {BY_ACTOR}"),  # noqa: S608
 )
 
 

@@ -15,16 +15,13 @@ from user_service.users.model import User
 # The names that a user has in the audit trail.
 ActorNames = Callable[[User], Collection[str]]
 
-# The condition on `jwt:` is that of the index.
-CHANGES_BY_ACTOR: Final = "actor = ANY(CAST(:names AS text[])) AND actor LIKE 'jwt:%'"
-COUNT_CHANGES: Final = text(f"SELECT count(*) FROM user_changes WHERE {CHANGES_BY_ACTOR}")  # noqa: S608
+BY_ACTOR: Final = "actor = ANY(CAST(:names AS text[]))"
+COUNT_CHANGES: Final = text(f"SELECT count(*) FROM user_changes WHERE {BY_ACTOR}")  # noqa: S608
 EXPORTS: Final = text(
     "SELECT actor, request_id, traceparent, changed_at AS exported_at, reason FROM user_changes"
     " WHERE user_id = :user_id AND version < 0 ORDER BY changed_at"
 )
-IMPORTS_BY_ACTOR: Final = text(
-    "SELECT id, started_at FROM imports WHERE actor = ANY(CAST(:names AS text[])) ORDER BY id"
-)
+IMPORTS_BY_ACTOR: Final = text(f"SELECT id, started_at FROM imports WHERE {BY_ACTOR} ORDER BY id")  # noqa: S608
 RESPONSE_COLUMNS: Final = {IDEMPOTENCY_KEYS.table: "created_at, expires_at", INBOX.table: "source, id, processed_at"}
 
 
@@ -73,7 +70,7 @@ class SubjectData:
         return [dict(row) for row in await self.session.execute(statement, arrays)]
 
     async def list_exports(self, user_id: UUID) -> list[dict[str, Any]]:
-        """Who has read an export of the user, and when."""
+        """The reads of the user's export: actor and time."""
         rows = await self.session.execute(EXPORTS, {"user_id": user_id})
         return [{**row, "request_id": row["request_id"] or None} for row in rows]
 

@@ -8,11 +8,12 @@ from fastapi import Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from user_service.users.audit_log import AuditLog, AuditQuery
+from user_service.users.change_log import ChangeType
 from user_service.users.cursors import Cursor
 from user_service.users.model import JSON_OPTIONS
 from user_service.web.dependencies import UserId, get_database, get_resources, requires
 from user_service.web.openapi import COMMON_PROBLEMS
-from user_service.web.pagination import PAGE_PARAMETERS, PageSize, cursor_codec, page_headers
+from user_service.web.pagination import PageSize, cursor_codec, list_parameters, page_headers
 from user_service.web.problems import request_context
 from user_service.web.query_types import Timestamp
 from user_service.web.responses import RawResponse, make_response
@@ -22,7 +23,7 @@ router = make_router("audit", prefix="/api/v1/audit", responses=COMMON_PROBLEMS)
 # Sets this list's cursors apart from those of others.
 LIST: Final = {"list": "audit"}
 
-EntryType = Literal["created", "updated", "status_changed", "deleted", "restored", "erased", "purged", "exported"]
+EntryType = Literal[ChangeType, "exported"]
 
 
 class AuditEntryRead(BaseModel):
@@ -37,7 +38,7 @@ class AuditEntryRead(BaseModel):
     )
     changed: list[str] = Field(description="Names of the fields that changed")
     actor: str
-    request_id: str | None = Field(description="Null once the user is erased")
+    request_id: str | None = Field(description="Null once the user is erased or purged")
     traceparent: str
     changed_at: datetime
     reason: str | None = Field(description="The `X-Change-Reason` of the request")
@@ -64,7 +65,7 @@ async def read_audit(
     """Changes of all users, and reads of exports, the newest first, without values. Needs `audit:read`."""
     get_resources(request).require_database()
     codec = cursor_codec(request)
-    own = LIST | {name: value for name, value in request.query_params.items() if name not in PAGE_PARAMETERS}
+    own = LIST | list_parameters(request)
     place = codec.decode(cursor, query=own) if cursor is not None else None
     query = AuditQuery(actor=actor, type=type, user_id=user_id, after=after, before=before, limit=limit, cursor=place)
     async with get_database(request).transaction() as session:

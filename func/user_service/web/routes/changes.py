@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from user_service.events.feed import FeedPage
 from user_service.postgres.pool import read_seconds
+from user_service.users.change_log import ChangeType
 from user_service.users.cursors import FeedCursor
 from user_service.users.model import JSON_OPTIONS
 from user_service.web.dependencies import get_resources, requires
@@ -24,7 +25,6 @@ MAX_WAIT_SECONDS: Final = 20
 
 router = make_router("changes", prefix="/api/v1/users", responses=COMMON_PROBLEMS)
 reading = [Depends(requires("users:read"))]
-ChangeType = Literal["created", "updated", "status_changed", "deleted", "restored", "erased", "purged"]
 
 
 class FeedChangeRead(BaseModel):

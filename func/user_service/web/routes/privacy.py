@@ -1,7 +1,7 @@
 """`/api/v1/users/{user_id}/audit`, `/export` and `/erase`: access to personal data, and its erasure."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
@@ -9,6 +9,7 @@ from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from user_service.users.audit import AuditTrail
+from user_service.users.change_log import ChangeType
 from user_service.users.model import JSON_OPTIONS
 from user_service.users.schemas import UserRead
 from user_service.web.dependencies import ChangeCondition, Changes, UserId, get_database, get_resources, requires
@@ -28,7 +29,7 @@ class ChangeRead(BaseModel):
 
     id: str = Field(description="The id of the change's event", examples=["0198c5a4-7d10-7cc2-9b1e-3f2a6c5d4e8f"])
     version: int = Field(ge=1)
-    type: Literal["created", "updated", "status_changed", "deleted", "restored", "erased", "purged"]
+    type: ChangeType
     status: Literal["pending", "active", "suspended", "deleted"] = Field(description="The status after the change")
     changed: list[str] = Field(description="Names of the fields that changed")
     actor: str = Field(
@@ -38,7 +39,7 @@ class ChangeRead(BaseModel):
     traceparent: str = Field(description="W3C trace context of the request")
     changed_at: datetime
     reason: str | None = Field(
-        description="The `X-Change-Reason` of the request; null once the user is erased, but for the erasure's own"
+        description="The `X-Change-Reason` of the request; an erasure or a purge clears all but its own"
     )
 
 
@@ -102,6 +103,7 @@ class StoredRead(BaseModel):
     blind_indexes: BlindIndexesRead
     idempotency_answers: list[StoredResponseRead]
     event_replies: list[EventReplyRead]
+    scim: dict[str, Any] = Field(description="What an identity provider has sent that has no field")
     exports: list[ExportNoted] = Field(description="Reads of this document, and this one")
     as_actor: ActorRead
 
