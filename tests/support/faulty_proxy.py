@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from itertools import cycle
 
 PIECE_BYTES = 65536
+SLOW_SECONDS = 1.5
 END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -17,8 +18,8 @@ class FaultyProxy:
 
     `none` carries one request and its response. `drop` closes before the request is read. `cut` passes the request on
     and resets when the response comes; `cut_response` after half of it; `cut_upload` after 200 KB of a request. `delay`
-    passes the request on and never responds. `repeat` sends the request twice and gives the second response. Bytes are
-    the response themselves, and the request does not reach the service.
+    passes the request on and never responds; `slow` gives the response after 1.5 seconds. `repeat` sends the request
+    twice and gives the second response. Bytes are the response themselves, and the request does not reach the service.
     """
 
     def __init__(self, target_port: int, faults: Sequence[str | bytes]) -> None:
@@ -86,7 +87,8 @@ class FaultyProxy:
                     self.is_over.wait(60)
                 elif fault == "cut_response":
                     connection.sendall(response[: len(response) // 2])
-                elif fault == "none":
+                elif fault in {"none", "slow"}:
+                    self.is_over.wait(SLOW_SECONDS if fault == "slow" else 0)
                     while response:
                         connection.sendall(response)
                         response = service.recv(PIECE_BYTES)

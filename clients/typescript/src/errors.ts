@@ -1,3 +1,5 @@
+import type { ItemResult } from "./users.js";
+
 /** One fault of a request. `pointer` is a JSON pointer into the body, or `?name`, `path:name`, `header:name`. */
 export interface FieldError {
   pointer: string;
@@ -9,6 +11,8 @@ export interface FieldError {
 export class UserServiceError extends Error {
   isTransient = false;
   retryAfterSeconds: number | undefined;
+  /** What a batch of several requests did before. */
+  results: readonly ItemResult[] = [];
   override name = "UserServiceError";
 }
 

@@ -31,7 +31,8 @@ const MAX_DOUBLINGS = 16;
 const LONGEST_TIMER_SECONDS = 2_000_000;
 
 /**
- * A `fetch` that repeats a request while its failure is transient and the deadline allows it. Every write carries an
+ * A `fetch` that repeats a request while its failure is transient and the deadline allows it. The first try has
+ * `timeoutSeconds`, each further one no more than is left, and at least a second. Every write carries an
  * Idempotency-Key, made once for all its tries. Resolves to a success, whose body has arrived as a whole unless it is
  * NDJSON; everything else is thrown as a UserServiceError.
  */
@@ -46,11 +47,12 @@ export function makeFetch(options: FetchOptions): (request: Request) => Promise<
     const body = request.body === null ? null : await request.arrayBuffer();
     const deadline = now() + deadlineSeconds;
     for (let failures = 0; ; failures++) {
-      const rest = Math.max(1, Math.min(options.timeoutSeconds, deadline - now()));
+      const { timeoutSeconds } = options;
+      const limit = failures === 0 ? timeoutSeconds : Math.max(1, Math.min(timeoutSeconds, deadline - now()));
       try {
         for (const [name, value] of Object.entries(await options.credentials())) headers.set(name, value);
         const tried = new Request(request.url, { method: request.method, headers, body, redirect: "manual" });
-        return await tryOnce(tried, options.fetch, rest + extraSeconds, request.signal);
+        return await tryOnce(tried, options.fetch, limit + extraSeconds, request.signal);
       } catch (error) {
         if (!(error instanceof UserServiceError) || !error.isTransient) throw error;
         const pause = pauseSeconds(options.retry, failures, error.retryAfterSeconds);

@@ -135,17 +135,30 @@ export class Users {
     }
   }
 
-  /** Creates any number of users, in requests of up to a thousand; the results are in their order. */
+  /**
+   * Creates any number of users, in requests of up to a thousand; the results are in their order. If a later request
+   * fails, `results` of the error has what the earlier ones did.
+   */
   async createMany(users: Iterable<NewUser>, onConflict: OnConflict = "fail"): Promise<ItemResult[]> {
     const results: ItemResult[] = [];
     for (const chunk of cut(users)) {
-      const items = chunk.map((user) => ({ data: user }));
-      const part = data(await this.api.POST("/api/v1/users/batch/create", { body: { items, on_conflict: onConflict } }));
-      if (part.items.length !== chunk.length) throw new UnexpectedResponse(200, "not one result for each item");
-      const offset = results.length;
-      results.push(...part.items.map((item) => ({ ...item, index: item.index + offset })));
+      try {
+        const part = await this.createChunk(chunk, onConflict);
+        const offset = results.length;
+        results.push(...part.map((item) => shift(item, offset)));
+      } catch (error) {
+        if (error instanceof UserServiceError) error.results = results;
+        throw error;
+      }
     }
     return results;
+  }
+
+  private async createChunk(users: NewUser[], onConflict: OnConflict): Promise<ItemResult[]> {
+    const body = { items: users.map((user) => ({ data: user })), on_conflict: onConflict };
+    const { items } = data(await this.api.POST("/api/v1/users/batch/create", { body }));
+    if (items.length !== users.length) throw new UnexpectedResponse(200, "not one result for each item");
+    return items;
   }
 
   /** Pages of the feed, for a program that stores each page with its `next_cursor` in one transaction. */
@@ -195,6 +208,14 @@ function toParameters<Q extends ExportQuery>(query: Q): Omit<Q, "metadata"> & { 
     typeof value === "string" ? value : JSON.stringify(value),
   ]);
   return { ...rest, "metadata.<key>": Object.fromEntries(pairs) as Record<string, string> };
+}
+
+/** The result with its place among all items given, in its pointer too. */
+function shift(item: ItemResult, offset: number): ItemResult {
+  const index = item.index + offset;
+  const { error } = item;
+  if (!error?.pointer) return { ...item, index };
+  return { ...item, index, error: { ...error, pointer: error.pointer.replace(/^\/items\/\d+/, `/items/${index}`) } };
 }
 
 /** Chunks of at most a thousand users and two MiB; a larger user is a chunk of its own, which the service refuses. */

@@ -64,6 +64,33 @@ for (const name of ["none", "cut", "drop", "repeat", "mixed", "busy", "garbage",
   });
 }
 
+test("results of many users have their places among all", async () => {
+  const domain = `${randomUUID()}.example.org`;
+  const users = Array.from({ length: 1001 }, (_, number) => ({ email: `u${number}@${domain}` }));
+
+  const results = await direct.users.createMany([...users.slice(0, 1000), { email: "no address" }]);
+
+  assert.deepEqual(results.map((item) => item.index), users.map((_, index) => index));
+  assert.equal(results[1000]?.error?.pointer, "/items/1000/data/email");
+});
+
+test("an error after a thousand users has the results before it", async () => {
+  const domain = `${randomUUID()}.example.org`;
+  const users = Array.from({ length: 1001 }, (_, number) => ({ email: `u${number}@${domain}` }));
+
+  const error: unknown = await connect("stops").users.createMany(users).catch((caught: unknown) => caught);
+
+  assert(error instanceof UnexpectedResponse);
+  assert.deepEqual(error.results.map((item) => item.status), users.slice(0, 1000).map(() => "created"));
+  assert.equal(await direct.users.findByEmail(users[1000]!.email), null);
+});
+
+test("a single try has its whole time", async () => {
+  const user = await connect("slow", { deadlineSeconds: 0 }).users.create({ email: `${randomUUID()}@example.org` });
+
+  assert.equal(user.version, 1);
+});
+
 test("an export that is cut off goes on after the last user", async () => {
   const domain = `${randomUUID()}.example.org`;
   const made = await direct.users.createMany(

@@ -3,17 +3,20 @@
 import json
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.api import USERS
-from support.clients import run_users
+from support.clients import run_users, users_environ
 from support.faulty_proxy import faulty_proxy
 from support.live_server import LiveServer, live
 from support.settings import API_KEY, make_settings
 from user_service_client.command.files import count_rows
+
+MODULE = "user_service_client.command.main"
 
 
 @pytest.fixture
@@ -85,6 +88,33 @@ def test_a_file_that_can_not_be_written_is_named(server: LiveServer, tmp_path: P
 
     assert result.returncode == 2
     assert "users.ndjson: can't be written (No such file or directory)" in result.stderr
+
+
+def test_a_disk_that_is_full_keeps_no_part_of_a_file(server: LiveServer, tmp_path: Path) -> None:
+    with server.client() as client:
+        user = client.post(USERS, json={"email": "n@example.org", "preferences": {"text": "x" * 5000}}).json()
+
+    # The limit of a file's size, 512 or 1,024 bytes, is an error of the write, as a full disk is.
+    limited = ["sh", "-c", 'ulimit -f 1 && exec "$@"', "sh", sys.executable, "-B", "-m", MODULE]
+    environ = users_environ(
+        tmp_path, {"USER_SERVICE_URL": f"http://127.0.0.1:{server.port}", "USER_SERVICE_API_KEY": API_KEY}
+    )
+    for arguments in (["export", "users.ndjson"], ["export-person", user["id"], "person.json"]):
+        result = subprocess.run(
+            [*limited, *arguments], env=environ, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert (result.returncode, "can't be written (File too large)" in result.stderr) == (2, True), result.stderr
+
+    assert list(tmp_path.glob("*son*")) == []
+
+
+def test_a_folder_is_not_replaced_by_an_export(server: LiveServer, tmp_path: Path) -> None:
+    (tmp_path / "users.ndjson" / "full").mkdir(parents=True)
+
+    result = export(tmp_path, server.port, "users.ndjson")
+
+    assert (result.returncode, "can't be written" in result.stderr) == (2, True)
+    assert not (tmp_path / "users.ndjson.part").exists()
 
 
 @pytest.mark.parametrize("name", ["users.ndjson", "users.csv"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx2
 import pytest
 
 from support.faulty_proxy import FaultyProxy
@@ -21,6 +22,9 @@ from user_service_client import (
     UnexpectedResponse,
     UserServiceError,
 )
+from user_service_client.imports import IMPORT_SECONDS, PROGRESS_SECONDS, ImportMethods
+from user_service_client.service import Service
+from user_service_client.steps import Request, exchange, parse_nothing
 
 Address = Callable[[], str]
 Through = Callable[..., AbstractContextManager[FaultyProxy]]
@@ -157,6 +161,38 @@ def test_a_deadline_ends_the_tries_with_an_error_of_the_client(
     assert len(proxy.taken) > 1
     assert email not in str(caught.value)
     assert email not in repr(caught.value.__cause__)
+
+
+def test_a_single_try_has_its_whole_time(through: Through, open_one: OpenClient, address: Address) -> None:
+    with through("slow") as proxy:
+        assert open_one(proxy.url, retry=Retry(0)).users.create(email=address()).version == 1
+
+    assert proxy.taken == ["slow"]
+
+
+def test_an_import_has_its_own_time_and_a_look_at_its_progress_a_short_one(tmp_path: Path) -> None:
+    file = tmp_path / "users.ndjson"
+    file.touch()
+    resource = ImportMethods(Service("http://localhost", "a key"))
+    steps = ImportMethods.import_file.function(resource, file, key="k", on_progress=print)
+
+    sent = next(steps)
+    watch = sent.request.watch
+
+    assert sent.timeout_seconds == IMPORT_SECONDS
+    assert next(watch()).timeout_seconds == PROGRESS_SECONDS < resource.service.timeout_seconds
+
+
+def test_the_deadline_limits_the_time_of_further_tries() -> None:
+    steps = exchange(Request("GET", "/"), parse_nothing, Retry(deadline_seconds=5), timeout_seconds=30)
+
+    sent = [next(steps)]
+    for _ in range(2):
+        steps.throw(httpx2.ConnectError("refused", request=httpx2.Request("GET", "http://localhost/")))
+        sent.append(next(steps))
+
+    assert sent[0].timeout_seconds == 30
+    assert all(1 <= each.timeout_seconds <= 5 for each in sent[1:])
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
 """What the clients do with users, against the live service; each test runs with both clients."""
 
+import asyncio
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from support.faulty_proxy import FaultyProxy
+from support.http_messages import problem
 from support.process import ServiceProcess
 from support.settings import API_KEY
 from user_service_client import (
@@ -14,6 +19,7 @@ from user_service_client import (
     Client,
     EmailTaken,
     InvalidTransition,
+    Unauthenticated,
     UserNotFound,
     ValidationFailed,
     VersionMismatch,
@@ -228,7 +234,8 @@ def test_what_is_no_key_is_refused_without_showing_it(key: str) -> None:
 @pytest.mark.parametrize("url", ["http://h", "http://h/", "http://h:80/a", "http://h/a/"])
 def test_a_service_may_be_behind_a_prefix(url: str) -> None:
     with Client(url, api_key=API_KEY) as client:
-        request = client.users.service.build(client.http, Send(Request("GET", "/api/v1/users/me?a=%2F"), 1))
+        service = client.users.service
+        request = service.build(client.http, Send(Request("GET", "/api/v1/users/me?a=%2F"), 1), service.credentials())
 
     assert str(request.url) == url.removesuffix("/").replace(":80", "") + "/api/v1/users/me?a=%2F"
 
@@ -241,3 +248,23 @@ def test_the_text_of_a_user_has_nothing_personal(client: Any, address: Address) 
     assert user.id in repr(user)
     assert email not in repr(user)
     assert "Ada" not in repr(user)
+
+
+def test_a_function_that_gives_tokens_does_not_hold_up_the_event_loop(
+    through: Callable[..., AbstractContextManager[FaultyProxy]],
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def give_token() -> str:
+        threads.append(threading.current_thread())
+        return "a token"
+
+    async def ask(url: str) -> None:
+        async with AsyncClient(url, token=give_token) as client:
+            await client.users.me()
+
+    with through(problem(401, "unauthenticated")) as proxy, pytest.raises(Unauthenticated):
+        asyncio.run(ask(proxy.url))
+
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()

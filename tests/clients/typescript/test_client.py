@@ -29,6 +29,8 @@ FAULTS = {
     "repeat": ["repeat"],
     "mixed": ["cut_response", "repeat", "drop", "cut", "none"],
     "half": ["cut_response", "cut_response", "none"],
+    "slow": ["slow"],
+    "stops": ["none", respond(404, "text/html", "<html>no such page</html>")],
     "delay": ["none", "none", "none", "delay"],
     "busy": [BUSY, problem(429, "rate_limited", "Retry-After: 0"), problem(409, "idempotency_in_progress"), "none"],
     "garbage": [

@@ -88,7 +88,10 @@ class Client:
 
 
 class AsyncClient:
-    """As Client, for asyncio: methods are awaited, iterators are `async for`."""
+    """As Client, for asyncio: methods are awaited, iterators are `async for`.
+
+    A function that gives tokens is called in a thread, so it may block.
+    """
 
     def __init__(
         self,

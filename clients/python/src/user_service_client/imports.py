@@ -43,6 +43,8 @@ FORMATS: dict[str, FileFormat] = {
 }
 # The response comes after the last record, and the service reads no faster than it writes.
 IMPORT_SECONDS = 300
+# The blocking client waits for a look at the progress before it returns the import.
+PROGRESS_SECONDS = 1.0
 
 
 class ImportMethods(Resource):
@@ -103,7 +105,7 @@ class ImportMethods(Resource):
             except UserServiceError as error:  # noqa: PERF203 - the loop is the next try
                 if not error.is_transient:
                     raise
-                found = yield from find_import(self, import_key, self.service.retry)
+                found = yield from find_import(self, import_key)
                 if found is None or found.position <= position:
                     raise
                 position = found.position
@@ -116,7 +118,7 @@ class ImportMethods(Resource):
     @operation
     def find_import(self, key: str, /) -> Steps[Import | None]:
         """The import that this caller has started with a key."""
-        return find_import(self, key, self.service.retry)
+        return find_import(self, key)
 
     @iteration
     def import_failures(self, import_id: str | UUID, /) -> Emits[ImportFailure]:
@@ -153,16 +155,20 @@ def hash_content(file: Path) -> str:
     return content.hexdigest()[:32]
 
 
-def find_import(self: Resource, key: str, retry: Retry) -> Steps[Import | None]:
-    request = Request("GET", add_query(f"{USERS}/imports", {"key": key}))
-    found = yield from exchange(request, parse_as(ImportList), retry, timeout_seconds=self.service.timeout_seconds)
+def find_import(self: Resource, key: str) -> Steps[Import | None]:
+    found = yield from self.service.call(find_request(key), parse_as(ImportList))
     return found.items[0] if found.items else None
 
 
 def report_progress(self: Resource, key: str, on_progress: Callable[[Import], None]) -> Steps[None]:
-    found = yield from find_import(self, key, Retry(deadline_seconds=0))
-    if found is not None:
-        on_progress(found)
+    retry = Retry(deadline_seconds=0)
+    found = yield from exchange(find_request(key), parse_as(ImportList), retry, timeout_seconds=PROGRESS_SECONDS)
+    if found.items:
+        on_progress(found.items[0])
+
+
+def find_request(key: str) -> Request:
+    return Request("GET", add_query(f"{USERS}/imports", {"key": key}))
 
 
 def expect_ndjson(reply: Reply) -> None:

@@ -81,7 +81,7 @@ class BlockingResource(Resource):
 
     def send(self, step: Send) -> tuple[httpx2.Response, Reply]:
         with self.watching(step.request):
-            request = self.service.build(self.http, step)
+            request = self.service.build(self.http, step, self.service.credentials())
             response = self.http.send(request, stream=True)
             if not step.is_stream or not response.is_success:
                 try:
@@ -167,7 +167,7 @@ class AsyncResource(Resource):
     async def send(self, step: Send) -> tuple[httpx2.Response, Reply]:
         watching = asyncio.create_task(self.repeat(step.request.watch)) if step.request.watch is not None else None
         try:
-            request = self.service.build(self.http, step)
+            request = self.service.build(self.http, step, await self.credentials())
             response = await self.http.send(request, stream=True)
             if not step.is_stream or not response.is_success:
                 try:
@@ -179,6 +179,12 @@ class AsyncResource(Resource):
             if watching is not None:
                 watching.cancel()
                 await asyncio.wait([watching])
+
+    async def credentials(self) -> dict[str, str]:
+        """A function that gives tokens may block, as for a request of its own: it is called in a thread."""
+        if callable(self.service.token):
+            return await asyncio.to_thread(self.service.credentials)
+        return self.service.credentials()
 
     async def repeat(self, watch: Callable[[], Steps[None]]) -> None:
         while True:

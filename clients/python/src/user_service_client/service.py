@@ -57,7 +57,9 @@ class Service:
         if self.reason is not None and (not self.reason.isprintable() or not 0 < len(self.reason.strip()) <= 200):
             raise ValueError("reason: up to 200 characters on one line")
 
-    def build(self, http: httpx2.Client | httpx2.AsyncClient, step: Send) -> httpx2.Request:
+    def build(
+        self, http: httpx2.Client | httpx2.AsyncClient, step: Send, credentials: Mapping[str, str]
+    ) -> httpx2.Request:
         """The request of httpx2 for one try."""
         body, base = step.request.body, httpx2.URL(self.url)
         content: Any = body
@@ -66,7 +68,7 @@ class Service:
         return http.build_request(
             step.request.method,
             base.copy_with(raw_path=base.raw_path.rstrip(b"/") + step.request.path.encode("ascii")),
-            headers=[*encode_headers({**step.request.headers, **self.credentials()}), *self.reason_headers()],
+            headers=[*encode_headers({**step.request.headers, **credentials}), *self.reason_headers()],
             content=content,
             timeout=step.timeout_seconds,
         )

@@ -114,15 +114,16 @@ def exchange(
 ) -> Steps[T]:
     """The parsed response to a request, which is repeated while its failure is transient and the deadline allows it.
 
+    The first try has `timeout_seconds`, a further one no more than is left until the deadline, but at least a second.
     Every request of this client may be repeated: it reads, or has an Idempotency-Key, which is the same in each try.
     Raises UserServiceError.
     """
     deadline = monotonic() + retry.deadline_seconds
     request = replace(request, headers={**request.headers, **trace_headers()})
     for failures in count():
-        timeout = max(1.0, min(timeout_seconds, deadline - monotonic())) + request.extra_seconds
+        timeout = timeout_seconds if failures == 0 else max(1.0, min(timeout_seconds, deadline - monotonic()))
         try:
-            reply = yield Send(request, timeout, is_stream)
+            reply = yield Send(request, timeout + request.extra_seconds, is_stream)
             check_status(reply)
             return parse(reply)
         except httpx2.RequestError as cause:

@@ -18,7 +18,7 @@ from user_service_client.command.failures import FAILED, SUCCESS, CommandFailed
 from user_service_client.command.mapping import map_file, parse_mapping
 from user_service_client.command.output import Bar, Output, open_bar
 from user_service_client.command.people import read_filters
-from user_service_client.command.profiles import open_private
+from user_service_client.command.profiles import replace_private
 from user_service_client.cursors import CursorFile
 from user_service_client.errors import ConnectionFailed
 from user_service_client.imports import FORMATS, hash_content
@@ -156,23 +156,15 @@ def export_users(client: Client, options: Namespace, output: Output) -> int:
 
 
 def export_file(client: Client, options: Namespace, file: Path, bar: Bar, *, is_csv: bool) -> int:
-    draft = file.with_name(file.name + ".part")
     for tried in range(EXPORT_TRIES):
         try:
-            draft.unlink(missing_ok=True)
-            with open_private(draft) as opened:
-                count = write_export(client, options, opened, bar, is_csv=is_csv)
-            draft.replace(file)
-            return count
+            with replace_private(file) as opened:
+                return write_export(client, options, opened, bar, is_csv=is_csv)
         except ConnectionFailed:  # noqa: PERF203 - the loop is the next try
             if tried + 1 == EXPORT_TRIES:
-                draft.unlink(missing_ok=True)
                 raise
         except OSError as error:
             raise CommandFailed(f"{file}: can't be written ({error.strerror})") from None
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
     raise AssertionError("unreachable")
 
 

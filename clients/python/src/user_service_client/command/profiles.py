@@ -11,11 +11,11 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from user_service_client.client import Client
 from user_service_client.command.failures import CommandFailed
@@ -54,11 +54,8 @@ class Profiles:
     def save(self, profiles: Mapping[str, Mapping[str, str]]) -> None:
         """Replaces the file as a whole; it is never readable for others."""
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = self.file.with_name(self.file.name + ".new")
-        draft.unlink(missing_ok=True)
-        with open_private(draft) as opened:
+        with replace_private(self.file) as opened:
             opened.write(json.dumps(profiles, indent=2).encode() + b"\n")
-        draft.replace(self.file)
 
     def add(self, name: str, url: str, key: str, *, in_file: bool) -> str:
         """Returns where the key is."""
@@ -86,9 +83,27 @@ class Profiles:
         return key
 
 
-def open_private(path: Path) -> Any:
-    """A new file for writing bytes, which only this account can read."""
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+@contextmanager
+def open_private(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, which only this account can read; it is removed unless it is written to its end. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as opened:
+            yield opened
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replace_private(path: Path) -> Iterator[IO[bytes]]:
+    """The same, in place of the file that was there before, which stays until the new one is complete."""
+    draft = path.with_name(path.name + ".part")
+    draft.unlink(missing_ok=True)
+    with open_private(draft) as opened:
+        yield opened
+        opened.close()
+        draft.replace(path)
 
 
 def open_client(environ: Mapping[str, str], profile: str | None, url: str | None, retry: Retry) -> Client:
