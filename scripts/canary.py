@@ -1,7 +1,7 @@
 """Move the traffic of the Knative Service to its newest revision in steps, and back if it breaks the objectives.
 
-Needs kubectl and no Python packages; called by scripts/canary. Exit status 0: the newest revision has all traffic; 1:
-the former one has it again, and the reason was printed; 2: wrong usage, or the cluster could not be asked.
+Needs kubectl and no Python packages; called by scripts/canary. Exit status 0: the revision that was watched has all
+traffic; 1: the former one has it again, and the reason was printed; 2: wrong usage, or the cluster could not be asked.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SERVICE = "user-service"
 # The objectives of the alerts (docs/observability.md): 99.9 % without 5xx, 99 % within 250 ms.
 ERROR_BUDGET = 0.001
 SLOW_BUDGET = 0.01
-CALLERS = 'route!~"/api/health/.*|/metrics|.*/(imports|export)(/.*)?"'
+COUNTED_ROUTES = 'route!~"/api/health/.*|/metrics|.*/(imports|export)(/.*)?"'
 POLL_SECONDS = 5.0
 MAX_FAILED_QUERIES = 3
 Traffic = list[dict[str, Any]]
@@ -47,7 +47,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Counts:
     """Requests of a revision within a step."""
 
     total: float
@@ -68,11 +68,14 @@ def read_service(namespace: str) -> dict[str, Any]:
     return dict(json.loads(kubectl(namespace, "get", "services.serving.knative.dev", SERVICE, "--output", "json")))
 
 
-def stable_revision(service: dict[str, Any]) -> str:
-    """The revision with the tag `stable`, else the one with the most traffic. Raises ClusterFailed if there is none."""
+def stable_revision(service: dict[str, Any], *, is_way_back: bool = False) -> str:
+    """The revision with the tag `stable`, else the one with the most traffic. Raises ClusterFailed if there is none.
+
+    A tag without traffic counts for the way back only: elsewhere it is left from a run that moved all traffic.
+    """
     targets = service.get("status", {}).get("traffic", [])
     for target in targets:
-        if target.get("tag") == "stable":
+        if target.get("tag") == "stable" and (is_way_back or target.get("percent")):
             return str(target["revisionName"])
     targets = [target for target in targets if target.get("percent")]
     if not targets:
@@ -120,29 +123,34 @@ def ask(prometheus: str, query: str) -> float:
 
 def queries(namespace: str, revision: str, seconds: int) -> dict[str, str]:
     own = f'namespace="{namespace}", job=~"(.+/)?user-service", serving_knative_dev_revision="{revision}"'
-    window = f"[{seconds}s]"
-    shed = f"(sum(increase(user_shed_total{{{own}}}{window})) or vector(0))"
-    failed = f'http_requests_total{{{own}, status=~"5..", {CALLERS}}}'
-    timed = f"http_request_duration_seconds_bucket{{{own}, {CALLERS}"
+    counted = f"{own}, {COUNTED_ROUTES}"
+
+    def increase(metric: str, matchers: str) -> str:
+        return f"(sum(increase({metric}{{{matchers}}}[{seconds}s])) or vector(0))"
+
+    shed = increase("user_shed_total", own)
+    failed = increase("http_requests_total", f'{counted}, status=~"5.."')
+    timed = increase("http_request_duration_seconds_bucket", f'{counted}, le="+Inf"')
+    quick = increase("http_request_duration_seconds_bucket", f'{counted}, le="0.25"')
     return {
-        "total": f"sum(increase(http_requests_total{{{own}, {CALLERS}}}{window})) + {shed}",
-        "errors": f"(sum(increase({failed}{window})) or vector(0)) + {shed}",
-        "slow": f'sum(increase({timed}, le="+Inf"}}{window})) - sum(increase({timed}, le="0.25"}}{window}))',
+        "total": f"{increase('http_requests_total', counted)} + {shed}",
+        "errors": f"{failed} + {shed}",
+        "slow": f"{timed} - {quick}",
     }
 
 
-def look(options: Options, revision: str, seconds: float) -> Seen:
+def read_counts(options: Options, revision: str, seconds: float) -> Counts:
     window = max(60, round(seconds))
     found = {name: ask(options.prometheus, q) for name, q in queries(options.namespace, revision, window).items()}
-    return Seen(**found)
+    return Counts(**found)
 
 
-def judge(seen: Seen, burn: float) -> str | None:
+def judge(counts: Counts, burn: float) -> str | None:
     """Why the revision must not go on; None if it may."""
-    for name, count, budget in (("5xx", seen.errors, ERROR_BUDGET), ("over 250 ms", seen.slow, SLOW_BUDGET)):
-        if seen.total and count / seen.total > budget * burn:
-            share = f"{100 * count / seen.total:.2f} %"
-            return f"{share} of {seen.total:.0f} requests are {name}; {100 * budget * burn:.2f} % are allowed"
+    for name, count, budget in (("5xx", counts.errors, ERROR_BUDGET), ("over 250 ms", counts.slow, SLOW_BUDGET)):
+        if counts.total and count / counts.total > budget * burn:
+            share = f"{100 * count / counts.total:.2f} %"
+            return f"{share} of {counts.total:.0f} requests are {name}; {100 * budget * burn:.2f} % are allowed"
     return None
 
 
@@ -153,21 +161,22 @@ def watch(options: Options, revision: str) -> None:
         time.sleep(min(POLL_SECONDS, options.seconds))
         elapsed = time.monotonic() - started
         try:
-            seen = look(options, revision, elapsed)
+            counts = read_counts(options, revision, elapsed)
         except (OSError, ValueError) as error:
             failed += 1
             if failed >= MAX_FAILED_QUERIES:
                 raise CanaryFailed(f"Prometheus did not answer {failed} times: {error}") from None
             continue
         failed = 0
-        if seen.total >= options.min_requests and (reason := judge(seen, options.burn)):
+        if counts.total >= options.min_requests and (reason := judge(counts, options.burn)):
             raise CanaryFailed(reason)
-        if elapsed >= options.seconds and seen.total >= options.min_requests:
-            print(f"  {seen.total:.0f} requests, {seen.errors:.0f} with 5xx, {seen.slow:.0f} over 250 ms", flush=True)
+        if elapsed >= options.seconds and counts.total >= options.min_requests:
+            bad = f"{counts.errors:.0f} with 5xx, {counts.slow:.0f} over 250 ms"
+            print(f"  {counts.total:.0f} requests, {bad}", flush=True)
             return
         if elapsed >= options.seconds + options.patience:
             needed = f"{options.min_requests} are needed to judge it"
-            raise CanaryFailed(f"{revision} had {seen.total:.0f} requests in {elapsed:.0f} s, and {needed}")
+            raise CanaryFailed(f"{revision} had {counts.total:.0f} requests in {elapsed:.0f} s, and {needed}")
 
 
 def wait_until_ready(options: Options, stable: str) -> str:
@@ -192,15 +201,18 @@ def run(options: Options) -> int:
         for percent in options.steps:
             set_traffic(options.namespace, split(stable, candidate, percent))
             watch(options, candidate)
+        newest = read_service(options.namespace).get("status", {}).get("latestCreatedRevisionName")
+        is_newest = newest == candidate
+        set_traffic(options.namespace, RELEASED if is_newest else split(stable, candidate, 100))
     except (CanaryFailed, ClusterFailed, KeyboardInterrupt) as reason:
         # A second signal must not end the way back.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        print(f"FAIL {reason or 'interrupted'}; back to {stable}", flush=True)
+        print(f"FAIL {str(reason) or 'interrupted'}; back to {stable}", flush=True)
         set_traffic(options.namespace, pinned(stable))
         return 1
-    set_traffic(options.namespace, RELEASED)
-    print(f"ok   {candidate} has all traffic")
+    kept = "" if is_newest else f"; {newest} appeared during the run, was not watched and gets none"
+    print(f"ok   {candidate} has all traffic{kept}")
     return 0
 
 
@@ -233,7 +245,7 @@ def main(arguments: list[str]) -> int:
         if given.action == "run":
             del given.action
             return run(Options(**vars(given)))
-        stable = stable_revision(read_service(given.namespace))
+        stable = stable_revision(read_service(given.namespace), is_way_back=given.action == "back")
         set_traffic(given.namespace, pinned(stable))
     except ClusterFailed as error:
         print(f"canary: {error}", file=sys.stderr)

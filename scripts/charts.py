@@ -14,7 +14,7 @@ from manifests import ROOT, Document, parse, pod_template
 CHART = ROOT / "charts" / "user-service"
 VALUE_FILES = sorted((CHART / "ci").glob("*.yaml"))
 # The value files that describe an overlay of kustomize
-TWINS = {
+MATCHING_OVERLAYS = {
     f"{mode}-{overlay}": f"{folder}/overlays/{overlay}"
     for mode, folder in (("deployment", "k8s-fallback"), ("knative", "knative"))
     for overlay in ("dev", "production")

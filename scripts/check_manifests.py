@@ -142,7 +142,7 @@ def check_chart() -> Problems:
     for values in charts.VALUE_FILES:
         linted = charts.helm("lint", str(charts.CHART), *options, "-f", str(values))
         found += (linted.stdout + linted.stderr).strip().splitlines() if linted.returncode else []
-    for name, overlay in charts.TWINS.items():
+    for name, overlay in charts.MATCHING_OVERLAYS.items():
         problems = charts.compare(charts.CHART / "ci" / f"{name}.yaml", render(overlay))
         found += [f"{name}: {problem}" for problem in problems]
     return found

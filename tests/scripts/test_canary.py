@@ -1,7 +1,9 @@
-"""The canary script against a kubectl and a Prometheus that answer as they are told; no cluster was at hand."""
+"""The canary script against a simulated kubectl and Prometheus; its queries with promtool. No cluster was at hand."""
 
 import json
 import os
+import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -18,17 +20,22 @@ import canary
 import custom_resources
 import manifests
 import pytest
+import yaml
 from manifests import is_knative_service, render_with
 
-STABLE, CANDIDATE = "user-service-00007", "user-service-00008"
+STABLE, CANDIDATE, NEWER = (f"user-service-{number:05}" for number in (7, 8, 9))
 KUBECTL = f"""#!{sys.executable}
 import json, os, pathlib, sys
 folder = pathlib.Path(os.environ["CLUSTER"])
+patches, refused, later = (folder / name for name in ("patches", "refused", "later.json"))
 if "patch" in sys.argv:
-    with (folder / "patches").open("a") as file:
-        file.write(sys.argv[sys.argv.index("--patch") + 1] + "\\n")
+    patch = sys.argv[sys.argv.index("--patch") + 1]
+    if refused.exists() and refused.read_text() in patch:
+        sys.exit("admission denied")
+    with patches.open("a") as file:
+        file.write(patch + "\\n")
 else:
-    print((folder / "service.json").read_text())
+    print((later if later.exists() and patches.exists() else folder / "service.json").read_text())
 """
 
 
@@ -36,10 +43,11 @@ class Prometheus(ThreadingHTTPServer):
     """Answers queries by what they count, of the revision that they name."""
 
     answers: dict[str, float]
+    revision = CANDIDATE
     is_broken = False
 
     def count(self, query: str) -> float:
-        assert f'serving_knative_dev_revision="{CANDIDATE}"' in query
+        assert f'serving_knative_dev_revision="{self.revision}"' in query
         kind = "slow" if "duration" in query else "errors" if 'status=~"5.."' in query else "total"
         return self.answers[kind]
 
@@ -79,10 +87,11 @@ def cluster(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def set_status(cluster: Path, **status: Any) -> None:
+def set_status(cluster: Path, name: str = "service.json", **status: Any) -> None:
+    """What kubectl reads; under the name `later.json`: what it reads once the traffic was changed."""
     traffic = [{"revisionName": STABLE, "percent": 100}]
     whole = {"traffic": traffic, "latestCreatedRevisionName": CANDIDATE, "latestReadyRevisionName": CANDIDATE}
-    (cluster / "service.json").write_text(json.dumps({"status": whole | status}))
+    (cluster / name).write_text(json.dumps({"status": whole | status}))
 
 
 def start(cluster: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -116,6 +125,27 @@ def test_a_healthy_revision_gets_all_traffic_in_steps(cluster: Path, prometheus:
     assert status == 0, text
     steps = [{STABLE: 100 - percent, CANDIDATE: percent, "latest": 0} for percent in (5, 25, 50, 100)]
     assert shares(cluster) == [*steps, {"latest": 100}]
+
+
+@pytest.mark.parametrize("ready", [CANDIDATE, NEWER])
+@pytest.mark.parametrize("steps", ["5,100", "5"])
+def test_a_revision_that_appears_during_a_run_gets_no_traffic(
+    cluster: Path, prometheus: Prometheus, ready: str, steps: str
+) -> None:
+    set_status(cluster, "later.json", latestCreatedRevisionName=NEWER, latestReadyRevisionName=ready)
+    status, text = run(cluster, prometheus, "--steps", steps)
+
+    assert status == 0, text
+    assert f"{NEWER} appeared during the run" in text
+    assert shares(cluster)[-1] == {STABLE: 0, CANDIDATE: 100, "latest": 0}
+
+
+def test_a_refused_release_takes_the_traffic_back(cluster: Path, prometheus: Prometheus) -> None:
+    (cluster / "refused").write_text('"latestRevision": true, "percent": 100')
+    status, text = run(cluster, prometheus)
+
+    assert (status, "FAIL admission denied; back to" in text) == (1, True), text
+    assert shares(cluster)[-1] == BACK
 
 
 @pytest.mark.parametrize(
@@ -167,8 +197,10 @@ def test_a_revision_that_is_not_ready_gets_nothing(
     assert shares(cluster) == [BACK]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_takes_the_traffic_back(cluster: Path, prometheus: Prometheus, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGTERM, "ended by a signal"), (signal.SIGINT, "interrupted")])
+def test_a_signal_takes_the_traffic_back(
+    cluster: Path, prometheus: Prometheus, number: signal.Signals, reason: str
+) -> None:
     address = f"http://127.0.0.1:{prometheus.server_port}"
     process = start(cluster, "run", "--prometheus", address, "--seconds", "60")
     deadline = time.monotonic() + 60
@@ -177,8 +209,9 @@ def test_a_signal_takes_the_traffic_back(cluster: Path, prometheus: Prometheus, 
         time.sleep(0.02)
     process.send_signal(number)
 
-    process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 1
+    assert f"FAIL {reason}; back to {STABLE}" in out, out + err
     assert shares(cluster)[-1] == BACK
 
 
@@ -199,6 +232,27 @@ def test_back_leads_to_the_stable_revision_wherever_the_traffic_is(cluster: Path
     assert shares(cluster) == [BACK]
 
 
+def watched_to_the_end() -> list[dict[str, Any]]:
+    """The traffic after a run during which a newer revision appeared."""
+    return [*canary.split(STABLE, CANDIDATE, 100)[:2], {"tag": "latest", "revisionName": NEWER, "percent": 0}]
+
+
+def test_pin_keeps_the_traffic_with_the_revision_that_has_it(cluster: Path) -> None:
+    set_status(cluster, traffic=watched_to_the_end())
+    start(cluster, "pin").communicate(timeout=60)
+
+    assert shares(cluster) == [{CANDIDATE: 100, "latest": 0}]
+
+
+def test_the_next_run_starts_from_the_revision_that_has_the_traffic(cluster: Path, prometheus: Prometheus) -> None:
+    set_status(cluster, traffic=watched_to_the_end(), latestCreatedRevisionName=NEWER, latestReadyRevisionName=NEWER)
+    prometheus.revision = NEWER
+    status, text = run(cluster, prometheus, "--steps", "5")
+
+    assert status == 0, text
+    assert shares(cluster) == [{CANDIDATE: 95, NEWER: 5, "latest": 0}, {"latest": 100}]
+
+
 def test_a_service_without_traffic_is_named(cluster: Path) -> None:
     set_status(cluster, traffic=[])
     process = start(cluster, "pin")
@@ -212,6 +266,55 @@ def test_the_queries_ask_for_metrics_of_the_service() -> None:
     for query in canary.queries("microservices", CANDIDATE, 300).values():
         for metric in ("http_requests_total", "user_shed_total", "http_request_duration_seconds"):
             assert metric not in query or f"`{metric}`" in documented
+
+
+OWN = f'namespace="microservices", job="microservices/user-service", serving_knative_dev_revision="{CANDIDATE}"'
+CREATED = f'{OWN}, route="/api/v1/users"'
+SHED = f"user_shed_total{{{OWN}}}"
+SLOW = f'http_request_duration_seconds_bucket{{{CREATED}, le="+Inf"}}'
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not on PATH (Debian package prometheus)")
+@pytest.mark.parametrize(
+    ("series", "counts"),
+    [
+        ([], {"total": 0, "errors": 0, "slow": 0}),
+        ([SHED], {"total": 300, "errors": 300, "slow": 0}),
+        ([f'http_requests_total{{{CREATED}, status="200"}}'], {"total": 300, "errors": 0, "slow": 0}),
+        ([f'http_requests_total{{{CREATED}, status="503"}}', SHED], {"total": 600, "errors": 600, "slow": 0}),
+        ([SLOW], {"total": 0, "errors": 0, "slow": 300}),
+        ([SLOW, SLOW.replace("+Inf", "0.25")], {"total": 0, "errors": 0, "slow": 0}),
+    ],
+)
+def test_a_missing_series_counts_as_zero(tmp_path: Path, series: list[str], counts: dict[str, int]) -> None:
+    queries = canary.queries("microservices", CANDIDATE, 300)
+    trial = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": "0+60x10"} for name in series],
+        "promql_expr_test": [
+            {"expr": queries[name], "eval_time": "10m", "exp_samples": [{"labels": "{}", "value": count}]}
+            for name, count in counts.items()
+        ],
+    }
+    (tmp_path / "tests.json").write_text(json.dumps({"evaluation_interval": "1m", "tests": [trial]}))
+
+    outcome = subprocess.run(
+        ["promtool", "test", "rules", tmp_path / "tests.json"], capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def test_the_label_of_the_revision_comes_with_every_way_to_scrape() -> None:
+    [query_label] = set(re.findall(r"serving_\w+", str(canary.queries("microservices", CANDIDATE, 300))))
+    observability = (manifests.ROOT / "docs/observability.md").read_text(encoding="utf-8")
+    [scrape] = re.findall(r"```yaml\n(scrape_configs:.*?)```", observability, re.DOTALL)
+    [job] = yaml.safe_load(scrape)["scrape_configs"]
+    monitor = yaml.safe_load((manifests.ROOT / "knative/components/monitoring/podmonitor.yaml").read_text())
+
+    sources = {rule["target_label"]: rule["source_labels"] for rule in job["relabel_configs"] if "target_label" in rule}
+    assert sources.get(query_label) == [f"__meta_kubernetes_pod_label_{query_label}"]
+    assert query_label in {re.sub(r"\W", "_", label) for label in monitor["spec"]["podTargetLabels"]}
+    assert f"`{query_label}`" in (manifests.ROOT / "docs/canary.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not manifests.renderers(), reason="neither kubectl nor kustomize is on PATH")

@@ -36,7 +36,7 @@ def values(name: str) -> Path:
     return CHART / "ci" / f"{name}.yaml"
 
 
-@pytest.mark.parametrize(("name", "overlay"), charts.TWINS.items())
+@pytest.mark.parametrize(("name", "overlay"), charts.MATCHING_OVERLAYS.items())
 def test_chart_and_overlay_describe_the_same_objects(name: str, overlay: str) -> None:
     assert charts.compare(values(name), render(overlay)) == []
 
