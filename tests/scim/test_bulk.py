@@ -27,9 +27,11 @@ def patch(*operations: dict[str, Any]) -> dict[str, Any]:
     return {"schemas": [PATCH], "Operations": list(operations)}
 
 
-def run(scim: ScimClient, *operations: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+def run(
+    scim: ScimClient, *operations: dict[str, Any], path: str = f"{BASE}/Bulk", **options: Any
+) -> list[dict[str, Any]]:
     body = {"schemas": [SCHEMA], "Operations": list(operations), **options}
-    response = scim.post(f"{BASE}/Bulk", json=body)
+    response = scim.post(path, json=body)
     assert response.status_code == 200, response.text
     found: list[dict[str, Any]] = response.json()["Operations"]
     return found
@@ -76,6 +78,42 @@ def test_operations_name_what_others_create(scim: ScimClient) -> None:
     report, boss = (scim.get(outcome["location"]).json() for outcome in outcomes[:2])
     assert report[ENTERPRISE]["manager"]["value"] == boss["id"]
     assert boss["title"] == "Boss"
+
+
+@pytest.mark.parametrize("path", [f"{BASE}/Bulk/", f"{BASE}//Bulk//"])
+def test_slashes_around_its_name_do_not_matter(scim: ScimClient, path: str) -> None:
+    deleted = scim.make()
+
+    outcomes = run(
+        scim,
+        creation("a"),
+        operation("DELETE", f"/Users/{deleted['id']}"),
+        creation("b"),
+        path=path,
+    )
+
+    assert statuses(outcomes) == ["201", "204", "201"]
+    assert [scim.get(outcome["location"]).status_code for outcome in outcomes] == [200, 404, 200]
+    large = json.dumps({"schemas": [SCHEMA], "Operations": [creation("c")]}) + " " * 2**19
+    assert statuses(scim.post(path, content=large).json()["Operations"]) == ["201"]
+
+
+def test_paths_are_keys_of_a_value(scim: ScimClient) -> None:
+    user, home = scim.make(), unique_name()
+    values = {'emails[type eq "home"].value': home, 'addresses[type eq "work"].locality': "London", "title": "Countess"}
+    data = patch({"op": "add", "value": values})
+    path, display = f"/Users/{user['id']}", f'emails[value eq "{home}"].display'
+
+    outcomes = run(
+        scim,
+        operation("PATCH", path, data),
+        {"Method": "PATCH", "PATH": path, "DATA": patch({"op": "add", "value": {display: "Home"}})},
+    )
+
+    assert statuses(outcomes) == ["200", "200"]
+    shown = scim.read(user)
+    assert {"value": home, "type": "home", "display": "Home"} in shown["emails"]
+    assert (shown["title"], shown["addresses"]) == ("Countess", [{"locality": "London", "type": "work"}])
 
 
 def test_a_failed_operation_leaves_the_others(scim: ScimClient) -> None:
@@ -173,6 +211,12 @@ def test_what_is_too_large_is_refused(scim: ScimClient) -> None:
     expect_scim_error(scim.patch_user(scim.make(), *([change] * 101)), 413)
     patches = [operation("PATCH", MISSING, patch(*([change] * 4))) for _ in range(751)]
     expect_scim_error(scim.post(f"{BASE}/Bulk", json={"schemas": [SCHEMA], "Operations": patches}), 413)
+    keys = {"op": "add", "value": {f"x[{place}": 0 for place in range(3001)}}
+    keyed = {"schemas": [SCHEMA], "Operations": [operation("PATCH", MISSING, patch(keys))]}
+    expect_scim_error(scim.post(f"{BASE}/Bulk", json=keyed), 413)
+    expect_scim_error(scim.patch_user(scim.make(), keys), 413)
+    twice = {"schemas": [PATCH], "operations": [], "Operations": [change] * 101}
+    expect_scim_error(scim.patch(f"{USERS}/{scim.make()['id']}", json=twice), 413)
 
 
 async def test_a_bulk_request_counts_as_one_per_hundred_operations(settings: Settings, tmp_path: Path) -> None:

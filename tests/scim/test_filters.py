@@ -211,7 +211,17 @@ def test_a_filter_has_a_bounded_length(directory: Directory) -> None:
         expect_scim_error(directory.scim.post(f"{USERS}/.search", json=body), 400, "invalidFilter")
 
 
-@pytest.mark.parametrize("path", [f"{USERS}/.search", f"{BASE}/.search"])
+@pytest.mark.parametrize("name", ["filter", "Filter"])
+@pytest.mark.parametrize("text", ["a" * 32_000 + "].", "a[" * 16_000 + "].", '"' + '\\"' * 16_000 + "]."])
+def test_a_long_filter_is_refused_for_its_length_before_it_is_read(directory: Directory, name: str, text: str) -> None:
+    response = directory.scim.post(f"{USERS}/.search", json={"schemas": [], name: text})
+
+    assert "longer than 8192 characters" in expect_scim_error(response, 400, "invalidFilter")
+
+
+@pytest.mark.parametrize(
+    "path", [f"{USERS}/.search", f"{BASE}/.search", f"{USERS}/.search/", f"{BASE}/.search/", f"{USERS}//.search"]
+)
 def test_a_search_may_be_a_post(directory: Directory, path: str) -> None:
     body = {
         "schemas": ["urn:ietf:params:scim:api:messages:2.0:SearchRequest"],
@@ -224,6 +234,28 @@ def test_a_search_may_be_a_post(directory: Directory, path: str) -> None:
 
     assert [user["userName"] for user in found["Resources"]] == ["ada"]
     assert found["Resources"][0].keys() == {"schemas", "id", "userName"}
+
+
+@pytest.mark.parametrize("path", [f"{USERS}/.search", f"{USERS}/.search/"])
+def test_a_search_is_no_change_whose_response_is_stored(directory: Directory, path: str) -> None:
+    body, key = {"filter": 'userName eq "ada"'}, {"Idempotency-Key": f"search {path}"}
+
+    responses = [directory.scim.post(path, json=body, headers=key) for _ in range(2)]
+
+    assert [response.status_code for response in responses] == [200, 200]
+    assert "idempotency-replayed" not in responses[1].headers
+
+
+@pytest.mark.parametrize("name", ["filter", "Filter"])
+def test_a_selected_value_is_found_whatever_the_case_of_the_key(directory: Directory, name: str) -> None:
+    written = (
+        'emails[type eq "home"].value eq "home-0@example.com"',
+        'emails[type eq "[x]"].value eq "home-0@example.com"',
+    )
+
+    found = [directory.scim.post(f"{USERS}/.search", json={name: text}).json()["totalResults"] for text in written]
+
+    assert found == [1, 0]
 
 
 @pytest.mark.parametrize(

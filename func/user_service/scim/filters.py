@@ -28,7 +28,6 @@ from user_service.users import conditions
 from user_service.users.conditions import EVERYONE, Condition, Constant, ExternalIdStarts, HasStatus, Key, Named, Time
 from user_service.values.timestamps import parse_rfc3339
 
-MAX_FILTER_CHARACTERS: Final = 8192
 MAX_TERMS: Final = 200
 SEARCHABLE: Final = (
     "Filters can compare userName, externalId, id and emails.value by eq and ne, externalId by sw, active by eq and "
@@ -60,8 +59,6 @@ def translate(scim_filter: ScimFilter[Any]) -> Condition:
     """The condition that the users meet which match a filter; for a narrow one (see `conditions.is_narrow`), at least
     these. Raises InvalidFilterException for what would take a read of every user.
     """
-    if len(scim_filter) > MAX_FILTER_CHARACTERS:
-        raise InvalidFilterException(detail=f"The filter is longer than {MAX_FILTER_CHARACTERS} characters.")
     translator = Translator()
     condition = translator.visit(scim_filter.ast)
     if translator.terms > MAX_TERMS:

@@ -1,7 +1,7 @@
 """The steps of a SCIM request that the library leaves to the service, and responses that need no copies of models."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -12,6 +12,7 @@ from scim2_models import (
     BulkOperation,
     Context,
     Error,
+    InvalidFilterException,
     InvalidSyntaxException,
     PatchOp,
     PayloadTooLargeException,
@@ -22,7 +23,6 @@ from scim2_models import (
     ScimPolicy,
     SearchRequest,
 )
-from scim2_server.bulk import BulkPlan
 from scim2_server.conditions import Conditions
 from scim2_server.handler import AsyncScimHandler
 from scim2_server.requests import ScimRequest
@@ -49,11 +49,12 @@ MAX_BULK_PATCHES: Final = 3000
 MAX_DEPTH: Final = MAX_OBJECT_DEPTH + 8
 # PostgreSQL and JSON take 64 bits.
 MAX_START: Final = 2**62
+MAX_FILTER_CHARACTERS: Final = 8192
 LITERAL: Final = r'"(?:[^"\\]|\\.)*"'
-# A literal by itself stays as it is.
+# A literal by itself stays as it is, and so does one without an end: nothing is read twice, however the text is made.
 SELECTED_VALUE: Final = re.compile(
-    rf'{LITERAL}|(?P<attribute>[\w:.-]+)\[(?P<selection>(?:{LITERAL}|[^"\]])*)\]\.(?P<part>\w+)\s+(?P<operator>\w\w)\s+'
-    rf"(?P<value>{LITERAL}|[\w.+-]+)"
+    rf'{LITERAL}?|(?<![\w:.-])(?P<attribute>[\w:.-]+)\[(?P<selection>(?:{LITERAL}|[^"\[\]])*)\]'
+    rf"\.(?P<part>\w+)\s+(?P<operator>\w\w)\s+(?P<value>{LITERAL}|[\w.+-]+)"
 )
 DECLARED_ONLY: Final = POLICY.model_copy(update={"unknown": ScimPolicy.Unknown.ignore})
 
@@ -135,8 +136,8 @@ class DirectoryService(ScimService):
         return response
 
     def read_search(self, resource_types: list[ResourceType], payload: Any) -> tuple[SearchRequest[Any], Any]:
-        if isinstance(payload, dict) and isinstance(text := payload.get("filter"), str):
-            payload = {**payload, "filter": move_selected_values(text)}
+        if isinstance(payload, dict):
+            payload = {key: read_filter(value) if key.lower() == "filter" else value for key, value in payload.items()}
         search_request, position = super().read_search(resource_types, payload)
         if search_request.start_index is not None:
             search_request.start_index = min(search_request.start_index, MAX_START)
@@ -144,6 +145,12 @@ class DirectoryService(ScimService):
 
     def read_body(self, model: type[Any], body: bytes, content_type: str | None, scim_ctx: Context) -> Any:
         payload = self.decode_body(body, content_type)
+        if scim_ctx is Context.BULK_REQUEST:
+            payload = split_bulk_operations(payload)
+            # Counted before they are validated, which takes longer.
+            if count_patches(payload) > MAX_BULK_PATCHES:
+                detail = f"A bulk request has up to {MAX_BULK_PATCHES} operations of PATCH."
+                raise PayloadTooLargeException(detail=detail)
         try:
             return model.model_validate(payload, scim_ctx=scim_ctx)
         except ValidationError as error:
@@ -160,13 +167,6 @@ class DirectoryService(ScimService):
             raise InvalidSyntaxException(detail=f"The body is nested deeper than {MAX_DEPTH}.")
         return payload
 
-    def read_bulk(self, body: bytes, content_type: str | None) -> BulkPlan:
-        plan = super().read_bulk(body, content_type)
-        patches = [data for operation in plan.operations if isinstance(data := operation.data, PatchOp)]
-        if sum(len(patch.operations or ()) for patch in patches) > MAX_BULK_PATCHES:
-            raise PayloadTooLargeException(detail=f"A bulk request has up to {MAX_BULK_PATCHES} operations of PATCH.")
-        return plan
-
     def lookup_response(self, base_url: str, lookup: Lookup, users: Sequence[User]) -> ScimResponse:
         """The list of the users that a look-up has found."""
         shown = users[lookup.start - 1 : lookup.start - 1 + lookup.size]
@@ -181,13 +181,12 @@ class DirectoryService(ScimService):
 
     def read_patch(self, resource_type: ResourceType, body: bytes, content_type: str | None) -> "PatchOp[Any]":
         payload = split_operations(self.decode_body(body, content_type))
+        if len(list_operations(payload)) > MAX_PATCHES:
+            raise PayloadTooLargeException(detail=f"A PATCH has up to {MAX_PATCHES} operations.")
         try:
-            patch = PatchOp[UserResource].model_validate(payload, scim_ctx=Context.RESOURCE_PATCH_REQUEST)
+            return PatchOp[UserResource].model_validate(payload, scim_ctx=Context.RESOURCE_PATCH_REQUEST)
         except ValidationError as error:
             raise scim_exception_of(error) from None
-        if len(patch.operations or ()) > MAX_PATCHES:
-            raise PayloadTooLargeException(detail=f"A PATCH has up to {MAX_PATCHES} operations.")
-        return patch
 
     def bulk_success(
         self,
@@ -254,6 +253,15 @@ class DirectoryHandler(AsyncScimHandler):
             return self.service.bulk_response(plan)
 
 
+def read_filter(text: Any) -> Any:
+    """A filter in the grammar of RFC 7644. Raises InvalidFilterException for one that is too long."""
+    if not isinstance(text, str):
+        return text
+    if len(text) > MAX_FILTER_CHARACTERS:
+        raise InvalidFilterException(detail=f"The filter is longer than {MAX_FILTER_CHARACTERS} characters.")
+    return move_selected_values(text)
+
+
 def move_selected_values(text: str) -> str:
     """A filter with `emails[type eq "work"].value eq "x"`, as Entra ID writes it, in the grammar of RFC 7644:
     `emails[(type eq "work") and value eq "x"]`.
@@ -270,19 +278,60 @@ def split_operations(payload: Any) -> Any:
     """The body of a PATCH, in which a key such as `emails[type eq "work"].value` of an operation without a path, as
     Entra ID sends it, is an operation of its own.
     """
-    name = next((key for key in payload if key.lower() == "operations"), None) if isinstance(payload, dict) else None
+    return replace_operations(
+        payload, lambda operations: [part for operation in operations for part in split_operation(operation)]
+    )
+
+
+def split_bulk_operations(payload: Any) -> Any:
+    """The body of a bulk request, with the data of each PATCH as `split_operations` returns it."""
+    return replace_operations(payload, lambda operations: [split_data(operation) for operation in operations])
+
+
+def replace_operations(payload: Any, change: Callable[[list[Any]], list[Any]]) -> Any:
+    """A body with other operations; as it is, if it has none."""
+    name = find_key(payload, "operations")
     if name is None or not isinstance(payload[name], list):
         return payload
-    return {**payload, name: [part for operation in payload[name] for part in split_operation(operation)]}
+    return {**payload, name: change(payload[name])}
+
+
+def find_key(payload: Any, name: str) -> str | None:
+    """The key of an attribute, in any case; of several, the last one, whose value the library takes."""
+    return next((key for key in reversed(payload) if key.lower() == name), None) if isinstance(payload, dict) else None
+
+
+def list_operations(payload: Any) -> list[Any]:
+    name = find_key(payload, "operations")
+    return payload[name] if name is not None and isinstance(payload[name], list) else []
+
+
+def count_patches(payload: Any) -> int:
+    """The number of operations in the data of the PATCHes of a bulk request."""
+    operations = list_operations(payload)
+    return sum(len(list_operations(item[name])) for item in operations if (name := find_patch_data(item)) is not None)
+
+
+def find_patch_data(operation: Any) -> str | None:
+    """The key of the data of a PATCH in a bulk request; None for other operations."""
+    method = find_key(operation, "method")
+    is_patch = method is not None and operation[method] == BulkOperation.Method.patch
+    return find_key(operation, "data") if is_patch else None
+
+
+def split_data(operation: Any) -> Any:
+    name = find_patch_data(operation)
+    return operation if name is None else {**operation, name: split_operations(operation[name])}
 
 
 def split_operation(operation: Any) -> Iterator[Any]:
-    value = operation.get("value") if isinstance(operation, Mapping) and not operation.get("path") else None
-    selections = [key for key in value if "[" in key] if isinstance(value, dict) else []
-    if not isinstance(value, dict) or not selections:
+    path, name = find_key(operation, "path"), find_key(operation, "value")
+    value = operation[name] if name is not None and not (path and operation[path]) else None
+    selections = {key: item for key, item in value.items() if "[" in key} if isinstance(value, dict) else {}
+    if name is None or not isinstance(value, dict) or not selections:
         yield operation
         return
     if rest := {key: item for key, item in value.items() if key not in selections}:
-        yield {**operation, "value": rest}
-    for key in selections:
-        yield {**operation, "path": key, "value": value[key]}
+        yield {**operation, name: rest}
+    for key, item in selections.items():
+        yield {**operation, path or "path": key, name: item}

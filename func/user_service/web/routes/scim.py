@@ -65,13 +65,14 @@ async def read_request(request: Request) -> "ScimRequest":
     from scim2_server.requests import ScimRequest
 
     headers, body = request_context(request).headers, await request.body()
-    if len(body) > StrictRoute.max_body_bytes and not request.scope["path"].endswith(BULK):
+    # As the library reads it. A base URL may have been entered with a slash at its end.
+    path = "/" + SLASHES.sub("/", request.scope["path"].removeprefix(SCIM_PATH)).strip("/")
+    if len(body) > StrictRoute.max_body_bytes and path != BULK:
         raise payload_too_large(StrictRoute.max_body_bytes)
     return ScimRequest(
         method=request.method,
         base_url=base_url(request),
-        # A base URL may have been entered with a slash at its end.
-        path=SLASHES.sub("/", request.scope["path"].removeprefix(SCIM_PATH)),
+        path=path,
         query=dict(request.query_params),
         headers=[(name, headers[name.encode()].decode("latin-1")) for name in HEADERS if name.encode() in headers],
         body=body,
