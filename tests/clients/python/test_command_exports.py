@@ -14,7 +14,7 @@ from support.clients import run_users, users_environ
 from support.faulty_proxy import faulty_proxy
 from support.live_server import LiveServer, live
 from support.settings import API_KEY, make_settings
-from user_service_client.command.files import count_rows
+from user_service_client.command.bulk import count_rows
 
 MODULE = "user_service_client.command.main"
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 from user_service_client.client import Client
-from user_service_client.command import files, people
+from user_service_client.command import bulk, users
 from user_service_client.command.completion import make_script
 from user_service_client.command.failures import INTERRUPTED, REFUSED, SUCCESS, CommandFailed
 from user_service_client.command.output import Output
@@ -105,38 +105,38 @@ def build_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="users", description="Users of the User Service.")
     parser.add_argument("--version", action="version", version=f"users {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    finding = add(commands, "find", people.find, "list users: words of their names, an address, filters")
+    finding = add(commands, "find", users.find, "list users: words of their names, an address, filters")
     finding.add_argument("words", nargs="*", metavar="WORD")
-    finding.add_argument("--sort", choices=list(people.SORTS), default="oldest", help="(default: oldest)")
+    finding.add_argument("--sort", choices=list(users.SORTS), default="oldest", help="(default: oldest)")
     finding.add_argument("--limit", type=int, default=50, metavar="N", help="at most so many; 0 for all (default: 50)")
     add_filters(finding)
-    showing = add(commands, "show", people.show, "one user with all fields")
+    showing = add(commands, "show", users.show, "one user with all fields")
     showing.add_argument("user", help=USER_HELP)
     showing.add_argument("--deleted", action="store_true", help="a deleted user too, by its id")
-    creating = add(commands, "create", people.create, "create a user")
+    creating = add(commands, "create", users.create, "create a user")
     creating.add_argument("fields", nargs="+", metavar="FIELD=VALUE", help=FIELDS_HELP)
-    changing = add(commands, "set", people.change, "change fields of a user")
+    changing = add(commands, "set", users.change, "change fields of a user")
     changing.add_argument("user", help=USER_HELP)
     changing.add_argument("fields", nargs="+", metavar="FIELD=VALUE", help=FIELDS_HELP)
     for name, function, summary in (
-        ("suspend", people.suspend, "suspend a user"),
-        ("activate", people.activate, "activate a pending or suspended user"),
-        ("restore", people.restore, "restore a deleted user, by its id"),
+        ("suspend", users.suspend, "suspend a user"),
+        ("activate", users.activate, "activate a pending or suspended user"),
+        ("restore", users.restore, "restore a deleted user, by its id"),
     ):
         add(commands, name, function, summary).add_argument("user", help=USER_HELP)
-    auditing = add(commands, "audit", people.audit, "who changed a user, or any user, and when")
+    auditing = add(commands, "audit", users.audit, "who changed a user, or any user, and when")
     auditing.add_argument("user", nargs="?", help=f"{USER_HELP} (default: all users)")
     auditing.add_argument("--actor", help="such as api-key:billing")
     auditing.add_argument("--type", choices=get_args(AuditType))
     for name in ("--after", "--before"):
         auditing.add_argument(name, metavar="TIME", help="RFC 3339, or a date")
-    deleting = add(commands, "delete", people.delete, "delete a user, who can be restored")
+    deleting = add(commands, "delete", users.delete, "delete a user, who can be restored")
     deleting.add_argument("--purge", action="store_true", help="remove the row for good; asks first")
-    erasing = add(commands, "erase", people.erase, "erase all personal data of a user for good; asks first")
+    erasing = add(commands, "erase", users.erase, "erase all personal data of a user for good; asks first")
     for command in (deleting, erasing):
         command.add_argument("user", help=USER_HELP)
         command.add_argument("--yes", action="store_true", help="do not ask")
-    person = add(commands, "export-person", people.export_person, "all that is stored of one person, as JSON")
+    person = add(commands, "export-person", users.export_person, "all that is stored of one person, as JSON")
     person.add_argument("user", help=USER_HELP)
     person.add_argument("file", nargs="?", help="a new file that only you can read (default: standard output)")
     add_streams(commands)
@@ -151,7 +151,7 @@ def build_parser() -> ArgumentParser:
 
 
 def add_streams(commands: _SubParsersAction[ArgumentParser]) -> None:
-    importing = add(commands, "import", files.import_users, "create users from a file of NDJSON or CSV")
+    importing = add(commands, "import", bulk.import_users, "create users from a file of NDJSON or CSV")
     importing.add_argument("file", help="a .ndjson, .jsonl, .csv or .tsv file; - for standard input")
     importing.add_argument(
         "--format", choices=get_args(FileFormat), help="the format, if the file's name does not tell"
@@ -163,14 +163,14 @@ def add_streams(commands: _SubParsersAction[ArgumentParser]) -> None:
     importing.add_argument("--key", help="the import's Idempotency-Key (default: from the file's content)")
     importing.add_argument("--again", action="store_true", help="apply the file anew, though it was imported before")
     importing.add_argument("--dry-run", action="store_true", help="report what would happen, and change nothing")
-    exporting = add(commands, "export", files.export_users, "write users to a file of NDJSON or CSV")
+    exporting = add(commands, "export", bulk.export_users, "write users to a file of NDJSON or CSV")
     exporting.add_argument(
         "file", nargs="?", default="-", help="the file, .csv for CSV; - for standard output (default)"
     )
     exporting.add_argument("--format", choices=get_args(FileFormat), help="(default: by the file's name, else ndjson)")
     exporting.add_argument("--fields", metavar="NAMES", help="names of fields, separated by commas")
     add_filters(exporting)
-    changes = add(commands, "changes", files.follow_changes, "the feed of changes, the oldest first")
+    changes = add(commands, "changes", bulk.follow_changes, "the feed of changes, the oldest first")
     changes.add_argument("--follow", action="store_true", help="wait for the next ones, until Ctrl-C")
     changes.add_argument("--type", choices=get_args(ChangeType))
     place = changes.add_mutually_exclusive_group()

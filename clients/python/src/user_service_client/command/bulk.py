@@ -17,8 +17,8 @@ from user_service_client.client import Client
 from user_service_client.command.failures import FAILED, SUCCESS, CommandFailed
 from user_service_client.command.mapping import map_file, parse_mapping
 from user_service_client.command.output import Bar, Output, open_bar
-from user_service_client.command.people import read_filters
 from user_service_client.command.profiles import replace_private
+from user_service_client.command.users import read_filters
 from user_service_client.cursors import CursorFile
 from user_service_client.errors import ConnectionFailed
 from user_service_client.imports import FORMATS, hash_content
