@@ -197,13 +197,26 @@ def to_reply(response: httpx2.Response) -> Reply:
     return Reply(response.status_code, response.headers, response.content if response.is_closed else b"")
 
 
-class operation(Generic[P, T]):  # noqa: N801 - a decorator
-    """A method that is written once, as steps: it blocks in the one client and is awaited in the other."""
+class Method(Generic[P, T]):
+    """A method that is written once, as steps, for both clients."""
 
-    def __init__(self, function: Callable[Concatenate[Any, P], Steps[T]]) -> None:
+    def __init__(self, function: Callable[Concatenate[Any, P], Generator[Any, Any, Any]]) -> None:
         self.function = function
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
+
+    def bind(self, instance: Resource, perform: Callable[[Generator[Any, Any, Any]], Any]) -> Any:
+        def method(*arguments: P.args, **options: P.kwargs) -> Any:
+            return perform(self.function(instance, *arguments, **options))
+
+        return update_wrapper(method, self.function)
+
+
+class operation(Method[P, T]):  # noqa: N801 - a decorator
+    """Makes a method that returns the result of its steps: it blocks in the one client and is awaited in the other."""
+
+    def __init__(self, function: Callable[Concatenate[Any, P], Steps[T]]) -> None:
+        super().__init__(function)
 
     @overload
     def __get__(self, instance: BlockingResource, owner: type) -> Callable[P, T]: ...
@@ -213,22 +226,14 @@ class operation(Generic[P, T]):  # noqa: N801 - a decorator
     def __get__(self, instance: None, owner: type) -> operation[P, T]: ...
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:
-            return self
-
-        def method(*arguments: P.args, **options: P.kwargs) -> Any:
-            return instance.run(self.function(instance, *arguments, **options))
-
-        return update_wrapper(method, self.function)
+        return self if instance is None else self.bind(instance, instance.run)
 
 
-class iteration(Generic[P, T]):  # noqa: N801 - a decorator
-    """As `operation`, for a method that returns an iterator of what its steps emit."""
+class iteration(Method[P, T]):  # noqa: N801 - a decorator
+    """Makes a method that returns an iterator of what its steps emit."""
 
     def __init__(self, function: Callable[Concatenate[Any, P], Emits[T]]) -> None:
-        self.function = function
-        self.__doc__ = function.__doc__
-        self.__wrapped__ = function
+        super().__init__(function)
 
     @overload
     def __get__(self, instance: BlockingResource, owner: type) -> Callable[P, Iterator[T]]: ...
@@ -238,10 +243,4 @@ class iteration(Generic[P, T]):  # noqa: N801 - a decorator
     def __get__(self, instance: None, owner: type) -> iteration[P, T]: ...
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:
-            return self
-
-        def method(*arguments: P.args, **options: P.kwargs) -> Any:
-            return instance.iterate(self.function(instance, *arguments, **options))
-
-        return update_wrapper(method, self.function)
+        return self if instance is None else self.bind(instance, instance.iterate)
