@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from user_service_client.batches import find_users
 from user_service_client.errors import UnexpectedResponse, VersionMismatch
@@ -40,6 +40,7 @@ from user_service_client.steps import (
     Reply,
     Request,
     Steps,
+    T,
     load_json,
     parse_as,
     parse_nothing,
@@ -51,6 +52,15 @@ if TYPE_CHECKING:
 
 MERGE_PATCH = "application/merge-patch+json"
 PAGE_SIZE = 200
+Item = TypeVar("Item", covariant=True)
+
+
+class Page(Protocol[Item]):
+    @property
+    def items(self) -> tuple[Item, ...]: ...
+
+    @property
+    def next_cursor(self) -> str | None: ...
 
 
 class UserMethods(ImportMethods, StreamMethods):
@@ -203,13 +213,7 @@ class UserMethods(ImportMethods, StreamMethods):
     @iteration
     def audit(self, user: UserRef, /) -> Emits[AuditEntry]:
         """Who changed a user and when, the oldest entry first."""
-        parameters = {"limit": str(PAGE_SIZE)}
-        while True:
-            page = yield from self.service.read(TrailPage, user_path(user, "/audit"), parameters)
-            yield from map(Emit, page.items)
-            if page.next_cursor is None:
-                return
-            parameters["cursor"] = page.next_cursor
+        return read_pages(self, TrailPage, user_path(user, "/audit"), {"limit": str(PAGE_SIZE)})
 
     @iteration
     def search_audit(
@@ -226,23 +230,13 @@ class UserMethods(ImportMethods, StreamMethods):
         parameters = {**filter_parameters(given), "limit": str(PAGE_SIZE)}
         if user is not None:
             parameters["user_id"] = user_id(user)
-        while True:
-            page = yield from self.service.read(AuditPage, "/api/v1/audit", parameters)
-            yield from map(Emit, page.items)
-            if page.next_cursor is None:
-                return
-            parameters["cursor"] = page.next_cursor
+        return read_pages(self, AuditPage, "/api/v1/audit", parameters)
 
     @iteration
     def list(self, *, sort: Sort = "created_at", page_size: int = PAGE_SIZE, **filters: Unpack[Filters]) -> Emits[User]:
         """All users that match the filters, read page by page while they are taken."""
         parameters = {**filter_parameters(filters), "sort": sort, "limit": str(page_size)}
-        while True:
-            page = yield from self.service.read(UserPage, USERS, parameters)
-            yield from map(Emit, page.items)
-            if page.next_cursor is None:
-                return
-            parameters["cursor"] = page.next_cursor
+        return read_pages(self, UserPage, USERS, parameters)
 
     @operation
     def count(self, **filters: Unpack[Filters]) -> Steps[int]:
@@ -252,6 +246,17 @@ class UserMethods(ImportMethods, StreamMethods):
         if page.total is None:
             raise UnexpectedResponse(200, "no total")
         return page.total
+
+
+def read_pages(self: Resource, kind: type[Page[T]], path: str, parameters: Mapping[str, str]) -> Emits[T]:
+    """The items of all pages; a page is read when the one before it has been taken."""
+    place: dict[str, str] = {}
+    while True:
+        page = yield from self.service.read(kind, path, {**parameters, **place})
+        yield from map(Emit, page.items)
+        if page.next_cursor is None:
+            return
+        place = {"cursor": page.next_cursor}
 
 
 def patch_user(self: Resource, user: UserRef, changes: UserPatch, version: int | None, key: str | None) -> Steps[User]:
