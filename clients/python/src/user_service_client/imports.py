@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,12 +11,12 @@ from uuid import UUID, uuid4
 
 import httpx2
 
-from user_service_client.decoding import decode
 from user_service_client.errors import UnexpectedResponse, UserServiceError
 from user_service_client.models import FileFormat, Import, ImportFailure, ImportList, OnConflict
 from user_service_client.runners import Emits, Resource, iteration, operation
 from user_service_client.service import USERS, add_query
 from user_service_client.steps import (
+    MEDIA_TYPES,
     PIECE_BYTES,
     Emit,
     ReadPiece,
@@ -28,12 +27,11 @@ from user_service_client.steps import (
     Work,
     connection_failed,
     exchange,
-    media_type,
+    expect,
     parse_as,
+    parse_line,
 )
 
-NDJSON, CSV = "application/x-ndjson", "text/csv"
-CONTENT_TYPES = {"ndjson": NDJSON, "csv": CSV}
 FORMATS: dict[str, FileFormat] = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -94,7 +92,7 @@ class ImportMethods(Resource):
         request = Request(
             "POST",
             add_query(f"{USERS}/imports", parameters | {name: "true" for name, is_set in flags.items() if is_set}),
-            {"Content-Type": CONTENT_TYPES[file_format], "Idempotency-Key": import_key},
+            {"Content-Type": MEDIA_TYPES[file_format], "Idempotency-Key": import_key},
             read_pieces,
             watch=None if on_progress is None else lambda: report_progress(self, import_key, on_progress),
         )
@@ -124,15 +122,13 @@ class ImportMethods(Resource):
     def import_failures(self, import_id: str | UUID, /) -> Emits[ImportFailure]:
         """The records that failed. Raises ConnectionFailed if the list is cut off: begin again."""
         request = Request("GET", f"{USERS}/imports/{UUID(str(import_id))}/errors")
-        service = self.service
-        yield from exchange(
-            request, expect_ndjson, service.retry, timeout_seconds=service.timeout_seconds, is_stream=True
-        )
+        service, check = self.service, expect(MEDIA_TYPES["ndjson"])
+        yield from exchange(request, check, service.retry, timeout_seconds=service.timeout_seconds, is_stream=True)
         rest = b""
         try:
             while (piece := (yield ReadPiece())) is not None:
                 *lines, rest = (rest + piece).split(b"\n")
-                yield from map(Emit, map(parse_failure, lines))
+                yield from map(Emit, map(parse_line(ImportFailure, "failure"), lines))
         except httpx2.RequestError as cause:
             raise connection_failed(cause) from cause
         if rest:
@@ -169,16 +165,3 @@ def report_progress(self: Resource, key: str, on_progress: Callable[[Import], No
 
 def find_request(key: str) -> Request:
     return Request("GET", add_query(f"{USERS}/imports", {"key": key}))
-
-
-def expect_ndjson(reply: Reply) -> None:
-    if media_type(reply) != NDJSON:
-        raise UnexpectedResponse(reply.status, "no NDJSON")
-
-
-def parse_failure(line: bytes) -> ImportFailure:
-    """Raises UnexpectedResponse."""
-    try:
-        return decode(ImportFailure, json.loads(line))
-    except (ValueError, RecursionError):
-        raise UnexpectedResponse(200, "a line that is no failure") from None

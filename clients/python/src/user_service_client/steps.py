@@ -21,10 +21,12 @@ import httpx2
 
 from user_service_client.decoding import decode
 from user_service_client.errors import ConnectionFailed, UnexpectedResponse, UserServiceError, make_error
+from user_service_client.models import FileFormat
 
 T = TypeVar("T")
 logger = logging.getLogger("user_service_client")
 PIECE_BYTES = 64 * 1024
+MEDIA_TYPES: dict[FileFormat, str] = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 # Beyond this, a doubled pause is the longest one in any case.
 MAX_DOUBLINGS = 16
 
@@ -196,6 +198,28 @@ def parse_as(kind: type[T]) -> Parse[T]:
             return decode(kind, document)
         except ValueError as error:
             raise UnexpectedResponse(reply.status, str(error)) from None
+
+    return parse
+
+
+def expect(media: str) -> Parse[None]:
+    """Passes a response of this media type, whose body is read piece by piece; others raise UnexpectedResponse."""
+
+    def check(reply: Reply) -> None:
+        if media_type(reply) != media:
+            raise UnexpectedResponse(reply.status, f"not {media}")
+
+    return check
+
+
+def parse_line(kind: type[T], what: str) -> Callable[[bytes], T]:
+    """Parses lines of NDJSON. One of another kind raises UnexpectedResponse, which says that it is no `what`."""
+
+    def parse(line: bytes) -> T:
+        try:
+            return decode(kind, json.loads(line))
+        except (ValueError, RecursionError):
+            raise UnexpectedResponse(200, f"a line that is no {what}") from None
 
     return parse
 

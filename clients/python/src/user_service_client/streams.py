@@ -13,29 +13,28 @@ from uuid import UUID
 import httpx2
 
 from user_service_client.cursors import CursorStore
-from user_service_client.decoding import decode
 from user_service_client.errors import UnexpectedResponse, UserServiceError
 from user_service_client.models import Change, ChangePage, ChangeType, FileFormat, Filters, User
 from user_service_client.runners import Emits, Resource, iteration
 from user_service_client.service import USERS, add_query, filter_parameters
 from user_service_client.steps import (
+    MEDIA_TYPES,
     Emit,
     ReadPiece,
-    Reply,
     Request,
     Sleep,
     Steps,
     T,
     connection_failed,
     exchange,
-    media_type,
+    expect,
     parse_as,
+    parse_line,
 )
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-MEDIA_TYPES = {"ndjson": "application/x-ndjson", "csv": "text/csv"}
 WAIT_SECONDS = 20
 FOREVER = float("inf")
 
@@ -44,7 +43,7 @@ class StreamMethods(Resource):
     @iteration
     def export(self, **filters: Unpack[Filters]) -> Emits[User]:
         """All users that match the filters, in one stream; if it is cut off, it goes on after the last user."""
-        return read_export(self, filters, (), parse_user)
+        return read_export(self, filters, (), parse_line(User, "user"))
 
     @iteration
     def export_lines(self, *, fields: Sequence[str] = (), **filters: Unpack[Filters]) -> Emits[bytes]:
@@ -143,23 +142,9 @@ def read_id(line: bytes) -> str:
 
 def open_export(self: Resource, parameters: Mapping[str, str], file_format: FileFormat) -> Steps[None]:
     """Opens the stream of an export, whose pieces ReadPiece gives."""
-    media = MEDIA_TYPES[file_format]
-
-    def parse(reply: Reply) -> None:
-        if media_type(reply) != media:
-            raise UnexpectedResponse(reply.status, f"not {media}")
-
+    media, service = MEDIA_TYPES[file_format], self.service
     request = Request("GET", add_query(f"{USERS}/export", parameters), {"Accept": media})
-    service = self.service
-    return exchange(request, parse, service.retry, timeout_seconds=service.timeout_seconds, is_stream=True)
-
-
-def parse_user(line: bytes) -> User:
-    """Raises UnexpectedResponse."""
-    try:
-        return decode(User, json.loads(line))
-    except (ValueError, RecursionError):
-        raise UnexpectedResponse(200, "a line that is no user") from None
+    return exchange(request, expect(media), service.retry, timeout_seconds=service.timeout_seconds, is_stream=True)
 
 
 def creation_time(user_id: str) -> datetime:
@@ -172,9 +157,9 @@ def read_changes(
     after: str | None,
     follow: bool,
     change_type: ChangeType | None,
-    take: Callable[[ChangePage], Iterator[Emit[T]]],
+    emit_page: Callable[[ChangePage], Iterator[Emit[T]]],
 ) -> Emits[T]:
-    """Pages of changes, each taken before the next one is asked for."""
+    """What `emit_page` makes of each page of changes; the next page is asked for when all of it was taken."""
     service, retry = self.service, self.service.retry
     parameters = {"limit": "1000", "wait": str(WAIT_SECONDS if follow else 0)}
     if change_type is not None:
@@ -186,7 +171,7 @@ def read_changes(
             extra_seconds=WAIT_SECONDS if follow else 0,
         )
         page = yield from exchange(request, parse_as(ChangePage), retry, timeout_seconds=service.timeout_seconds)
-        yield from take(page)
+        yield from emit_page(page)
         is_end = page.next_cursor == after or not (page.items or change_type)
         after = page.next_cursor
         if follow:
