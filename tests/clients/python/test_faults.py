@@ -14,6 +14,7 @@ from support.faulty_proxy import FaultyProxy
 from support.http_messages import problem, respond
 from support.ports import free_port
 from user_service_client import (
+    Client,
     ConnectionFailed,
     Overloaded,
     RateLimited,
@@ -24,7 +25,7 @@ from user_service_client import (
 )
 from user_service_client.imports import IMPORT_SECONDS, PROGRESS_SECONDS, ImportMethods
 from user_service_client.service import Service
-from user_service_client.steps import Request, exchange, parse_nothing
+from user_service_client.steps import Request, Send, exchange, parse_nothing
 
 Address = Callable[[], str]
 Through = Callable[..., AbstractContextManager[FaultyProxy]]
@@ -181,6 +182,14 @@ def test_an_import_has_its_own_time_and_a_look_at_its_progress_a_short_one(tmp_p
 
     assert sent.timeout_seconds == IMPORT_SECONDS
     assert next(watch()).timeout_seconds == PROGRESS_SECONDS < resource.service.timeout_seconds
+
+
+def test_a_connection_has_no_more_time_than_a_request_without_waiting() -> None:
+    with Client("http://localhost", api_key="a key", timeout_seconds=5) as client:
+        send = Send(Request("POST", "/api/v1/users/imports"), IMPORT_SECONDS)
+        given = client.users.service.build(client.http, send, {}).extensions["timeout"]
+
+    assert (given["connect"], given["read"], given["write"]) == (5, IMPORT_SECONDS, IMPORT_SECONDS)
 
 
 def test_the_deadline_limits_the_time_of_further_tries() -> None:

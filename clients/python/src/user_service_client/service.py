@@ -70,7 +70,7 @@ class Service:
             base.copy_with(raw_path=base.raw_path.rstrip(b"/") + step.request.path.encode("ascii")),
             headers=[*encode_headers({**step.request.headers, **credentials}), *self.reason_headers()],
             content=content,
-            timeout=step.timeout_seconds,
+            timeout=httpx2.Timeout(step.timeout_seconds, connect=min(step.timeout_seconds, self.timeout_seconds)),
         )
 
     def credentials(self) -> dict[str, str]:
