@@ -96,8 +96,8 @@ def measure(bench: Bench, plan: Plan) -> list[Row]:
             resources = NewResources(folder / "scim-create.tsv", SCIM_USERS)
             others = NewResources(folder / "provider-create.tsv", PROVIDER_USERS)
 
-            def create(who: Server, new: NewUsers | NewResources) -> Load:
-                return load(who, new.write(CREATED_PER_SECOND * seconds), seconds=seconds)
+            def create(server: Server, new: NewUsers | NewResources) -> Load:
+                return load(server, new.write(CREATED_PER_SECOND * seconds), seconds=seconds)
 
             provision = partial(create, server, resources)
             theirs, ours = alternate(rounds, baseline=partial(create, server, plain), subject=provision)

@@ -15,13 +15,12 @@ from user_service.values.api_keys import (
     NamedKey,
     check_name,
     format_api_keys,
-    format_time,
     hash_key,
     key_fingerprint,
     parse_api_keys,
     parse_scopes,
 )
-from user_service.values.timestamps import parse_rfc3339
+from user_service.values.timestamps import format_rfc3339, parse_rfc3339
 
 # It lets scanners of secrets find a key that was published.
 KEY_PREFIX: Final = "usk_"
@@ -125,7 +124,7 @@ def list_keys(keys: Sequence[NamedKey]) -> None:
     now = datetime.now(UTC)
     rows = [("NAME", "FINGERPRINT", "EXPIRES", "SCOPES")]
     for key in keys:
-        end = "never" if key.expires is None else format_time(key.expires)
+        end = "never" if key.expires is None else format_rfc3339(key.expires)
         expired = key.expires is not None and key.expires <= now
         rows.append(
             (

@@ -9,7 +9,8 @@ from scim2_server.responses import ScimResponse
 
 from user_service.encryption.keyring import Keyring
 from user_service.errors import NotFound
-from user_service.scim.errors import ScimError, to_service_error
+from user_service.scim.error_documents import ScimError
+from user_service.scim.errors import to_service_error
 from user_service.scim.lookups import LIST_SCHEMA, parse_lookup
 from user_service.scim.models import PROVIDER
 from user_service.scim.plain import read_plain
@@ -40,8 +41,10 @@ class ScimApplication:
         self.service = DirectoryService(PROVIDER, secret=keys.cursor)
 
     async def answer(self, request: ScimRequest, users: UserService | None, charge: Charge) -> tuple[ScimResponse, int]:
-        """The response, and the number of users that it read or changed. `users` are the operations of the request's
-        transaction; None for a request that only reads. `charge` counts operations against the limit of the caller.
+        """The response, and the number of users that were read; 0 for a request that may change users.
+
+        `users` are the operations of the request's transaction; None for a request that only reads. `charge` counts
+        operations against the limit of the caller.
 
         Raises ServiceError, of which the response shows SCIM's form.
         """

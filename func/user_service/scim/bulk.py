@@ -116,7 +116,6 @@ class BulkWriter:
             return self.service.bulk_failure(outcome, error), None
         operation = self.plan.operation(step)
         user = None if operation.method == Method.delete else StoredUser(result.user).as_resource()
-        self.storage.rows += 1
         return self.service.bulk_success(self.base_url, operation, outcome, user), user
 
     async def write(self, operations: Sequence[Operation]) -> list[Result]:

@@ -21,6 +21,18 @@ SCIM_TYPES: Final[Mapping[str, str]] = {
 UNPROCESSABLE: Final = 422
 
 
+class ScimError(ServiceError):
+    """An error that SCIM's rules give, with its `scimType` (RFC 7644, 3.12), and the methods that a 405 names."""
+
+    title = "The SCIM request was refused"
+
+    def __init__(self, status: int, detail: str, scim_type: str | None = None, *, allowed: str | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.scim_type = scim_type
+        self.allowed = allowed
+
+
 def is_scim_path(path: str) -> bool:
     return path == SCIM_PATH or path.startswith(f"{SCIM_PATH}/")
 
@@ -37,7 +49,7 @@ def scim_status(error: ServiceError) -> int:
 
 
 def scim_type(error: ServiceError) -> str | None:
-    name: str | None = getattr(error, "scim_type", None)
+    name = error.scim_type if isinstance(error, ScimError) else None
     return name or SCIM_TYPES.get(error.code)
 
 

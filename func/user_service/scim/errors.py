@@ -8,23 +8,11 @@ from scim2_models import Error, SCIMException
 from scim2_server.errors import MethodNotAllowedException
 
 from user_service.errors import ServiceError, VersionMismatch
-from user_service.scim.error_documents import scim_detail, scim_status, scim_type
+from user_service.scim.error_documents import ScimError, scim_detail, scim_status, scim_type
 
 # The library's messages quote values of filters and paths, which may be personal.
 QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 QUOTED_VALUE: Final = re.compile(r"\bvalue '.*?' is not valid")
-
-
-class ScimError(ServiceError):
-    """An error that SCIM's rules give, with its `scimType` (RFC 7644, 3.12), and the methods that a 405 names."""
-
-    title = "The SCIM request was refused"
-
-    def __init__(self, status: int, detail: str, scim_type: str | None = None, *, allowed: str | None = None) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.scim_type = scim_type
-        self.allowed = allowed
 
 
 def to_service_error(error: SCIMException) -> ServiceError:

@@ -25,7 +25,7 @@ OTHER_PARAMETERS: Final = frozenset(SEARCH_REQUEST_PARAMETERS) - {"filter", "sta
 
 
 class Lookup(NamedTuple):
-    """Who is looked up, and which of those found are shown: `size` from the place `start` on, which begins at 1."""
+    """The identifier to look up, and the page of the result: `size` users from the place `start` on, from 1."""
 
     name: Named
     start: int

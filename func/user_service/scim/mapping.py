@@ -5,7 +5,6 @@ such as a locale with an underscore, is kept there too, and shown as long as the
 """
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,6 +18,7 @@ from user_service.users.provisioning import ProvisionedUpdate, ProvisionedUser
 from user_service.users.validation import check_locale, check_timezone
 from user_service.users.validation_errors import document_error
 from user_service.values.emails import parse_email
+from user_service.values.timestamps import format_rfc3339
 
 CORE: Final = "urn:ietf:params:scim:schemas:core:2.0:User"
 ENTERPRISE: Final = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
@@ -90,15 +90,11 @@ def to_document(user: User) -> dict[str, Any]:
     document["schemas"] += [attribute for attribute in document if attribute.lower().startswith("urn:")]
     document["meta"] = {
         "resourceType": RESOURCE_TYPE,
-        "created": format_time(user.created_at),
-        "lastModified": format_time(user.updated_at),
+        "created": format_rfc3339(user.created_at),
+        "lastModified": format_rfc3339(user.updated_at),
         "version": etag(user.version),
     }
     return document
-
-
-def format_time(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
 
 
 def etag(version: int) -> str:
@@ -122,8 +118,11 @@ def update_body(document: Mapping[str, Any], user: User) -> ProvisionedUpdate:
     fields = read_fields(document)
     metadata = read_metadata(document, user.metadata)
     # In a merge patch null removes, so that a value null stays only where nothing is said of it.
-    removed = [name for name, value in user.metadata.items() if metadata.get(name) is None and value is not None]
-    removed += [name for name in user.metadata if name not in metadata]
+    removed = [
+        name
+        for name, value in user.metadata.items()
+        if name not in metadata or (metadata[name] is None and value is not None)
+    ]
     present = {name: value for name, value in metadata.items() if value is not None}
     fields["metadata"] = {**dict.fromkeys(removed), **present}
     active = document.get("active")

@@ -45,7 +45,7 @@ Charge = Callable[[int], Awaitable[None]]
 # Each operation of a PATCH copies a part of the resource.
 MAX_PATCHES: Final = 100
 MAX_BULK_PATCHES: Final = 3000
-# Of a bulk request with a PATCH of what is nested as deep as a user may be.
+# A bulk request wraps the deepest allowed user in up to eight further levels.
 MAX_DEPTH: Final = MAX_OBJECT_DEPTH + 8
 # PostgreSQL and JSON take 64 bits.
 MAX_START: Final = 2**62

@@ -84,7 +84,7 @@ class UserStorage(AsyncScimStorage):
     users: UserService | None = None
     # The users that this request has locked, as they are now.
     locked: dict[UUID, User] = field(default_factory=dict)
-    # The number of users read or changed, for the log.
+    # The number of users that a request which only reads has read, for the log.
     rows: int = 0
 
     @property
@@ -113,7 +113,8 @@ class UserStorage(AsyncScimStorage):
             raise NotFoundException(detail="No such user.")
         if self.users is not None:
             self.locked[user.id] = user
-        self.rows += 1
+        else:
+            self.rows += 1
         return StoredUser(user).as_resource()
 
     async def search(
@@ -180,9 +181,7 @@ class UserStorage(AsyncScimStorage):
 
     async def create_document(self, document: Mapping[str, Any]) -> Resource[Any]:
         """A new user. Raises what `create` does."""
-        user = single_user(await self.create_all([new_body(document)]))
-        self.rows += 1
-        return StoredUser(user).as_resource()
+        return StoredUser(single_user(await self.create_all([new_body(document)]))).as_resource()
 
     async def create_all(self, bodies: Sequence[ProvisionedUser]) -> list[Outcome]:
         """New users as one set. Errors: EmailTaken, UsernameTaken, ExternalIdTaken, DuplicateInBatch."""
@@ -250,13 +249,12 @@ class UserStorage(AsyncScimStorage):
     @asynccontextmanager
     async def undone_on_error(self) -> AsyncIterator[None]:
         """Undoes the changes within when one fails, without ending the transaction."""
-        users = self.changes
-        versions, logged, locked = dict(users.changed_versions), set(users.logged), dict(self.locked)
+        locked = dict(self.locked)
         try:
-            async with await users.repository.session.savepoint():
+            async with self.changes.undone_on_error():
                 yield
         except Exception:
-            users.changed_versions, users.logged, self.locked = versions, logged, locked
+            self.locked = locked
             raise
 
 

@@ -75,8 +75,8 @@ class Directory:
         return [by_id[user_id] for user_id in sorted(by_id)]
 
     async def fetch(self, wanted: list[Named]) -> Mapping[Named, Sequence[User] | Exception]:
-        async with self.database.reading(self.database.primary) as search:
-            return await DirectorySearch(search.session, search.cipher, search.index).find(wanted)
+        async with self.database.primary.session() as session:
+            return await DirectorySearch(session, self.database.cipher, self.database.index).find(wanted)
 
     async def page(self, query: DirectoryQuery) -> SearchPage:
         """A page of users, which may lag behind a change by as much as the replica does."""

@@ -4,7 +4,8 @@ Most take a set and return an outcome for each item, in order; an operation on o
 work around them commits, then invalidates `changed_versions` in the cache.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +36,7 @@ from user_service.users.privacy.subject_data import ActorNames
 from user_service.users.repository import UserRepository
 from user_service.users.rules import Rule
 from user_service.users.schemas import ImportedUser, OwnUpdate, UserCreate, UserUpdate, UserUpsert
-from user_service.users.version_conditions import Condition
+from user_service.users.version_conditions import Condition, check_condition
 from user_service.values.ids import parse_canonical_id
 
 UPSERT_ATTEMPTS = 5
@@ -70,10 +71,10 @@ class PlannedChange:
 class UserService:
     """Applies the rules of users, over one repository and for one origin."""
 
-    def __init__(self, repository: UserRepository, origin: Origin, clock: Callable[[], datetime] | None = None) -> None:
+    def __init__(self, repository: UserRepository, origin: Origin) -> None:
         self.repository = repository
         self.origin = origin
-        self.now = (clock or utc_now)()
+        self.now = datetime.now(UTC)
         self.changed_versions: dict[UUID, int] = {}
         self.logged: set[UUID] = set()
         self.started: Savepoint | None = None
@@ -92,6 +93,17 @@ class UserService:
         await self.started.rollback()
         self.changed_versions.clear()
         self.logged.clear()
+
+    @asynccontextmanager
+    async def undone_on_error(self) -> AsyncIterator[None]:
+        """Undoes the changes within when the block raises, without ending the transaction."""
+        versions, logged = dict(self.changed_versions), set(self.logged)
+        try:
+            async with await self.repository.session.savepoint():
+                yield
+        except Exception:
+            self.changed_versions, self.logged = versions, logged
+            raise
 
     def unlogged(self) -> list[UUID]:
         """The ids of users that an operation was about without changing them."""
@@ -372,10 +384,6 @@ def creation_body(external_id: str, body: UserUpsert) -> UserCreate:
     return UserCreate(**{**given, "external_id": external_id})
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 def fail_duplicate(first: int) -> Outcome:
     return Outcome("failed", error=DuplicateInBatch(first=first))
 
@@ -389,9 +397,3 @@ def relocated(outcome: Outcome, places: Sequence[int]) -> Outcome:
 
 def change_type(kind: str, changed: Sequence[str]) -> str:
     return "status_changed" if kind == "updated" and "status" in changed else kind
-
-
-def check_condition(condition: Condition | None, version: int | None) -> None:
-    """Raises VersionMismatch. `version` is the user's; None says that there is no user."""
-    if condition is not None:
-        condition.check(version)

@@ -39,6 +39,12 @@ class Condition:
             raise VersionMismatch(describe_exclusion(version, self.excluded))
 
 
+def check_condition(condition: Condition | None, version: int | None) -> None:
+    """`Condition.check`, where there is a condition. Raises VersionMismatch."""
+    if condition is not None:
+        condition.check(version)
+
+
 def require_version(version: int | None) -> Condition | None:
     """The condition that a user has this version; None without a version."""
     return None if version is None else Condition(required=Versions(frozenset({version})))

@@ -111,13 +111,11 @@ def parse_expiry(name: str, expires: Any) -> datetime | None:
 
 def format_api_keys(keys: tuple[NamedKey, ...]) -> str:
     """The value of API_KEYS."""
+    from user_service.values.timestamps import format_rfc3339
+
     entries = [
         {"name": key.name, "sha256": key.digest.hex(), "scopes": sorted(key.scopes)}
-        | ({} if key.expires is None else {"expires": format_time(key.expires)})
+        | ({} if key.expires is None else {"expires": format_rfc3339(key.expires)})
         for key in keys
     ]
     return orjson.dumps(entries).decode()
-
-
-def format_time(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")

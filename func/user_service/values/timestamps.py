@@ -13,6 +13,11 @@ MIN_TIMESTAMP: Final = datetime(1, 1, 1, tzinfo=UTC)
 MAX_TIMESTAMP: Final = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 
+def format_rfc3339(moment: datetime) -> str:
+    """A time in UTC."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
 def parse_rfc3339(text: str) -> datetime:
     """In UTC. A time outside the years 1 to 9999 of UTC becomes the nearest one within. Raises ValueError."""
     if not RFC3339_TIMESTAMP.fullmatch(text):

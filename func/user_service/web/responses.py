@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from user_service.errors import ServiceError
-from user_service.scim.error_documents import SCIM_MEDIA_TYPE, error_document
+from user_service.scim.error_documents import SCIM_MEDIA_TYPE, ScimError, error_document
 
 Headers = Sequence[tuple[bytes, bytes]]
 PROBLEM_TYPE: Final = b"application/problem+json"
@@ -49,7 +49,7 @@ def render_problem(
 def render_scim_error(error: ServiceError) -> RawResponse:
     """The error in SCIM's form (RFC 7644, 3.12)."""
     response = render_error(error, error_document(error), SCIM_MEDIA_TYPE)
-    allowed: str | None = getattr(error, "allowed", None)
+    allowed = error.allowed if isinstance(error, ScimError) else None
     return response if allowed is None else response._replace(headers=[*response.headers, (b"allow", allowed.encode())])
 
 

@@ -48,16 +48,17 @@ async def answer_scim(request: Request, changes: Changes) -> RawResponse:
     scim_request = await read_request(request)
     context = request_context(request)
 
-    async def answer(users: UserService | None) -> "ScimResponse":
-        response, rows = await application.answer(scim_request, users, context.charge)
-        context.rows = rows
+    if scim_request.method == "GET" or scim_request.path.endswith(SEARCH):
+        response, context.rows = await application.answer(scim_request, None, context.charge)
+        return render(response)
+
+    async def operate(users: UserService) -> "ScimResponse":
+        response, _ = await application.answer(scim_request, users, context.charge)
         return response
 
-    if scim_request.method == "GET" or scim_request.path.endswith(SEARCH):
-        return render(await answer(None))
     if scim_request.path == BULK:
-        return await changes.run_in_transaction(answer, render)
-    return await changes.run(answer, render)
+        return await changes.run_in_transaction(operate, render)
+    return await changes.run(operate, render)
 
 
 async def read_request(request: Request) -> "ScimRequest":
