@@ -24,7 +24,7 @@ from support.rotation import check, replica
 from support.secret_files import SecretFolder
 from support.servers import PostgresServer
 from support.settings import API_KEY, ENCRYPTION_KEY, make_settings
-from support.waiting import eventually
+from support.waiting import eventually, wait_until
 from user_service.postgres.migrations import upgrade
 
 RECORDS = 8000
@@ -140,6 +140,8 @@ async def has_imported(server: PostgresServer, number: int) -> bool:
 
 def set_read_only(server: PostgresServer, value: str) -> None:
     server.execute(f"ALTER SYSTEM SET default_transaction_read_only = {value};\nSELECT pg_reload_conf()")
+    # The server reads its settings a moment later.
+    wait_until(lambda: server.execute("SHOW default_transaction_read_only").strip() == value, f"read-only {value}")
 
 
 # What is done to the server in the middle of an import, and how it ends.

@@ -193,7 +193,7 @@ def test_a_view_that_can_not_be_fetched_can_be_tried_again(client: httpx.Client,
     admin.click("Try again")
     admin.sees("Latest imports")
     admin.click("Users")
-    admin.page.wait_for("document.querySelectorAll('tbody tr').length > 0")
+    admin.page.wait_for("document.querySelector('tbody tr[data-id]') !== null")  # not those of the imports
     admin.set_online(False)
     admin.tick("Select the users on this page")
     admin.sees("The service does not respond.")
