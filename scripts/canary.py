@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
-SERVICE = "user-service"
 # The objectives of the alerts (docs/observability.md): 99.9 % without 5xx, 99 % within 250 ms.
 ERROR_BUDGET = 0.001
 SLOW_BUDGET = 0.01
@@ -38,6 +37,7 @@ class ClusterFailed(Exception):
 @dataclass(frozen=True)
 class Options:
     namespace: str
+    service: str
     prometheus: str
     steps: list[int]
     seconds: float
@@ -64,8 +64,8 @@ def kubectl(namespace: str, *arguments: str) -> str:
     return result.stdout
 
 
-def read_service(namespace: str) -> dict[str, Any]:
-    return dict(json.loads(kubectl(namespace, "get", "services.serving.knative.dev", SERVICE, "--output", "json")))
+def read_service(namespace: str, service: str) -> dict[str, Any]:
+    return dict(json.loads(kubectl(namespace, "get", "services.serving.knative.dev", service, "--output", "json")))
 
 
 def stable_revision(service: dict[str, Any], *, is_way_back: bool = False) -> str:
@@ -79,7 +79,7 @@ def stable_revision(service: dict[str, Any], *, is_way_back: bool = False) -> st
             return str(target["revisionName"])
     targets = [target for target in targets if target.get("percent")]
     if not targets:
-        raise ClusterFailed(f"{SERVICE} has no revision with traffic yet: deploy it first")
+        raise ClusterFailed("the service has no revision with traffic yet: deploy it first")
     return str(max(targets, key=lambda target: target["percent"])["revisionName"])
 
 
@@ -103,9 +103,9 @@ def pinned(stable: str) -> Traffic:
 RELEASED: Traffic = [{"latestRevision": True, "percent": 100}]
 
 
-def set_traffic(namespace: str, traffic: Traffic) -> None:
+def set_traffic(namespace: str, service: str, traffic: Traffic) -> None:
     patch = json.dumps({"spec": {"traffic": traffic}})
-    kubectl(namespace, "patch", "services.serving.knative.dev", SERVICE, "--type", "merge", "--patch", patch)
+    kubectl(namespace, "patch", "services.serving.knative.dev", service, "--type", "merge", "--patch", patch)
     shares = [f"{target.get('revisionName', 'latest')} {target['percent']} %" for target in traffic]
     print(f"traffic: {', '.join(shares)}", flush=True)
 
@@ -183,7 +183,7 @@ def wait_until_ready(options: Options, stable: str) -> str:
     """The newest revision, once it is ready. Raises CanaryFailed."""
     deadline = time.monotonic() + options.patience
     while True:
-        status = read_service(options.namespace).get("status", {})
+        status = read_service(options.namespace, options.service).get("status", {})
         created, ready = status.get("latestCreatedRevisionName"), status.get("latestReadyRevisionName")
         if created and created == ready and created != stable:
             return str(created)
@@ -194,22 +194,22 @@ def wait_until_ready(options: Options, stable: str) -> str:
 
 
 def run(options: Options) -> int:
-    stable = stable_revision(read_service(options.namespace))
+    stable = stable_revision(read_service(options.namespace, options.service))
     try:
         candidate = wait_until_ready(options, stable)
         print(f"from {stable} to {candidate}", flush=True)
         for percent in options.steps:
-            set_traffic(options.namespace, split(stable, candidate, percent))
+            set_traffic(options.namespace, options.service, split(stable, candidate, percent))
             watch(options, candidate)
-        newest = read_service(options.namespace).get("status", {}).get("latestCreatedRevisionName")
+        newest = read_service(options.namespace, options.service).get("status", {}).get("latestCreatedRevisionName")
         is_newest = newest == candidate
-        set_traffic(options.namespace, RELEASED if is_newest else split(stable, candidate, 100))
+        set_traffic(options.namespace, options.service, RELEASED if is_newest else split(stable, candidate, 100))
     except (CanaryFailed, ClusterFailed, KeyboardInterrupt) as reason:
         # A second signal must not end the way back.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         print(f"FAIL {str(reason) or 'interrupted'}; back to {stable}", flush=True)
-        set_traffic(options.namespace, pinned(stable))
+        set_traffic(options.namespace, options.service, pinned(stable))
         return 1
     kept = "" if is_newest else f"; {newest} appeared during the run, was not watched and gets none"
     print(f"ok   {candidate} has all traffic{kept}")
@@ -231,6 +231,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["pin", "run", "back"])
     parser.add_argument("--namespace", default="microservices")
+    parser.add_argument("--service", default="user-service", help="of the chart: the name of its objects")
     parser.add_argument("--prometheus", help="its address, for example http://127.0.0.1:9090 behind a port-forward")
     parser.add_argument("--steps", type=percentages, default=[5, 25, 50, 100], help="default: 5,25,50,100")
     parser.add_argument("--seconds", type=float, default=300, help="how long each step is watched; default: 300")
@@ -245,8 +246,8 @@ def main(arguments: list[str]) -> int:
         if given.action == "run":
             del given.action
             return run(Options(**vars(given)))
-        stable = stable_revision(read_service(given.namespace), is_way_back=given.action == "back")
-        set_traffic(given.namespace, pinned(stable))
+        stable = stable_revision(read_service(given.namespace, given.service), is_way_back=given.action == "back")
+        set_traffic(given.namespace, given.service, pinned(stable))
     except ClusterFailed as error:
         print(f"canary: {error}", file=sys.stderr)
         return 2

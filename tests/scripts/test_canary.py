@@ -28,6 +28,8 @@ KUBECTL = f"""#!{sys.executable}
 import json, os, pathlib, sys
 folder = pathlib.Path(os.environ["CLUSTER"])
 patches, refused, later = (folder / name for name in ("patches", "refused", "later.json"))
+with (folder / "calls").open("a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
 if "patch" in sys.argv:
     patch = sys.argv[sys.argv.index("--patch") + 1]
     if refused.exists() and refused.read_text() in patch:
@@ -222,6 +224,15 @@ def test_pin_and_back_leave_all_traffic_with_the_serving_revision(cluster: Path,
 
     assert process.returncode == 0
     assert shares(cluster) == [BACK]
+
+
+def test_the_service_and_its_namespace_may_have_other_names(cluster: Path) -> None:
+    start(cluster, "pin", "--service", "accounts", "--namespace", "elsewhere").communicate(timeout=60)
+
+    calls = [json.loads(line) for line in (cluster / "calls").read_text().splitlines()]
+    assert [call[:5] for call in calls] == [
+        ["--namespace", "elsewhere", verb, "services.serving.knative.dev", "accounts"] for verb in ("get", "patch")
+    ]
 
 
 def test_back_leads_to_the_stable_revision_wherever_the_traffic_is(cluster: Path) -> None:

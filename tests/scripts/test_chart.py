@@ -14,7 +14,7 @@ import pytest
 import sync_chart
 import yaml
 from charts import CHART, VALUE_FILES, render_chart, template
-from manifests import ROOT, Document, named, pod_template, render, render_with
+from manifests import ROOT, Document, is_knative_service, named, pod_template, render, render_with
 
 from support.live_server import live
 from support.settings import API_KEY
@@ -46,11 +46,14 @@ def test_chart_and_overlay_describe_the_same_objects(name: str, overlay: str) ->
     [
         ("deployment-vpa-in-place", "k8s-fallback/overlays/production", "k8s-fallback/components/vpa-in-place"),
         ("knative-kafka", "knative/overlays/production", "knative/components/kafka-broker"),
+        ("knative-rabbitmq", "knative/overlays/production", "knative/components/rabbitmq-broker"),
+        ("knative-canary", "knative/overlays/production", "knative/components/canary"),
         ("knative-event-policy", "knative/overlays/production", "knative/components/event-policy"),
     ],
 )
 def test_chart_and_component_describe_the_same_objects(name: str, overlay: str, component: str, tmp_path: Path) -> None:
-    assert charts.compare(values(name), render_with(overlay, [component], tmp_path)) == []
+    components = [component, "k8s-common/components/linter-waivers"]
+    assert charts.compare(values(name), render_with(overlay, components, tmp_path)) == []
 
 
 def edited_overlay(tmp_path: Path, file: str, old: str, new: str) -> list[Document]:
@@ -156,6 +159,19 @@ def unresolved_references(documents: list[Document]) -> list[str]:
         ("localData.enabled=true", "public passwords"),
         ("verticalPodAutoscaler.enabled=true,verticalPodAutoscaler.updateMode=InPlace", "acting VPA"),
         ("mode=knative,ingress.enabled=true", "Knative routes by its own gateway"),
+        ("mode=knative,knative.canary.stableRevision=User-Service-1", "stableRevision"),
+        ("mode=knative,knative.canary.candidatePercent=101", "candidatePercent"),
+        ("mode=knative,knative.canary.candidatePercent=5", "candidatePercent needs knative.canary.stableRevision"),
+        ("mode=knative,knative.broker.class=RabbitMQ", "/knative/broker/class"),
+        ("mode=knative,knative.broker.rabbitmq.queueType=stream", "queueType"),
+        (
+            "mode=knative,knative.broker.class=RabbitMQBroker,knative.broker.rabbitmq.connectionSecret=outside",
+            "needs knative.broker.rabbitmq.extraEgress",
+        ),
+        (
+            "mode=knative,knative.broker.class=RabbitMQBroker,knative.eventPolicy.enabled=true",
+            "RabbitMQ's broker heeds no EventPolicy",
+        ),
         ("ingress.enabled=true", "ingress.hosts"),
         ("httpRoute.enabled=true", "parentRefs"),
     ],
@@ -240,6 +256,33 @@ def test_helm_test_passes_against_the_service(settings: Settings, tmp_path: Path
         )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "ok   and gone" in result.stdout
+
+
+def test_the_candidate_takes_its_share_from_the_stable_revision() -> None:
+    revision = "knative.canary.stableRevision=user-service-00001"
+    documents = render_chart("mode=knative", revision, "knative.canary.candidatePercent=25")
+    traffic = {d["metadata"]["name"]: d["spec"].get("traffic") for d in documents if is_knative_service(d)}
+
+    assert traffic == {
+        "user-service": [
+            {"tag": "stable", "revisionName": "user-service-00001", "percent": 75},
+            {"tag": "candidate", "latestRevision": True, "percent": 25},
+        ],
+        "user-service-events": None,
+    }
+
+
+def test_a_rabbitmq_outside_the_cluster_is_named_by_its_secret_and_reached() -> None:
+    documents = render_chart(values("knative-rabbitmq-outside"))
+    [outside] = yaml.safe_load(values("knative-rabbitmq-outside").read_text())["knative"]["broker"]["rabbitmq"][
+        "extraEgress"
+    ]
+
+    reference = named(documents, "RabbitmqBrokerConfig")["spec"]["rabbitmqClusterReference"]
+    egress = named(documents, "NetworkPolicy", "accounts-rabbitmq-broker")["spec"]["egress"]
+    assert reference == {"connectionSecret": {"name": "rabbitmq-connection"}}
+    assert outside in egress
+    assert "rabbitmq" not in str([rule for rule in egress if rule != outside])
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,19 @@ def render_elsewhere(overlay: str, components: list[str], scratch: Path) -> str:
     return render_text(scratch.resolve())
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_no_manifest_names_the_former_namespace(overlay: str, tmp_path: Path) -> None:
-    components = (
-        ["knative/components/kafka-broker", "knative/components/event-policy"] if overlay.startswith("knative") else []
-    )
+KNATIVE_COMPONENTS = (["kafka-broker", "event-policy"], ["rabbitmq-broker", "canary"])
+
+
+@pytest.mark.parametrize(
+    ("overlay", "components"),
+    [
+        (overlay, components)
+        for overlay in OVERLAYS
+        for components in (KNATIVE_COMPONENTS if overlay.startswith("knative") else [[]])
+    ],
+)
+def test_no_manifest_names_the_former_namespace(overlay: str, components: list[str], tmp_path: Path) -> None:
+    components = [f"knative/components/{name}" for name in components]
     text = render_elsewhere(overlay, components, tmp_path)
 
     assert named(parse(text), "Namespace")["metadata"]["name"] == "elsewhere"

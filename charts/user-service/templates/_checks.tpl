@@ -19,6 +19,15 @@
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
 {{- fail "httpRoute.enabled needs httpRoute.parentRefs, the Gateway that it attaches to." -}}
 {{- end -}}
+{{- if and $knative .Values.knative.canary.candidatePercent (not .Values.knative.canary.stableRevision) -}}
+{{- fail "knative.canary.candidatePercent needs knative.canary.stableRevision, the revision that has the rest of the traffic (kubectl get revisions)." -}}
+{{- end -}}
+{{- if and $knative (eq .Values.knative.broker.class "RabbitMQBroker") .Values.knative.eventPolicy.enabled -}}
+{{- fail "RabbitMQ's broker heeds no EventPolicy. Disable knative.eventPolicy, or take another knative.broker.class." -}}
+{{- end -}}
+{{- if and $knative (eq .Values.knative.broker.class "RabbitMQBroker") .Values.knative.broker.rabbitmq.connectionSecret .Values.networkPolicy.enabled (not .Values.knative.broker.rabbitmq.extraEgress) -}}
+{{- fail "A RabbitMQ outside the cluster is not reached: knative.broker.rabbitmq.connectionSecret needs knative.broker.rabbitmq.extraEgress, such as [{to: [{ipBlock: {cidr: 10.20.0.0/16}}], ports: [{protocol: TCP, port: 5672}]}]." -}}
+{{- end -}}
 {{- $pods := 0 -}}
 {{- if $knative -}}
 {{- $pods = add .Values.knative.api.maxScale .Values.knative.events.maxScale -}}
