@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,7 +11,10 @@ import httpx
 import pytest
 
 from support.api import USERS, expect_problem, make_user, user_url
+from support.application import Client, running
+from support.issuer import AUDIENCE, Issuer
 from support.leftovers import PERSON, words_in
+from support.settings import make_settings
 from user_service.encryption.cipher import Cipher
 from user_service.idempotency.stored_responses import IDEMPOTENCY_KEYS
 
@@ -106,6 +110,30 @@ async def test_a_second_erasure_changes_nothing(client: httpx.AsyncClient) -> No
 
     assert (await read_tombstone(client, user)).json()["version"] == 2
     assert len((await client.get(user_url(user, "/audit"))).json()["items"]) == 2
+
+
+@pytest.mark.parametrize(("method", "ending"), [("POST", "/erase"), ("DELETE", "?purge=true")])
+async def test_changes_that_an_erased_user_has_made_carry_an_alias(
+    database_url: str, tmp_path: Path, shared_issuer: Issuer, method: str, ending: str
+) -> None:
+    trusting = make_settings(
+        database_url,
+        tmp_path,
+        jwt_issuer=shared_issuer.url,
+        jwt_audience=AUDIENCE,
+        jwt_jwks_url=shared_issuer.jwks_url,
+    )
+    async with running(trusting) as client:
+        user, other = await make_user(client), await make_user(client)
+        async with Client(client.application) as own:
+            del own.headers["X-API-Key"]
+            own.headers["Authorization"] = f"Bearer {shared_issuer.token(sub=user['id'], scope='users:write')}"
+            assert (await own.patch(user_url(other), json={"locale": "fr"})).status_code == 200
+
+        assert (await client.request(method, user_url(user, ending))).status_code == 204
+
+        changes = (await client.get(user_url(other, "/audit"))).json()["items"]
+    assert changes[1]["actor"].startswith("erased:")
 
 
 async def test_if_match_and_idempotency_keys_hold(client: httpx.AsyncClient) -> None:
