@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.citus import CITUS_DATABASE_URL, CitusDatabase
 from support.issuer import AUDIENCE, Issuer
 from support.live_server import LiveServer, live
 from support.scim import ScimClient
@@ -12,13 +13,26 @@ from support.settings import make_settings
 
 
 @pytest.fixture(scope="module")
+def scim_database_url(request: pytest.FixtureRequest, shared_issuer: Issuer) -> Iterator[str]:
+    """A database for the tests of a module; that of CITUS_DATABASE_URL for one that is marked `distributed`."""
+    if CITUS_DATABASE_URL and request.node.get_closest_marker("distributed"):
+        citus: CitusDatabase = request.getfixturevalue("citus")
+        citus.empty()
+        yield citus.url
+        return
+    postgres: PostgresServer = request.getfixturevalue("postgres")
+    name = f"scim_{shared_issuer.url.rpartition(':')[2]}"
+    yield postgres.create_database(name, template=request.getfixturevalue("migrated_template"))
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="module")
 def scim_server(
-    shared_issuer: Issuer, postgres: PostgresServer, migrated_template: str, tmp_path_factory: pytest.TempPathFactory
+    scim_database_url: str, shared_issuer: Issuer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
     """A service with SCIM that trusts `shared_issuer`, without a rate limit."""
-    name = f"scim_{shared_issuer.url.rpartition(':')[2]}"
     settings = make_settings(
-        postgres.create_database(name, template=migrated_template),
+        scim_database_url,
         tmp_path_factory.mktemp("data"),
         scim=True,
         jwt_issuer=shared_issuer.url,
@@ -28,7 +42,6 @@ def scim_server(
     )
     with live(settings) as running:
         yield running
-    postgres.drop_database(name)
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from support.scim import BASE, ENTERPRISE, PATCH, USERS, ScimClient, expect_scim
 from support.settings import make_settings
 from user_service.settings import Settings
 
+pytestmark = pytest.mark.distributed
+
 SCHEMA = "urn:ietf:params:scim:api:messages:2.0:BulkRequest"
 MISSING = "/Users/01890000-0000-7000-8000-000000000000"
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from httpx2 import Client as Httpx2Client
 from scim2_client.engines.httpx2 import SyncSCIMClient
 from scim2_tester import Status, check_server
@@ -10,6 +11,8 @@ from scim_sanity.probe.runner import run_probe_api
 from support.live_server import LiveServer
 from support.scim import BASE, METADATA
 from support.settings import API_KEY
+
+pytestmark = pytest.mark.distributed
 
 # What the tester calls a fault, and why it is none.
 WAIVED = {

@@ -19,6 +19,15 @@ def test_discovery_describes_the_service(scim: ScimClient) -> None:
         "sort": True,
         "etag": True,
     }
+    # RFC 9865, 4.
+    assert config["pagination"] == {
+        "cursor": True,
+        "index": True,
+        "defaultPaginationMethod": "index",
+        "defaultPageSize": 200,
+        "maxPageSize": 200,
+        "cursorTimeout": 3600,
+    }
     assert [resource["name"] for resource in types["Resources"]] == ["User"]
     assert [schema["id"] for schema in schemas["Resources"]] == [CORE, ENTERPRISE, METADATA]
     for path in ("ResourceTypes/User", f"Schemas/{CORE}", f"Schemas/{METADATA}"):

@@ -8,6 +8,8 @@ import pytest
 
 from support.scim import CORE, ENTERPRISE, PATCH, USERS, ScimClient, check_user, expect_scim_error, unique_name
 
+pytestmark = pytest.mark.distributed
+
 WORK = 'emails[type eq "work"]'
 
 

@@ -1,7 +1,9 @@
 """Filters and pages: what the service finds is what the library's own evaluation of the filter selects."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 
 from support.live_server import LiveServer
 from support.scim import BASE, METADATA, USERS, ScimClient, expect_scim_error, new_user
+
+pytestmark = pytest.mark.distributed
 
 NAMES = ("ada", "Grace", "straße", "kurt@example.org", "ÉMILE", "x y", 'quo"te')
 SCIM_ONLY = {"title": "Countess", METADATA: {"metadata": [{"name": "plan", "value": "pro"}]}}
@@ -296,6 +300,17 @@ def test_a_cursor_is_valid_for_its_query_alone(directory: Directory) -> None:
         USERS, params={"cursor": f"{cursor[:-4]}AAAA", "filter": "active eq true", "count": 2}
     )
     expect_scim_error(response, 400, "invalidCursor")
+
+
+def test_a_cursor_is_valid_for_an_hour(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def issue(age: float) -> str:
+        with monkeypatch.context() as patched:
+            patched.setattr("scim2_server.cursor.time", SimpleNamespace(time=lambda: time.time() - age))
+            return str(directory.scim.search(cursor="", count=2)["nextCursor"])
+
+    assert directory.scim.search(cursor=issue(3_500), count=2)["Resources"]
+    response = directory.scim.get(USERS, params={"cursor": issue(3_700), "count": 2})
+    expect_scim_error(response, 400, "expiredCursor")
 
 
 def test_an_order_by_time_is_kept_and_others_are_passed_over(directory: Directory) -> None:

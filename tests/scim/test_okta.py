@@ -8,6 +8,8 @@ import pytest
 from support.live_server import LiveServer
 from support.scim import BASE, CORE, PATCH, USERS, ScimClient, expect_scim_error, unique_name
 
+pytestmark = pytest.mark.distributed
+
 
 def okta_user(name: str, **attributes: Any) -> dict[str, Any]:
     """The body of a user as Okta pushes it."""

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from support.application import running
 from support.postgres_faults import stopped
 from support.scim import PATCH, USERS, expect_scim_error, new_user
@@ -54,6 +56,7 @@ async def test_a_database_that_is_away_is_unavailable_in_scim_s_form(
                 assert response.headers["retry-after"]
 
 
+@pytest.mark.distributed
 async def test_twenty_provisions_of_one_user_at_once_make_one(database_url: str, tmp_path: Path) -> None:
     body = new_user(externalId="00u1", displayName="Ada")
     async with running(make_settings(database_url, tmp_path, scim=True)) as client:
@@ -67,6 +70,7 @@ async def test_twenty_provisions_of_one_user_at_once_make_one(database_url: str,
     assert found["totalResults"] == 1
 
 
+@pytest.mark.distributed
 async def test_patches_of_one_user_at_once_lose_nothing(database_url: str, tmp_path: Path) -> None:
     async with running(make_settings(database_url, tmp_path, scim=True)) as client:
         created = (await client.post(USERS, json=new_user())).json()

@@ -22,6 +22,8 @@ from user_service.users.unit_of_work import UserDatabase
 
 USERS_PATH: Final = "/Users"
 GROUPS: Final = "Groups"
+# The parameters that choose attributes of the answer.
+CHOICES: Final = frozenset({"attributes", "excludedAttributes"})
 NO_GROUPS: Final[dict[str, Any]] = {
     "schemas": [LIST_SCHEMA],
     "totalResults": 0,
@@ -73,7 +75,9 @@ class ScimApplication:
             found = await self.directory.find([lookup.name])
             storage.rows = len(found)
             return self.service.lookup_response(request.base_url, lookup, found)
-        if request.method == "POST" and (document := read_plain(request.body, request.header("content-type"))):
+        if request.method != "POST" or not CHOICES.isdisjoint(request.query):
+            return None
+        if document := read_plain(request.body, request.header("content-type")):
             return self.service.creation_response(request.base_url, await storage.create_document(document))
         return None
 

@@ -95,8 +95,10 @@ class DirectoryService(ScimService):
         }
         return ScimResponse(status, self.show(base_url, resource, parameters), headers)
 
-    def creation_response(self, base_url: str, created: Resource[Any]) -> ScimResponse:
-        response = self.user_response(base_url, created, status=HTTPStatus.CREATED)
+    def creation_response(
+        self, base_url: str, created: Resource[Any], parameters: ResponseParameters[Any] | None = None
+    ) -> ScimResponse:
+        response = self.user_response(base_url, created, parameters, status=HTTPStatus.CREATED)
         response.headers["Location"] = response.headers["Content-Location"]
         return response
 
@@ -216,6 +218,7 @@ class DirectoryService(ScimService):
 class DirectoryHandler(AsyncScimHandler):
     """The library's handler; what it changes, it changes under the lock of the user, so that no write is lost."""
 
+    service: DirectoryService
     storage: UserStorage
 
     def __init__(self, service: DirectoryService, storage: UserStorage, charge: Charge) -> None:
@@ -223,6 +226,15 @@ class DirectoryHandler(AsyncScimHandler):
         super().__init__(service, storage)
         self.storage = storage
         self.charge = charge
+
+    async def create(self, request: ScimRequest) -> ScimResponse:
+        """POST. As with the other methods, the request may choose the attributes of the answer (RFC 7644, 3.9)."""
+        with self.service.provider:
+            self.service.route(request, Operation.create)
+            parameters = self.service.read_response_parameters(USER_TYPE, request.query)
+            resource = self.service.read_creation(USER_TYPE, request.body, request.header("Content-Type"))
+            created = await self.storage.create(USER_TYPE, resource)
+            return self.service.creation_response(request.base_url, created, parameters)
 
     async def replace_resource(
         self,
