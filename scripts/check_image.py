@@ -57,6 +57,30 @@ print(json.dumps({
 }))
 """
 
+ASK_INSIDE = """
+import json, re, time
+from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.parse import urljoin
+from urllib.request import Request, urlopen
+key = Path("/var/run/secrets/user-service/INTERNAL_API_KEY").read_text()
+def ask(path):
+    request = Request(urljoin("http://127.0.0.1:3002/", path), headers={"Authorization": f"Bearer {key}"})
+    try:
+        with urlopen(request, timeout=10) as response:
+            return response.status, response.headers.get_content_type(), response.read().decode()
+    except HTTPError as refusal:
+        return refusal.code, "", refusal.read().decode()[:300]
+    except URLError as error:
+        return 0, "", str(error)
+deadline = time.monotonic() + 30
+while ask("api/health/ready")[0] != 200 and time.monotonic() < deadline:
+    time.sleep(0.1)
+page = ask("admin")
+scripts = [ask(name)[:2] for name in re.findall('<script[^>]* src="([^"]+)"', page[2])]
+print(json.dumps({"scim": ask("scim/v2/ServiceProviderConfig"), "admin": page[:2], "scripts": scripts}))
+"""
+
 
 class Outcome(NamedTuple):
     promise: str
@@ -196,6 +220,28 @@ def check_service(image: str, database_url: str | None) -> Iterator[Outcome]:
             yield from check_stop(name)
         finally:
             podman("rm", "--force", name)
+        alone = [option for option in run if not option.startswith(("--network", "--env=PORT"))]
+        yield from check_optional_pages(image, [*alone, "--network=none"])
+
+
+def check_optional_pages(image: str, run: list[str]) -> Iterator[Outcome]:
+    """What is off by default, in a container without a network; asked from inside it."""
+    name = f"user-service-check-pages-{os.getpid()}"
+    podman("run", "--detach", "--name", name, *run, "--env=SCIM=true", "--env=ADMIN_PAGE=true", image)
+    try:
+        asked = podman("exec", name, PYTHON, "-c", ASK_INSIDE, check=False)
+        if asked.returncode:
+            yield Outcome("answers without a network", False, (asked.stderr + podman("logs", name).stderr)[-1500:])
+            return
+        seen = json.loads(asked.stdout)
+        status, media_type, text = seen["scim"]
+        served = (status, media_type) == (200, "application/scim+json") and '"patch"' in text
+        yield Outcome("SCIM=true serves /scim/v2/ServiceProviderConfig", served, "" if served else seen["scim"])
+        scripts = [status for status, _ in seen["scripts"]]
+        served = seen["admin"] == [200, "text/html"] and set(scripts) == {200}
+        yield Outcome("ADMIN_PAGE=true serves /admin and its script", served, (seen["admin"], scripts))
+    finally:
+        podman("rm", "--force", name)
 
 
 def check_serving(name: str, address: str, api_key: str) -> Iterator[Outcome]:
