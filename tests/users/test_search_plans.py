@@ -3,7 +3,6 @@
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 from typing import Any
@@ -127,7 +126,7 @@ def read_whole(plan: list[dict[str, Any]]) -> set[str]:
 async def test_no_page_reads_a_whole_table(connection: asyncpg.Connection, filters: str, search: UserSearch) -> None:
     whole = {}
     for sort, cursor, deleted in product(SORTS, (None, BEHIND), (False, True)):
-        query = replace(FILTERS[filters], sort=sort, cursor=cursor, include_deleted=deleted)
+        query = FILTERS[filters]._replace(sort=sort, cursor=cursor, include_deleted=deleted)
         sql, values = search.statement(query)
         plan = await explain(connection, sql, *values)
         assert any("Index" in node["Node Type"] for node in plan)

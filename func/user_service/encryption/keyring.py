@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ DERIVATION_SALT: Final = b"user-service"
 BLIND_INDEX_PURPOSE: Final = b"blind-index"
 
 
+@lru_cache(maxsize=64)
 def derive_key(key: bytes, purpose: bytes) -> bytes:
     """A 32-byte key for one purpose: HKDF-SHA-256 (RFC 5869)."""
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=DERIVATION_SALT, info=purpose).derive(key)

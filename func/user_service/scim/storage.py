@@ -275,7 +275,7 @@ def check_unchanged(outcomes: list[Outcome]) -> list[Outcome]:
     return outcomes
 
 
-def make_page(users: list[User], total: int | None, following: Any) -> SearchPage:
+def make_page(users: Sequence[User], total: int | None, following: Any) -> SearchPage:
     return SearchPage(total, [StoredUser(user).as_resource() for user in users], following)
 
 

@@ -78,7 +78,7 @@ class Directory:
         async with self.database.primary.session() as session:
             return await DirectorySearch(session, self.database.cipher, self.database.index).find(wanted)
 
-    async def page(self, query: DirectoryQuery) -> SearchPage:
+    async def page(self, query: DirectoryQuery) -> SearchPage[User]:
         """A page of users, which may lag behind a change by as much as the replica does."""
         return await self.database.lagging_reads.run(
             lambda search: DirectorySearch(search.session, search.cipher, search.index).page(query)
@@ -127,7 +127,7 @@ class DirectorySearch:
             keys.append((USERNAME, self.index.username(name.value.strip())))
         return keys
 
-    async def page(self, query: DirectoryQuery) -> SearchPage:
+    async def page(self, query: DirectoryQuery) -> SearchPage[User]:
         wanted = list(names(query.condition))
         named = await self.find(wanted) if wanted else {}
         ids = {name: {user.id for user in unwrap(named.get(name, ()))} for name in wanted}

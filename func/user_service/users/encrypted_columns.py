@@ -33,6 +33,8 @@ USER_COLUMNS: Final = (
     "deleted_at",
     "prior_status",
 )
+ID_PLACE: Final = USER_COLUMNS.index("id")
+VERSION_PLACE: Final = USER_COLUMNS.index("version")
 # The same in SQL, with `metadata` as the text that PostgreSQL stores.
 SELECT_LIST: Final = ", ".join("metadata::text" if name == "metadata" else name for name in USER_COLUMNS)
 

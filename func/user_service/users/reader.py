@@ -19,7 +19,7 @@ from user_service.errors import DatabaseUnavailable
 from user_service.observability.metrics import Metrics
 from user_service.postgres.clock import DatabaseClock
 from user_service.postgres.pool import ReadPool
-from user_service.users.encrypted_columns import SELECT_LIST, decode_row
+from user_service.users.encrypted_columns import ID_PLACE, SELECT_LIST, VERSION_PLACE, decode_row
 from user_service.values.ids import parse_id
 
 SELECT_BY_IDS: Final = (
@@ -111,7 +111,7 @@ class UserReader:
         indexes: dict[int, list[bytes]] = {}
         for kind, index in keys:
             indexes.setdefault(kind, []).append(index)
-        found = await self.find((), indexes, fresh=True)
+        found = await self.find((), indexes, fresh=False)
         return {key: found.entries[user_id] for key, user_id in found.by_identifier.items()}
 
     async def fetch(self, ids: list[UUID]) -> Mapping[UUID, Entry | Exception]:
@@ -119,9 +119,7 @@ class UserReader:
         rows = await self.pool.fetch(SELECT_BY_IDS, ids)
         if rows:
             self.clock.observe(sent, rows[0][-1])
-        entries = {row[0]: self.make_entry(row[:-1], sent) for row in rows}
-        await self.cache.put({user_id: entry for user_id, entry in entries.items() if isinstance(entry, Entry)})
-        return entries
+        return await self.read_entries({row[0]: row[:-1] for row in rows}, sent, fresh=True)
 
     async def warm(self, ids: Sequence[UUID]) -> int:
         """Reads users into the cache, in small batches so that other tasks run in between; returns their number.
@@ -138,7 +136,7 @@ class UserReader:
         """Users by their ids, and by the `indexes` of their identifiers, by kind: one read from the cache, and one from
         the database for what the cache lacks.
 
-        `fresh` reads from the database. Raises DatabaseUnavailable.
+        `fresh` reads from the database alone. Raises DatabaseUnavailable.
         """
         entries: dict[UUID, Entry | Exception] = {}
         if ids and not fresh:
@@ -151,20 +149,39 @@ class UserReader:
             sent = monotonic()
             keys = [list(indexes.get(kind, ())) for kind in (EMAIL, EXTERNAL_ID, USERNAME)]
             rows = await self.pool.fetch(SELECT_BY_KEYS, missing, *keys)
-            read = {row[0]: row for row in rows}
-            fetched = {user_id: self.make_entry(row[:-2], sent) for user_id, row in read.items()}
-            await self.cache.put({user_id: entry for user_id, entry in fetched.items() if isinstance(entry, Entry)})
-            entries |= fetched
+            entries |= await self.read_entries({row[0]: row[:-2] for row in rows}, sent, fresh=fresh)
             by_identifier = {(row[-2], row[-1]): row[0] for row in rows}
         return Found(entries, by_identifier)
 
-    def make_entry(self, row: Any, as_of: float) -> Entry | Exception:
-        """The entry of a row that was requested at `as_of`, or the error of one that can't be decrypted.
+    async def read_entries(
+        self, rows: Mapping[UUID, Any], as_of: float, *, fresh: bool
+    ) -> dict[UUID, Entry | Exception]:
+        """The entries of rows that were requested at `as_of`, and the errors of those that can't be decrypted.
 
-        An error does not keep the other rows from being read.
+        Those that this process has in their version are used as they are, unless `fresh`. The others are cached.
         """
-        try:
-            user = decode_row(row, self.cipher)
-        except DecryptionError as error:
-            return error
-        return Entry(user.version, user.is_deleted, user.to_json(), as_of)
+        entries: dict[UUID, Entry | Exception] = {}
+        new: dict[UUID, Entry] = {}
+        for user_id, row in rows.items():
+            entry = None if fresh else self.find_version(row)
+            if entry is None:
+                try:
+                    user = decode_row(row, self.cipher)
+                except DecryptionError as error:
+                    entries[user_id] = error
+                    continue
+                entry = new[user_id] = Entry(user.version, user.is_deleted, user.to_json(), as_of)
+            entries[user_id] = entry
+        if new:
+            await self.cache.put(new)
+        return entries
+
+    def to_json(self, row: Any) -> bytes:
+        """The JSON of a row of `USER_COLUMNS`. Raises DecryptionError."""
+        entry = self.find_version(row)
+        return decode_row(row, self.cipher).to_json() if entry is None else entry.body
+
+    def find_version(self, row: Any) -> Entry | None:
+        """The entry of a row in this process's cache, in the row's version: it saves decrypting the row."""
+        entry = self.cache.get_local(str(row[ID_PLACE]))
+        return entry if entry is not None and entry.version == row[VERSION_PLACE] else None

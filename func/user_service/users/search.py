@@ -5,7 +5,6 @@ postings of a term.
 """
 
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -29,7 +28,7 @@ from sqlalchemy import (
 from user_service.encryption.blind_index import BlindIndex, unpack_term
 from user_service.encryption.cipher import Cipher
 from user_service.postgres.selects import COMPILED_SHAPES, compile_select
-from user_service.postgres.session import Session
+from user_service.postgres.session import Row, Session
 from user_service.postgres.statements import Statement, text
 from user_service.postgres.tables import identifiers, user_terms, users
 from user_service.users.cursors import Cursor
@@ -73,17 +72,18 @@ class UserSearch:
         self.cipher = cipher
         self.index = index
 
-    async def page(self, query: SearchQuery) -> SearchPage:
+    async def page(self, query: SearchQuery) -> SearchPage[Row]:
+        """The rows of `USER_COLUMNS` of a page."""
         shape, values = self.parse(query)
         rows = await self.session.execute(compile_page(shape), values)
-        found = [decode_row(row, self.cipher) for row in rows[: query.limit]]
         more = len(rows) > query.limit
-        total = await self.count(query, seconds=COUNT_SECONDS) if query.count else None
-        return SearchPage(found, Cursor(found[-1].updated_at, found[-1].id) if more else None, total)
+        found = rows[: query.limit]
+        total = await self.count(query, seconds=COUNT_SECONDS) if query.counted else None
+        return SearchPage(found, Cursor(found[-1]["updated_at"], found[-1]["id"]) if more else None, total)
 
     async def count(self, query: SearchQuery, *, seconds: float) -> int | None:
         """The number of users that match the filters; None where counting takes longer."""
-        shape, values = self.parse(replace(query, cursor=None))
+        shape, values = self.parse(query._replace(cursor=None))
         try:
             return int((await self.session.execute(compile_count(shape), values, seconds=seconds)).scalar_one())
         except TimeoutError:

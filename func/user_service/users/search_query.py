@@ -1,16 +1,19 @@
 """What a list, a find or an export asks for, and what a page answers; without SQLAlchemy."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Generic, NamedTuple, TypeVar
 
 from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, encode_text
 from user_service.users.cursors import Cursor
-from user_service.users.model import DELETED, User
+from user_service.users.model import DELETED
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchQuery:
+class SearchQuery(NamedTuple):
     """The parameters of a page of the list."""
 
     email: str | None = None
@@ -23,12 +26,12 @@ class SearchQuery:
     created_after: datetime | None = None
     created_before: datetime | None = None
     updated_after: datetime | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = MappingProxyType({})
     include_deleted: bool = False
     sort: str = "created_at"
     limit: int = 50
     cursor: Cursor | None = None
-    count: bool = False
+    counted: bool = False
 
     @property
     def by_update(self) -> bool:
@@ -44,30 +47,18 @@ class SearchQuery:
         return self.email is not None or self.username is not None or self.external_id is not None
 
     @property
-    def names_key_only(self) -> bool:
-        """Whether it finds by one unique key, without a filter, a place or a count."""
-        key = SearchQuery(
-            email=self.email,
-            username=self.username,
-            external_id=self.external_id,
-            sort=self.sort,
-            limit=self.limit,
-        )
-        return [self.email, self.username, self.external_id].count(None) == 2 and self == key
-
-    @property
     def sees_deleted(self) -> bool:
         return self.include_deleted or self.status == DELETED
 
 
 @dataclass(frozen=True, slots=True)
-class SearchPage:
-    """Users in the requested order, and the cursor of the next page; None on the last page.
+class SearchPage(Generic[T]):
+    """Users, or their rows, in the requested order, and the cursor of the next page; None on the last page.
 
     `total` is the number of users on all pages; None where the query does not count them, or it takes too long.
     """
 
-    users: list[User]
+    users: Sequence[T]
     next: Cursor | None
     total: int | None = None
 

@@ -18,7 +18,7 @@ from user_service.postgres.connections import PoolStats
 from user_service.postgres.connector import Connector
 from user_service.postgres.database import BEGIN, BEGIN_SNAPSHOT, Database
 from user_service.postgres.pool import connect_options, replica_share
-from user_service.postgres.session import Session
+from user_service.postgres.session import Row, Session
 from user_service.settings import Settings
 from user_service.users.audit import AuditTrail
 from user_service.users.audit_log import AuditLog
@@ -178,8 +178,8 @@ class UserDatabase:
         """The identifiers that a query names."""
         return find_named(query, self.index)
 
-    async def page(self, query: SearchQuery) -> SearchPage:
-        """A page of users. One that names an identifier is read from the primary.
+    async def page(self, query: SearchQuery) -> SearchPage[Row]:
+        """The rows of `USER_COLUMNS` of a page of users. One that names an identifier is read from the primary.
 
         Raises DatabaseUnavailable, Contended.
         """

@@ -58,7 +58,8 @@ class Arguments:
     async def resolve(self, request: Request, headers: Mapping[bytes, bytes], body: object) -> dict[str, Any]:
         """The arguments by name. `body` is the parsed document, or NO_BODY. Raises ValidationFailed."""
         faults: list[Any] = []
-        query: Mapping[str, str] = request.query_params if request.scope["query_string"] else {}
+        # A dictionary: a look-up of an absent parameter in Starlette's mapping raises and catches an error.
+        query = dict(request.query_params.multi_items()) if request.scope["query_string"] else {}
         values = await self.collect(request, query, headers, faults, {})
         if self.body is not None:
             values[self.body.name] = self.check_body(body, faults)

@@ -16,7 +16,7 @@ from user_service.web.responses import RawResponse
 # requests and retries.
 STORED_ERRORS: Final = frozenset({404, 409, 412})
 DROPPED_HEADERS: Final = frozenset({b"content-length"})
-REPLAYED_HEADER: Final = {"Idempotency-Replayed": "true"}
+REPLAYED_HEADER: Final = (b"idempotency-replayed", b"true")
 
 Result = TypeVar("Result")
 
@@ -101,10 +101,8 @@ def to_stored(response: RawResponse) -> StoredResponse:
 
 def replay(stored: StoredResponse) -> RawResponse:
     """A stored response as it is sent again."""
-    headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in [*stored.headers, *REPLAYED_HEADER.items()]
-    ]
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in stored.headers]
+    headers.append(REPLAYED_HEADER)
     if stored.body:
         headers.append((b"content-length", b"%d" % len(stored.body)))
     return RawResponse(stored.status, headers, stored.body)

@@ -1,7 +1,6 @@
 """The query parameters of the list of users, and its pages."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 
@@ -10,10 +9,13 @@ from fastapi import Depends, Query, Request
 from pydantic import Field
 
 from user_service.errors import FieldError, ValidationFailed
+from user_service.postgres.session import Row
 from user_service.users.cursors import CursorCodec
+from user_service.users.encrypted_columns import decode_row
 from user_service.users.schemas import Email, EmailDomain, ExternalId, Username, UserRead
 from user_service.users.search_query import SearchPage, SearchQuery
 from user_service.web.dependencies import get_database, get_resources
+from user_service.web.fast_path import bypasses_cache
 from user_service.web.problems import request_context
 from user_service.web.query_types import Flag, QueryPhone, Timestamp, strict_integer
 from user_service.web.responses import Headers, RawResponse, make_response
@@ -37,6 +39,7 @@ METADATA_PARAMETER: Final[dict[str, Any]] = {
 PAGE_HEADERS: Final = ((b"cache-control", b"private, no-store"),)
 PageSize = Annotated[int, Field(ge=1, le=200), strict_integer]
 ANY_FIELD: Final = "|".join(UserRead.model_fields)
+KEY_PARAMETERS: Final = frozenset({"email", "username", "external_id"})
 # They select no users.
 PAGE_PARAMETERS: Final = frozenset({"cursor", "limit", "fields", "count"})
 
@@ -86,11 +89,10 @@ async def parse_user_query(
     count: Annotated[Flag, Query(description="Add `total`, the number of users on all pages")] = False,
 ) -> SearchQuery:
     """The query of a list request. Raises ValidationFailed, InvalidCursor."""
-    return replace(
-        filters,
+    return filters._replace(
         sort=sort,
         limit=limit,
-        count=count,
+        counted=count,
         cursor=cursor_codec(request).decode(cursor, query=list_parameters(request)) if cursor is not None else None,
     )
 
@@ -139,6 +141,17 @@ def cursor_codec(request: Request) -> CursorCodec:
     return CursorCodec(get_resources(request).keys.cursor)
 
 
+def is_fresh(request: Request) -> bool:
+    """Whether the request wants what the database has, and nothing from a cache."""
+    return bypasses_cache(request_context(request).headers)
+
+
+def names_one_key(request: Request) -> bool:
+    """Whether a list request finds by one unique key, without a filter, a cursor or a choice of fields."""
+    names = request.query_params.keys() - {"limit", "sort"}
+    return len(names) == 1 and names <= KEY_PARAMETERS
+
+
 def list_parameters(request: Request) -> dict[str, str]:
     """The parameters that the pages of one list have in common; a cursor is valid for them only."""
     return {name: value for name, value in request.query_params.items() if name not in PAGE_PARAMETERS}
@@ -153,13 +166,18 @@ async def find_page(request: Request, query: SearchQuery) -> RawResponse:
     return make_response(200, body, PAGE_HEADERS)
 
 
-def page_response(request: Request, page: SearchPage, fields: Sequence[str] | None = None) -> RawResponse:
-    """A page of users with these fields, None for all."""
+def page_response(request: Request, page: SearchPage[Row], fields: Sequence[str] | None = None) -> RawResponse:
+    """A page of users with these fields, None for all. Raises DecryptionError."""
     request_context(request).rows = len(page.users)
     next_cursor = (
         cursor_codec(request).encode(page.next, query=list_parameters(request)) if page.next is not None else None
     )
-    items = b",".join([user.to_json(fields) for user in page.users])
+    resources = get_resources(request)
+    if fields is not None or is_fresh(request):
+        cipher = resources.keys.cipher
+        items = b",".join([decode_row(row, cipher).to_json(fields) for row in page.users])
+    else:
+        items = b",".join(map(resources.reader.to_json, page.users))
     total = b"" if page.total is None else b',"total":%d' % page.total
     body = b'{"items":[' + items + b'],"next_cursor":' + orjson.dumps(next_cursor) + total + b"}"
     return make_response(200, body, page_headers(request, next_cursor))

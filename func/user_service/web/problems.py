@@ -24,7 +24,7 @@ TITLES: Final = {
 
 
 def request_context(request: Request) -> RequestContext:
-    context: RequestContext = request.state.context
+    context: RequestContext = request.scope["state"]["context"]
     return context
 
 

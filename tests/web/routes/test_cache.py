@@ -47,6 +47,39 @@ async def test_no_cache_goes_to_the_database(
     assert fresh == afterwards == {"changed": "behind"}
 
 
+@pytest.mark.parametrize("path", [f"{USERS}?limit=50", f"{USERS}?email=ada@example.org", f"{USERS}?fields=metadata"])
+async def test_lists_use_cached_users_of_the_rows_version_unless_the_request_says_no_cache(
+    database_url: str, postgres: PostgresServer, tmp_path: Path, path: str
+) -> None:
+    async with running(make_settings(database_url, tmp_path)) as client:
+        user = await client.make(email="ada@example.org")
+        await client.get(user)
+        change_behind(postgres, database_url)
+        listed = (await client.get(path)).json()["items"]
+        fresh = (await client.get(path, headers={"Cache-Control": "no-cache"})).json()["items"]
+        await client.patch(user, json={"metadata": {"later": 1}})
+        changed = (await client.get(path)).json()["items"]
+
+    assert [item["metadata"] for item in listed] == [{"changed": "behind"} if "fields" in path else {}]
+    assert [item["metadata"] for item in fresh] == [{"changed": "behind"}]
+    assert [item["metadata"] for item in changed] == [{"changed": "behind", "later": 1}]
+
+
+async def test_a_batch_find_uses_cached_users_unless_the_request_says_no_cache(
+    database_url: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    keys = {"emails": ["ada@example.org"]}
+    async with running(make_settings(database_url, tmp_path)) as client:
+        await client.get(await client.make(email="ada@example.org"))
+        change_behind(postgres, database_url)
+        found = await client.post(f"{USERS}/batch/find", json=keys)
+        fresh = await client.post(f"{USERS}/batch/find", json=keys, headers={"Cache-Control": "no-cache"})
+        afterwards = await client.post(f"{USERS}/batch/find", json=keys)
+
+    responses = [response.json()["found"][0]["metadata"] for response in (found, fresh, afterwards)]
+    assert responses == [{}, {"changed": "behind"}, {"changed": "behind"}]
+
+
 async def test_statistics_name_the_tier_and_count(database_url: str, tmp_path: Path, options: dict[str, str]) -> None:
     async with running(make_settings(database_url, tmp_path, **options)) as client:
         path = await client.make()

@@ -1,7 +1,7 @@
 """`/api/v1/users/imports` and `/api/v1/users/export`: any number of users, as streams."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
@@ -29,7 +29,7 @@ from user_service.web.openapi import COMMON_PROBLEMS, PROBLEM, PROBLEM_JSON, Res
 from user_service.web.pagination import METADATA_PARAMETER, METADATA_PARAMETER_PREFIX, Fields, Filters
 from user_service.web.problems import request_context, to_response
 from user_service.web.query_types import Flag
-from user_service.web.responses import render_problem
+from user_service.web.responses import Headers, make_response, render_problem
 from user_service.web.routing import OPEN_QUERY, StrictRoute, check_content_type, make_router
 from user_service.web.streams import ClosingResponse
 
@@ -180,7 +180,7 @@ async def import_users(
     except Exception:
         log.exception("an import has failed", extra={"request_id": request_context(request).request_id.decode()})
         return await stopped_response(request, imports, started, ServiceError())
-    headers = REPLAYED_HEADER if started["state"] == "completed" else {}
+    headers = [REPLAYED_HEADER] if started["state"] == "completed" else []
     return import_response(await imports.find(started["id"]), status=202, headers=headers)
 
 
@@ -256,9 +256,10 @@ def read(found: Import) -> ImportRead:
     return ImportRead.model_validate(dict(found))
 
 
-def import_response(found: Import, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    headers = {"Cache-Control": "no-store", "Location": import_location(found["id"]), **(headers or {})}
-    return Response(read(found).model_dump_json(), status, headers, "application/json")
+def import_response(found: Import, *, status: int = 200, headers: Headers = ()) -> Response:
+    location = (b"location", import_location(found["id"]).encode())
+    body = read(found).model_dump_json().encode()
+    return to_response(make_response(status, body, [(b"cache-control", b"no-store"), location, *headers]))
 
 
 async def stopped_response(request: Request, imports: ImportRunner, started: Import, error: ServiceError) -> Response:

@@ -29,6 +29,8 @@ from user_service.web.pagination import (
     Fields,
     UserQuery,
     find_page,
+    is_fresh,
+    names_one_key,
     page_response,
 )
 from user_service.web.preconditions import is_unchanged
@@ -86,7 +88,7 @@ async def create_user(body: UserCreate, changes: Changes) -> RawResponse:
 )
 async def list_users(request: Request, query: UserQuery, fields: Fields, lists: Lists) -> RawResponse:
     """List and find users, page by page. Further parameters: `metadata.<key>=<value>`."""
-    if query.names_key_only and fields is None:
+    if names_one_key(request) and not is_fresh(request):
         return await find_page(request, query)
     return page_response(request, await lists.page(query), fields)
 
