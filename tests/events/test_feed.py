@@ -326,5 +326,27 @@ async def test_the_indexes_are_used_also_by_plans_from_when_the_feed_was_empty(s
     await connection.close()
 
 
+async def test_the_status_counts_the_changes_that_wait_while_the_sequencer_is_held_up(
+    client: Client, database: Any
+) -> None:
+    async def read_state() -> Any:
+        return (await client.get("/api/v1/status")).json()["feed"]
+
+    items = [{"data": {"email": f"{uuid4().hex}@example.org"}} for _ in range(3)]
+    await client.make()
+    await client.get(FEED)
+    before = await read_state()
+    async with database.transaction():
+        await database.execute("SELECT FROM feed_state FOR UPDATE")
+        assert (await client.post(f"{USERS}/batch/create", json={"items": items})).status_code == 200
+        held = await read_state()
+    await client.get(FEED)
+
+    assert before == {"last_position": 1, "waiting": 0, "oldest_seconds": None}
+    assert (held["last_position"], held["waiting"]) == (1, 3)
+    assert held["oldest_seconds"] >= 0
+    assert await read_state() == {"last_position": 4, "waiting": 0, "oldest_seconds": None}
+
+
 async def test_the_feed_needs_its_scope(client: httpx.AsyncClient) -> None:
     expect_problem(await client.get(FEED, headers={"X-API-Key": ""}), 401, "unauthenticated")

@@ -51,6 +51,15 @@ UPDATE feed_state SET position = last.position
 FROM (SELECT max(position) AS position FROM numbered) last WHERE last.position IS NOT NULL
 RETURNING feed_state.position
 """  # noqa: S608
+# What is waiting is counted in as many rows of the queue as one statement of the sequencer takes.
+STATE: Final = f"""
+SELECT s.position, (
+  SELECT coalesce(sum(cardinality(q.user_ids)), 0) FROM (SELECT user_ids FROM feed_queue LIMIT {QUEUE_ROWS}) q
+) AS waiting, (
+  SELECT extract(epoch FROM clock_timestamp() - min(changed_at))::float8 FROM feed_queue
+) AS oldest_seconds
+FROM feed_state s
+"""  # noqa: S608
 # Lateral, so that each change is found by the primary key of its partition, whatever the planner expects.
 CHANGE: Final = f"""
 SELECT c.event_id, c.type, c.status, c.changed, c.actor FROM user_changes c
@@ -85,6 +94,14 @@ class FeedPage(NamedTuple):
     is_cut: bool
 
 
+class FeedState(NamedTuple):
+    """The last position, the number of committed changes that have none, and the age of the oldest of these, if any."""
+
+    last_position: int
+    waiting: int
+    oldest_seconds: float | None
+
+
 class Feed:
     """The feed, for readers and sequencers in any number of processes. All methods raise DatabaseUnavailable."""
 
@@ -103,6 +120,11 @@ class Feed:
                 ((position, is_pending),) = await self.pool.fetch(PEEK)
         last: int = position
         return last
+
+    async def state(self) -> FeedState:
+        """The state of the sequencer. What is waiting is counted in 1,000 rows of the queue."""
+        ((position, waiting, seconds),) = await self.pool.fetch(STATE)
+        return FeedState(position, int(waiting), None if seconds is None else max(0.0, seconds))
 
     async def read(self, after: FeedCursor | None, *, limit: int, change_type: str | None) -> FeedPage:
         """The changes after a cursor, or from the beginning of what is kept. Raises CursorGone.

@@ -118,18 +118,21 @@ def test_a_reason_is_kept_with_each_change_of_many(person: Visitor, own: httpx.C
     assert reasons == ["campaign 9"] * 2
 
 
-def test_batches_imports_keys_and_scim_are_shown(
+def test_batches_keys_and_scim_are_shown_with_links_to_what_is_elsewhere(
     admin: Visitor, client: httpx.Client, admin_service: ServiceProcess
 ) -> None:
     client.post(f"{USERS}/batch/create", json={"items": []})
     actor = client.get("/api/v1/whoami").json()["actor"]
     admin.click("Service")
-    admin.sees("batch create")
+    admin.page.wait_for("document.querySelector('section[aria-labelledby=batches] tbody') !== null")
 
+    batch = admin.text("section[aria-labelledby=batches] tbody tr")
+    assert batch.split("\t")[:4] == ["create", "succeeded", "0 of 0", "0"]
     assert actor.removeprefix("api-key:") in admin.text("section[aria-labelledby=keys]")
     assert "users:erase" in admin.text("section[aria-labelledby=keys]")
     assert admin.text("#scim") == f"SCIM is on. The base URL for an identity provider is {admin_service.url}/scim/v2."
-    assert admin.page.value("document.querySelector('main a').getAttribute('href')") == "status"
+    links = admin.page.value("[...document.querySelectorAll('main a')].map((link) => link.getAttribute('href'))")
+    assert links == ["status", "#/import"]
     assert admin.faults() == []
 
 

@@ -1,5 +1,6 @@
 """`GET /api/v1/status`, and the page that shows it."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -50,6 +51,14 @@ def test_the_status_says_how_the_parts_are(client: httpx.Client) -> None:
     assert status["cache"]["hit_ratio"] > 0
     assert 0 < status["database"]["open"] <= status["database"]["limit"]
     assert status["outbox"]["pending"] > 0
+
+
+def test_the_status_says_how_far_the_feed_is(client: httpx.Client) -> None:
+    page = client.get(f"{USERS}/changes", params={"limit": 1000}).json()
+
+    feed = client.get("/api/v1/status").json()["feed"]
+
+    assert feed == {"last_position": len(page["items"]), "waiting": 0, "oldest_seconds": None}
 
 
 def test_the_status_counts_requests_by_route(client: httpx.Client) -> None:
@@ -136,6 +145,7 @@ def test_the_status_lives_without_its_database(own_postgres: PostgresServer, tmp
         status = client.get("/api/v1/status").json()
 
     assert status["versions"]["postgresql"] is None
+    assert status["feed"] is None
     assert status["database"]["errors"] > 0
 
 
@@ -150,7 +160,6 @@ def test_the_page_shows_the_status_with_a_key(service: ServiceProcess, page: Pag
     assert page.value("document.getElementById('state').textContent") == "ok"
     assert __version__ in shown
     assert "/api/v1/users/{user_id}" in shown
-    assert page.value("document.querySelectorAll('progress').length") > 0
     assert page.complaints() == []
     assert page.hosts() == {service.url.removeprefix("http://")}
 
@@ -160,11 +169,32 @@ def test_the_page_keeps_itself_up_to_date(service: ServiceProcess, client: httpx
     page.open(f"{service.url}/status")
     page.value(f"document.getElementById('key').value = '{API_KEY}'; document.querySelector('button').click()")
     page.wait_for("!document.getElementById('board').hidden")
-    before = page.value("document.querySelectorAll('#jobs tr').length")
+    position = "document.querySelector('#feed dd').textContent"
+    before = page.value(position)
 
-    client.post(f"{USERS}/batch/create", json={"items": []})
+    create_user(client)
 
-    page.wait_for(f"document.querySelectorAll('#jobs tr').length === {before + 1}")
+    page.wait_for(f"{position} !== {json.dumps(before)}")
+
+
+@needs_chromium
+@pytest.mark.parametrize("has_admin_page", [True, False])
+def test_batches_imports_and_keys_are_at_the_admin_page_alone(
+    database_url: str, tmp_path: Path, page: Page, has_admin_page: bool
+) -> None:
+    with serving(tmp_path, DATABASE_URL=database_url, ADMIN_PAGE=str(has_admin_page).lower()) as service:
+        with service.client() as client:
+            client.post(f"{USERS}/batch/create", json={"items": []})
+        page.open(f"{service.url}/status")
+        page.value(f"document.getElementById('key').value = '{API_KEY}'; document.querySelector('button').click()")
+        page.wait_for("!document.getElementById('board').hidden")
+        shown = page.value("document.body.innerText")
+        if has_admin_page:
+            page.value("document.querySelector('#admin a').click()")
+            page.wait_for("document.body?.innerText.includes('API key or token')")
+
+    assert "batch create" not in shown
+    assert ("on the admin page" in shown, "the admin page is off" in shown) == (has_admin_page, not has_admin_page)
 
 
 @needs_chromium

@@ -95,6 +95,14 @@ class OutboxRead(BaseModel):
     oldest_seconds: float
 
 
+class FeedRead(BaseModel):
+    """The feed of changes, whose sequencer gives each committed change a position."""
+
+    last_position: int
+    waiting: int = Field(description="Committed changes without a position, of 1,000 statements at most")
+    oldest_seconds: float | None = Field(description="The age of the oldest of these; null where there is none")
+
+
 class JobRead(BaseModel):
     """A batch or an import."""
 
@@ -125,6 +133,7 @@ class StatusRead(BaseModel):
     checks: dict[str, str]
     instance: str
     serve: str
+    admin_page: bool = Field(description="Whether `/admin` is served")
     scim: str | None = Field(description="The URL of the SCIM endpoints; null while SCIM is off")
     started_at: datetime
     now: datetime
@@ -133,13 +142,14 @@ class StatusRead(BaseModel):
     cache: CacheRead
     database: DatabaseRead
     outbox: OutboxRead
+    feed: FeedRead | None = Field(description="Null while the database does not answer")
     api_keys: list[ApiKeyRead] = Field(description="By name")
     jobs: list[JobRead] = Field(description="This replica's batches and all imports, the newest first")
 
 
 @router.get("/api/v1/status", dependencies=[Depends(requires("cache:manage"))])
 async def read_status(request: Request) -> StatusRead:
-    """The state of this replica: health, versions, requests, cache, database, batches and imports."""
+    """The state of this replica: health, versions, requests, cache, database, outbox, feed, keys and jobs."""
     resources = get_resources(request)
     parts = get_parts(request)
     health = await parts.health.check()
@@ -148,6 +158,7 @@ async def read_status(request: Request) -> StatusRead:
         checks=health.checks,
         instance=node(),
         serve=resources.settings.serve,
+        admin_page=resources.settings.has_admin_page,
         scim=base_url(request) if resources.settings.has_scim else None,
         started_at=resources.created_at,
         now=datetime.now(UTC),
@@ -156,6 +167,7 @@ async def read_status(request: Request) -> StatusRead:
         cache=await summarise_cache(resources),
         database=summarise_connections(sum_pools([resources.pool.stats, *get_database(request).pool_stats]), resources),
         outbox=await read_outbox(resources),
+        feed=await read_feed(resources),
         api_keys=sorted(map(convert_key, resources.api_keys.all), key=lambda key: key.name),
         jobs=await list_jobs(resources, parts.services.imports),
     )
@@ -230,6 +242,15 @@ def summarise_connections(total: PoolStats, resources: Resources) -> DatabaseRea
 async def read_outbox(resources: Resources) -> OutboxRead:
     await resources.backlog.refresh()
     return OutboxRead(pending=resources.backlog.pending, oldest_seconds=round(resources.backlog.oldest_seconds, 1))
+
+
+async def read_feed(resources: Resources) -> FeedRead | None:
+    try:
+        state = await resources.feed.state()
+    except DatabaseUnavailable:
+        return None
+    oldest = None if state.oldest_seconds is None else round(state.oldest_seconds, 1)
+    return FeedRead(last_position=state.last_position, waiting=state.waiting, oldest_seconds=oldest)
 
 
 def convert_key(key: ApiKey) -> ApiKeyRead:

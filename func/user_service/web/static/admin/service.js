@@ -1,16 +1,17 @@
-/** What the service does for others: batches and imports at work, the keys that it accepts, and SCIM. */
+/** What the service does for others: batches at work, the keys that it accepts, and SCIM. */
 
 import { read } from "./api.js";
 import { el, isolated, number, table, time } from "./dom.js";
 import { empty, failure, loading } from "./notices.js";
+import { link } from "./router.js";
 import { may } from "./session.js";
 
 export const TITLE = "service";
 const REFRESH_MILLISECONDS = 5000;
-const STATE_CLASSES = { succeeded: "good", completed: "good", partial: "warn", interrupted: "warn", running: "muted" };
+const STATE_CLASSES = { succeeded: "good", partial: "warn", running: "muted" };
 
 export function open(place, { signal }) {
-  const jobs = el("div", {}, loading("Loading batches and imports."));
+  const batches = el("div", {}, loading("Loading the batches."));
   const keys = el("div", {}, loading("Loading the keys."));
   const scim = el("p", { id: "scim" });
   place.append(el("h1", { tabindex: "-1" }, "Service"));
@@ -19,11 +20,12 @@ export function open(place, { signal }) {
     return {};
   }
   place.append(
-    el("p", {}, "The state of health, cache, database, outbox and requests is on the ", el("a", { href: "status" }, "status page"), "."),
+    el("p", {}, "Health, requests, cache, database, outbox and feed are on the ", el("a", { href: "status" }, "status page"),
+      ". Imports are listed where they are made, under ", el("a", { href: link("import") }, "Import"), "."),
     scim,
-    section("jobs", "Batches of this replica, and all imports", jobs),
+    section("batches", "Batches of this replica", batches),
     section("keys", "API keys, and when this replica was last called with them", keys));
-  refresh(jobs, keys, scim, signal);
+  refresh(batches, keys, scim, signal);
   return {};
 }
 
@@ -32,32 +34,32 @@ function section(id, title, content) {
 }
 
 /** Shows the state, and again after a pause, until the view is left. */
-async function refresh(jobs, keys, scim, signal) {
+async function refresh(batches, keys, scim, signal) {
   try {
     const status = await read("status", {}, signal);
-    showJobs(jobs, status.jobs);
+    showBatches(batches, status.jobs.filter(({ kind }) => kind === "batch"));
     showKeys(keys, status.api_keys);
     scim.textContent = status.scim === null
       ? "SCIM is off: identity providers can't provision this directory (setting SCIM)."
       : `SCIM is on. The base URL for an identity provider is ${status.scim}.`;
   } catch (error) {
     if (signal.aborted) return;
-    jobs.replaceChildren(failure(error, () => refresh(jobs, keys, scim, signal)));
+    batches.replaceChildren(failure(error, () => refresh(batches, keys, scim, signal)));
     return;
   }
-  const timer = setTimeout(() => refresh(jobs, keys, scim, signal), REFRESH_MILLISECONDS);
+  const timer = setTimeout(() => refresh(batches, keys, scim, signal), REFRESH_MILLISECONDS);
   signal.addEventListener("abort", () => clearTimeout(timer));
 }
 
-function showJobs(place, jobs) {
-  if (!jobs.length) return place.replaceChildren(empty("There is neither a batch since the start of this replica nor an import of the last 30 days."));
-  const rows = jobs.map((job) => el("tr", {},
-    el("td", {}, `${job.kind} ${job.operation}`),
-    el("td", { class: STATE_CLASSES[job.state] || "bad" }, job.state),
-    el("td", {}, job.total === null ? `${number(job.done)} so far` : `${number(job.done)} of ${number(job.total)}`),
-    el("td", {}, number(job.failed)),
-    el("td", {}, time(job.started_at))));
-  return replaceRows(place, table("Batches and imports", ["What", "State", "Progress", "Failed", "Started"], rows));
+function showBatches(place, batches) {
+  if (!batches.length) return place.replaceChildren(empty("There was no batch since the start of this replica."));
+  const rows = batches.map((batch) => el("tr", {},
+    el("td", {}, batch.operation),
+    el("td", { class: STATE_CLASSES[batch.state] || "bad" }, batch.state),
+    el("td", {}, `${number(batch.done)} of ${number(batch.total)}`),
+    el("td", {}, number(batch.failed)),
+    el("td", {}, time(batch.started_at))));
+  return replaceRows(place, table("Batches", ["Operation", "State", "Progress", "Failed", "Started"], rows));
 }
 
 function showKeys(place, keys) {
