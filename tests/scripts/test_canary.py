@@ -336,3 +336,20 @@ def test_the_component_is_what_pin_sets(tmp_path: Path) -> None:
     assert service["spec"]["traffic"] == canary.pinned("user-service-00001")
     if folder := custom_resources.definitions_folder():
         assert custom_resources.problems(documents, folder)[1] == []
+
+
+def test_argo_cd_and_flux_ignore_what_the_script_moves() -> None:
+    page = (manifests.ROOT / "docs/canary.md").read_text(encoding="utf-8")
+    argo_cd, flux = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    [own], [other] = argo_cd, flux["ignore"]
+    service = yaml.safe_load((manifests.ROOT / "knative/base/service.yaml").read_text(encoding="utf-8"))
+    target = {
+        "group": service["apiVersion"].partition("/")[0],
+        "kind": service["kind"],
+        "name": service["metadata"]["name"],
+    }
+
+    assert own == {**target, "jsonPointers": ["/spec/traffic"]}
+    assert other == {"paths": ["/spec/traffic"], "target": target}
+    application = yaml.safe_load((manifests.ROOT / "examples/gitops/argo-cd/application-kustomize.yaml").read_text())
+    assert "RespectIgnoreDifferences=true" in application["spec"]["syncPolicy"]["syncOptions"]

@@ -18,9 +18,10 @@ pytestmark = pytest.mark.skipif(
 OBSERVABILITY = (ROOT / "docs/observability.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_is_rendered_from_the_address_of_the_repository(overlay: str, tmp_path: Path) -> None:
-    clone = tmp_path / "user-service"
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where a renderer finds a repository with the manifests of this one."""
+    clone = tmp_path_factory.mktemp("remote") / "user-service"
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "manifests"]):
         if command[0] == "init":
             clone.mkdir()
@@ -28,12 +29,32 @@ def test_an_overlay_is_rendered_from_the_address_of_the_repository(overlay: str,
                 shutil.copytree(ROOT / folder, clone / folder)
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
         subprocess.run(["git", *identity, *command], cwd=clone, check=True)
+    return f"file://{clone}"
 
-    remote = subprocess.run(
-        ["kubectl", "kustomize", f"file://{clone}//{overlay}?ref=HEAD"], capture_output=True, text=True, check=False
-    )
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_is_rendered_from_the_address_of_the_repository(overlay: str, address: str) -> None:
+    program = next(iter(manifests.renderers().values()))
+    remote = subprocess.run([*program, f"{address}//{overlay}?ref=HEAD"], capture_output=True, text=True, check=False)
     assert remote.returncode == 0, remote.stderr
     assert parse(remote.stdout) == render(overlay)
+
+
+def test_the_documented_overlay_needs_no_clone(address: str, tmp_path: Path) -> None:
+    page = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+    [text] = re.findall(r"```yaml\n(apiVersion: kustomize.config.k8s.io/v1beta1\n.*?)```", page, re.DOTALL)
+    text = text.replace("https://HOST/OWNER/user-service", address).replace("?ref=v0.1.0", "?ref=HEAD")
+    digest = f"sha256:{'0' * 64}"
+    (tmp_path / "kustomization.yaml").write_text(text.replace("sha256:...", digest))
+
+    documents = render(tmp_path)
+    assert {d["metadata"].get("namespace", "accounts") for d in documents} == {"accounts"}
+    assert named(documents, "Namespace")["metadata"]["name"] == "accounts"
+    assert not [d for d in documents if d["apiVersion"].startswith("monitoring.coreos.com/")]
+    pods = [pod for document in documents if (pod := pod_template(document))]
+    assert {c["image"] for pod in pods for c in pod["spec"]["containers"]} == {f"REGISTRY/user-service@{digest}"}
+    for problem in (*rules.over_budget(documents), *rules.fights(documents), *rules.unrestricted(documents)):
+        pytest.fail(problem)
 
 
 @pytest.mark.parametrize("stack", STACKS.values())

@@ -1,5 +1,6 @@
 """func.yaml: fields that kn func's specification 0.36.0 knows, and the same service as on the clusters."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,23 @@ def test_the_function_is_the_service_of_the_clusters(function: dict[str, Any]) -
     assert scale["target"] == scaling["autoscaling.knative.dev/target"]
     wanted_types = [f["exact"]["type"] for f in manifests.named(documents, "Trigger")["spec"]["filters"][0]["any"]]
     assert [s["filters"]["type"] for s in function["deploy"]["subscriptions"]] == wanted_types
+
+
+def test_the_page_applies_the_broker_and_the_policy_that_lets_requests_in(function: dict[str, Any]) -> None:
+    page = (ROOT / "docs/function.md").read_text(encoding="utf-8")
+    applied = re.findall(r"-f (knative/base/[\w.-]+)", page)
+    documents = [document for name in applied for document in manifests.parse((ROOT / name).read_text("utf-8"))]
+
+    [policy] = [document["spec"] for document in documents if document["kind"] == "NetworkPolicy"]
+    [rule] = policy["podSelector"]["matchExpressions"]
+    assert (rule["key"], rule["operator"]) == ("serving.knative.dev/service", "In")
+    assert function["name"] in rule["values"]
+    broker = manifests.named(documents, "Broker")
+    assert {subscription["source"] for subscription in function["deploy"]["subscriptions"]} == {
+        broker["metadata"]["name"]
+    }
+    sink = broker["spec"]["delivery"]["deadLetterSink"]["ref"]
+    assert manifests.named(documents, sink["kind"])["metadata"]["name"] == sink["name"]
+    labels = {label["key"]: label["value"] for label in function["deploy"]["labels"]}
+    subject = manifests.named(documents, "SinkBinding")["spec"]["subject"]
+    assert subject["selector"]["matchLabels"].items() <= labels.items()
