@@ -1,4 +1,4 @@
-import type { ItemResult } from "./users.js";
+import type { ItemResult } from "./batches.js";
 
 /** One fault of a request. `pointer` is a JSON pointer into the body, or `?name`, `path:name`, `header:name`. */
 export interface FieldError {
@@ -11,7 +11,7 @@ export interface FieldError {
 export class UserServiceError extends Error {
   isTransient = false;
   retryAfterSeconds: number | undefined;
-  /** What a batch of several requests did before. */
+  /** Of a batch: what its earlier requests did, or the items for which an atomic one was refused. */
   results: readonly ItemResult[] = [];
   override name = "UserServiceError";
 }
@@ -36,7 +36,7 @@ export class UnexpectedResponse extends UserServiceError {
   }
 }
 
-/** The service refused a request: a problem document (RFC 9457). Decide on `code`; the text has no value of the request. */
+/** The service refused a request (RFC 9457). Decide on `code`; the text has no value of the request. */
 export class ServiceError extends UserServiceError {
   override name = "ServiceError";
   readonly code: string;
@@ -64,6 +64,8 @@ export interface Problem {
   detail?: string;
   request_id?: string;
   errors?: FieldError[];
+  /** Of an atomic batch: the items for which it was refused. */
+  items?: ItemResult[];
 }
 
 const TRANSIENT_STATUSES = new Set([408, 429, 502, 503, 504]);

@@ -3,7 +3,10 @@ import { DEFAULT_RETRY, makeFetch, type Retry } from "./retry.js";
 import type { paths } from "./schema.js";
 import { Users } from "./users.js";
 
+export type { BatchOptions, ItemResult } from "./batches.js";
 export { ConnectionFailed, type FieldError, ServiceError, UnexpectedResponse, UserServiceError } from "./errors.js";
+export { InvalidEvent, type UserEvent, verifyEvent, type VerifyOptions } from "./events.js";
+export type { FileFormat, FinishedImport, Import, ImportFailure, ImportOptions } from "./imports.js";
 export type { Retry } from "./retry.js";
 export type { components, operations, paths } from "./schema.js";
 export * from "./users.js";
@@ -35,7 +38,7 @@ export function createClient(options: ClientOptions): UserServiceClient {
   const { apiKey, token, reason } = options;
   if (!apiKey === !token) throw new TypeError("give an apiKey or a token");
   const retry = { ...DEFAULT_RETRY, ...options.retry };
-  const fetch = makeFetch({
+  const send = makeFetch({
     retry,
     timeoutSeconds: options.timeoutSeconds ?? 30,
     credentials: async (): Promise<Record<string, string>> => {
@@ -48,8 +51,8 @@ export function createClient(options: ClientOptions): UserServiceClient {
     baseUrl: options.url.replace(/\/+$/, ""),
     // A header has bytes: UTF-8, each as one character.
     headers: reason ? { "X-Change-Reason": String.fromCharCode(...new TextEncoder().encode(reason)) } : {},
-    fetch,
+    fetch: (request) => send(request),
     querySerializer: { array: { style: "form", explode: false }, object: { style: "form", explode: true } },
   });
-  return { api, users: new Users(api, retry) };
+  return { api, users: new Users(api, send, retry) };
 }

@@ -1,3 +1,4 @@
+import { Readable } from "node:stream";
 import { ConnectionFailed, isProblem, ServiceError, UnexpectedResponse, UserServiceError } from "./errors.js";
 
 /**
@@ -20,6 +21,9 @@ export interface FetchOptions {
   fetch: (request: Request) => Promise<Response>;
 }
 
+/** `open` gives the pieces of the body for each try, in place of the body of the request. */
+export type Send = (request: Request, open?: () => AsyncIterable<Uint8Array>) => Promise<Response>;
+
 /** Overrides of one request: another deadline, or more time for one that waits for changes. Never sent. */
 export const DEADLINE_HEADER = "x-client-deadline-seconds";
 export const EXTRA_HEADER = "x-client-extra-seconds";
@@ -32,27 +36,30 @@ const LONGEST_TIMER_SECONDS = 2_000_000;
 
 /**
  * A `fetch` that repeats a request while its failure is transient and the deadline allows it. The first try has
- * `timeoutSeconds`, each further one no more than is left, and at least a second. Every write carries an
- * Idempotency-Key, made once for all its tries. Resolves to a success, whose body has arrived as a whole unless it is
- * NDJSON; everything else is thrown as a UserServiceError.
+ * `timeoutSeconds`, each further one no more than is left, and at least a second; a body in pieces has that time anew
+ * after each piece. Every write carries an Idempotency-Key, made once for all its tries. Resolves to a success, whose
+ * body has arrived as a whole unless it is NDJSON; everything else is thrown as a UserServiceError.
  */
-export function makeFetch(options: FetchOptions): (request: Request) => Promise<Response> {
-  return async (request) => {
+export function makeFetch(options: FetchOptions): Send {
+  return async (request, open) => {
     const headers = new Headers(request.headers);
     const deadlineSeconds = takeNumber(headers, DEADLINE_HEADER) ?? options.retry.deadlineSeconds;
     const extraSeconds = takeNumber(headers, EXTRA_HEADER) ?? 0;
     if (WRITES.has(request.method) && !headers.has("idempotency-key")) {
       headers.set("idempotency-key", crypto.randomUUID());
     }
-    const body = request.body === null ? null : await request.arrayBuffer();
+    const whole = open !== undefined || request.body === null ? null : await request.arrayBuffer();
     const deadline = now() + deadlineSeconds;
     for (let failures = 0; ; failures++) {
       const { timeoutSeconds } = options;
       const limit = failures === 0 ? timeoutSeconds : Math.max(1, Math.min(timeoutSeconds, deadline - now()));
       try {
         for (const [name, value] of Object.entries(await options.credentials())) headers.set(name, value);
-        const tried = new Request(request.url, { method: request.method, headers, body, redirect: "manual" });
-        return await tryOnce(tried, options.fetch, limit + extraSeconds, request.signal);
+        const make = (signal: AbortSignal, advance: () => void) => {
+          const body = open === undefined ? { body: whole } : { body: toStream(open(), advance), duplex: "half" };
+          return new Request(request.url, { method: request.method, headers, redirect: "manual", signal, ...body });
+        };
+        return await tryOnce(make, options.fetch, limit + extraSeconds, request.signal);
       } catch (error) {
         if (!(error instanceof UserServiceError) || !error.isTransient) throw error;
         const pause = pauseSeconds(options.retry, failures, error.retryAfterSeconds);
@@ -63,8 +70,9 @@ export function makeFetch(options: FetchOptions): (request: Request) => Promise<
   };
 }
 
+/** `make` gives the request; it calls `advance` when a piece of its body was taken. */
 async function tryOnce(
-  request: Request,
+  make: (signal: AbortSignal, advance: () => void) => Request,
   fetch: (request: Request) => Promise<Response>,
   timeoutSeconds: number,
   signal: AbortSignal,
@@ -73,9 +81,10 @@ async function tryOnce(
   const timer = setTimeout(() => watch.abort(new Error("time-out")), timeoutSeconds * 1000);
   const stop = () => watch.abort(signal.reason);
   signal.addEventListener("abort", stop);
+  const request = make(watch.signal, () => timer.refresh());
   try {
     signal.throwIfAborted();
-    const response = await fetch(new Request(request, { signal: watch.signal }));
+    const response = await fetch(request);
     if (response.ok && mediaType(response) === STREAMED) return response;
     const content = await response.arrayBuffer();
     checkResponse(response, content);
@@ -114,6 +123,16 @@ function parseJson(content: ArrayBuffer): unknown {
   } catch {
     return undefined;
   }
+}
+
+function toStream(pieces: AsyncIterable<Uint8Array>, advance: () => void): ReadableStream {
+  const watched = async function* () {
+    for await (const piece of pieces) {
+      advance();
+      yield piece;
+    }
+  };
+  return Readable.toWeb(Readable.from(watched())) as ReadableStream;
 }
 
 function mediaType(response: Response): string {

@@ -1,7 +1,18 @@
 import type { Client } from "openapi-fetch";
-import { ConnectionFailed, ServiceError, UnexpectedResponse, UserServiceError } from "./errors.js";
-import { DEADLINE_HEADER, EXTRA_HEADER, now, pauseSeconds, type Retry, sleep } from "./retry.js";
+import { type BatchOptions, type ItemResult, MAX_ITEMS, runBatch } from "./batches.js";
+import { ServiceError, UnexpectedResponse, UserServiceError } from "./errors.js";
+import {
+  type FinishedImport,
+  findImport,
+  type Import,
+  importFile,
+  type ImportFailure,
+  type ImportOptions,
+  parseFailure,
+} from "./imports.js";
+import { DEADLINE_HEADER, EXTRA_HEADER, now, pauseSeconds, type Retry, type Send, sleep } from "./retry.js";
 import type { components, operations, paths } from "./schema.js";
+import { readLines } from "./streams.js";
 
 type Schemas = components["schemas"];
 export type User = Schemas["UserRead"];
@@ -9,7 +20,9 @@ export type NewUser = Schemas["UserCreate"];
 export type UserPatch = Schemas["UserUpdate"];
 export type Change = Schemas["FeedChangeRead"];
 export type ChangePage = Schemas["FeedPageRead"];
-export type ItemResult = Schemas["ItemOutcome"];
+export type Found = Schemas["FoundRead"];
+/** A User or an id: with a User, a change fails if the user has changed since it was read. */
+export type UserRef = User | string;
 export type OnConflict = "fail" | "skip" | "update";
 type ListParameters = NonNullable<operations["list_users"]["parameters"]["query"]>;
 type Paging = "cursor" | "limit" | "count" | "fields" | "metadata.<key>";
@@ -32,16 +45,16 @@ export interface FollowOptions {
 const PAGE_SIZE = 200;
 const CHANGES_PAGE_SIZE = 1000;
 const WAIT_SECONDS = 20;
-const MAX_ITEMS = 1000;
-// The service's 2 MiB, less what stands around the items.
-const MAX_BYTES = 2 * 1024 * 1024 - 1024;
 const UPDATE_TRIES = 10;
+const KEY_KINDS = ["ids", "emails", "external_ids", "usernames"] as const;
+type KeyKind = (typeof KEY_KINDS)[number];
 const ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
 /** The users of a service. Methods throw UserServiceError. */
 export class Users {
   constructor(
     private readonly api: Client<paths>,
+    private readonly send: Send,
     private readonly retry: Retry,
   ) {}
 
@@ -59,12 +72,11 @@ export class Users {
 
   /** The user with this address or alias, or null. The address is not in the URL, and so in no log. */
   async findByEmail(email: string): Promise<User | null> {
-    const found = data(await this.api.POST("/api/v1/users/batch/find", { body: { emails: [email] } }));
-    return found.found[0] ?? null;
+    return (await this.findMany({ emails: [email] })).found[0] ?? null;
   }
 
   /** A merge patch. With a User, it fails with `version_mismatch` if the user has changed since it was read. */
-  async update(user: User | string, patch: UserPatch): Promise<User> {
+  async update(user: UserRef, patch: UserPatch): Promise<User> {
     const isRead = typeof user !== "string";
     const header = isRead ? { "If-Match": `"${user.version}"` } : {};
     const path = { user_id: checkId(isRead ? user.id : user) };
@@ -116,7 +128,7 @@ export class Users {
         parseAs: "stream",
       });
       try {
-        for await (const user of readUsers(response)) {
+        for await (const user of readLines(response, parseUser)) {
           if (user.id <= skippedTo) continue;
           lastId = user.id > lastId ? user.id : lastId;
           failures = 0;
@@ -137,28 +149,82 @@ export class Users {
 
   /**
    * Creates any number of users, in requests of up to a thousand; the results are in their order. If a later request
-   * fails, `results` of the error has what the earlier ones did.
+   * fails, `results` of the error has what the earlier ones did. The other methods for many users do the same.
    */
-  async createMany(users: Iterable<NewUser>, onConflict: OnConflict = "fail"): Promise<ItemResult[]> {
-    const results: ItemResult[] = [];
-    for (const chunk of cut(users)) {
-      try {
-        const part = await this.createChunk(chunk, onConflict);
-        const offset = results.length;
-        results.push(...part.map((item) => shift(item, offset)));
-      } catch (error) {
-        if (error instanceof UserServiceError) error.results = results;
-        throw error;
-      }
-    }
-    return results;
+  createMany(
+    users: Iterable<NewUser>,
+    onConflict: OnConflict = "fail",
+    options: BatchOptions = {},
+  ): Promise<ItemResult[]> {
+    const items = map(users, (user) => ({ data: user }));
+    return runBatch(items, options, async (chunk, flags) => {
+      const body = { items: chunk, on_conflict: onConflict, ...flags };
+      return data(await this.api.POST("/api/v1/users/batch/create", { body }));
+    });
   }
 
-  private async createChunk(users: NewUser[], onConflict: OnConflict): Promise<ItemResult[]> {
-    const body = { items: users.map((user) => ({ data: user })), on_conflict: onConflict };
-    const { items } = data(await this.api.POST("/api/v1/users/batch/create", { body }));
-    if (items.length !== users.length) throw new UnexpectedResponse(200, "not one result for each item");
-    return items;
+  /** A merge patch for each user. */
+  updateMany(changes: Iterable<readonly [UserRef, UserPatch]>, options: BatchOptions = {}): Promise<ItemResult[]> {
+    const items = map(changes, ([user, patch]) => ({ ...toItem(user), data: patch }));
+    return runBatch(items, options, async (chunk, flags) =>
+      data(await this.api.POST("/api/v1/users/batch/update", { body: { items: chunk, ...flags } })),
+    );
+  }
+
+  deleteMany(users: Iterable<UserRef>, options: BatchOptions = {}): Promise<ItemResult[]> {
+    return runBatch(map(users, toItem), options, async (chunk, flags) =>
+      data(await this.api.POST("/api/v1/users/batch/delete", { body: { items: chunk, ...flags } })),
+    );
+  }
+
+  restoreMany(users: Iterable<UserRef>, options: BatchOptions = {}): Promise<ItemResult[]> {
+    return runBatch(map(users, toItem), options, async (chunk, flags) =>
+      data(await this.api.POST("/api/v1/users/batch/restore", { body: { items: chunk, ...flags } })),
+    );
+  }
+
+  /** The users with any number of keys, and the keys that nobody has; an alias counts as an e-mail address. */
+  async findMany(keys: { [kind in KeyKind]?: Iterable<string> }): Promise<Found> {
+    const wanted = KEY_KINDS.flatMap((kind) => [...(keys[kind] ?? [])].map((key) => [kind, key] as const));
+    const found = new Map<string, User>();
+    const missing: Record<KeyKind, string[]> = { ids: [], emails: [], external_ids: [], usernames: [] };
+    for (let start = 0; start < wanted.length; start += MAX_ITEMS) {
+      const body: { [kind in KeyKind]?: string[] } = {};
+      for (const [kind, key] of wanted.slice(start, start + MAX_ITEMS)) (body[kind] ??= []).push(key);
+      const part = data(await this.api.POST("/api/v1/users/batch/find", { body }));
+      for (const user of part.found) found.set(user.id, user);
+      for (const kind of KEY_KINDS) missing[kind].push(...(part.missing[kind] ?? []));
+    }
+    return { found: [...found.values()], missing };
+  }
+
+  /**
+   * Imports a file of NDJSON or CSV, of any length, and resumes it as long as it advances. The import is known by the
+   * content of the file, or by `key`: the same call in another process resumes it, and changes nothing once it is
+   * complete. Throws TypeError if the file's name does not tell its format, the errors of the file system, and
+   * ServiceError.
+   */
+  importFile(path: string, options: ImportOptions = {}): Promise<FinishedImport> {
+    return importFile(this.api, this.send, path, options);
+  }
+
+  async getImport(id: string): Promise<Import> {
+    const path = { import_id: checkId(id) };
+    return data(await this.api.GET("/api/v1/users/imports/{import_id}", { params: { path } }));
+  }
+
+  /** The import that this caller has started with a key, or null. */
+  findImport(key: string): Promise<Import | null> {
+    return findImport(this.api, key);
+  }
+
+  /** The records of an import that failed. Throws ConnectionFailed if the list is cut off: begin again. */
+  async *importFailures(id: string): AsyncGenerator<ImportFailure, void, undefined> {
+    const { response } = await this.api.GET("/api/v1/users/imports/{import_id}/errors", {
+      params: { path: { import_id: checkId(id) } },
+      parseAs: "stream",
+    });
+    yield* readLines(response, parseFailure);
   }
 
   /** Pages of the feed, for a program that stores each page with its `next_cursor` in one transaction. */
@@ -210,61 +276,18 @@ function toParameters<Q extends ExportQuery>(query: Q): Omit<Q, "metadata"> & { 
   return { ...rest, "metadata.<key>": Object.fromEntries(pairs) as Record<string, string> };
 }
 
-/** The result with its place among all items given, in its pointer too. */
-function shift(item: ItemResult, offset: number): ItemResult {
-  const index = item.index + offset;
-  const { error } = item;
-  if (!error?.pointer) return { ...item, index };
-  return { ...item, index, error: { ...error, pointer: error.pointer.replace(/^\/items\/\d+/, `/items/${index}`) } };
+function toItem(user: UserRef): { id: string; if_version?: number } {
+  return typeof user === "string" ? { id: checkId(user) } : { id: user.id, if_version: user.version };
 }
 
-/** Chunks of at most a thousand users and two MiB; a larger user is a chunk of its own, which the service refuses. */
-function* cut(users: Iterable<NewUser>): Generator<NewUser[]> {
-  const encoder = new TextEncoder();
-  let chunk: NewUser[] = [];
-  let size = 0;
-  for (const user of users) {
-    const bytes = encoder.encode(JSON.stringify({ data: user })).length + 1;
-    if (chunk.length > 0 && (chunk.length === MAX_ITEMS || size + bytes > MAX_BYTES)) {
-      yield chunk;
-      chunk = [];
-      size = 0;
-    }
-    chunk.push(user);
-    size += bytes;
-  }
-  if (chunk.length > 0) yield chunk;
+function* map<T, R>(values: Iterable<T>, change: (value: T) => R): Generator<R> {
+  for (const value of values) yield change(value);
 }
 
-/** The users of a stream of NDJSON. Throws ConnectionFailed where it is cut off, UnexpectedResponse for other lines. */
-async function* readUsers(response: Response): AsyncGenerator<User, void, undefined> {
-  if (response.body === null) return;
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  try {
-    for (;;) {
-      const { done, value } = await reader.read().catch((cause: unknown) => {
-        throw new ConnectionFailed("The response was cut off", { cause });
-      });
-      if (done) break;
-      const lines = (rest + value).split("\n");
-      rest = lines.pop() ?? "";
-      for (const line of lines) yield parseUser(line);
-    }
-  } finally {
-    await reader.cancel().catch(() => undefined);
-  }
-  if (rest !== "") throw new UnexpectedResponse(200, "half a line");
-}
-
-function parseUser(line: string): User {
-  try {
-    const user = JSON.parse(line) as User;
-    if (ID.test(user.id)) return user;
-  } catch {
-    // Said below.
-  }
-  throw new UnexpectedResponse(200, "a line that is no user");
+/** Undefined for what is no user. */
+function parseUser(document: unknown): User | undefined {
+  const user = document as User | null | undefined;
+  return typeof user?.id === "string" && ID.test(user.id) ? user : undefined;
 }
 
 /** Milliseconds since 1970, in a UUIDv7. */

@@ -1,35 +1,11 @@
-// Against the live service: PROXIES has the address of a proxy in front of it for each of its faults; see
-// tests/clients/typescript/test_client.py.
+// Against the live service; see support.ts.
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { test } from "node:test";
-import {
-  ConnectionFailed,
-  createClient,
-  ServiceError,
-  UnexpectedResponse,
-  type User,
-  type UserServiceClient,
-} from "../src/index.js";
+import { ConnectionFailed, createClient, ServiceError, UnexpectedResponse, type User } from "../src/index.js";
+import { apiKey, collect, connect, PROXIES, rejects } from "./support.js";
 
-const PROXIES = JSON.parse(process.env["PROXIES"] ?? "{}") as Record<string, string>;
-const apiKey = process.env["USER_SERVICE_API_KEY"] ?? "";
-const QUICK = { deadlineSeconds: 60, firstPauseSeconds: 0.001, longestPauseSeconds: 0.01 };
 const direct = connect("none");
-
-function connect(proxy: string, retry = {}, timeoutSeconds = 30): UserServiceClient {
-  return createClient({ url: PROXIES[proxy]!, apiKey, retry: { ...QUICK, ...retry }, timeoutSeconds });
-}
-
-async function collect<T>(values: AsyncIterable<T>): Promise<T[]> {
-  const all: T[] = [];
-  for await (const value of values) all.push(value);
-  return all;
-}
-
-function rejects(promise: Promise<unknown>, kind: new (...given: never[]) => Error, said: RegExp): Promise<void> {
-  return assert.rejects(promise, (error) => error instanceof kind && said.test(error.message));
-}
 
 for (const name of ["none", "cut", "drop", "repeat", "mixed", "busy", "garbage", "delay"]) {
   test(`each write takes effect once: ${name}`, async () => {
@@ -63,27 +39,6 @@ for (const name of ["none", "cut", "drop", "repeat", "mixed", "busy", "garbage",
     );
   });
 }
-
-test("results of many users have their places among all", async () => {
-  const domain = `${randomUUID()}.example.org`;
-  const users = Array.from({ length: 1001 }, (_, number) => ({ email: `u${number}@${domain}` }));
-
-  const results = await direct.users.createMany([...users.slice(0, 1000), { email: "no address" }]);
-
-  assert.deepEqual(results.map((item) => item.index), users.map((_, index) => index));
-  assert.equal(results[1000]?.error?.pointer, "/items/1000/data/email");
-});
-
-test("an error after a thousand users has the results before it", async () => {
-  const domain = `${randomUUID()}.example.org`;
-  const users = Array.from({ length: 1001 }, (_, number) => ({ email: `u${number}@${domain}` }));
-
-  const error: unknown = await connect("stops").users.createMany(users).catch((caught: unknown) => caught);
-
-  assert(error instanceof UnexpectedResponse);
-  assert.deepEqual(error.results.map((item) => item.status), users.slice(0, 1000).map(() => "created"));
-  assert.equal(await direct.users.findByEmail(users[1000]!.email), null);
-});
 
 test("a single try has its whole time", async () => {
   const user = await connect("slow", { deadlineSeconds: 0 }).users.create({ email: `${randomUUID()}@example.org` });

@@ -8,18 +8,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
+import httpx
 import pytest
 
+from support.api import create_user
 from support.faulty_proxy import faulty_proxy
 from support.http_messages import problem, respond
+from support.ports import free_port
 from support.process import ServiceProcess, serving
 from support.settings import API_KEY
+from support.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "clients/typescript"
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 BUSY = problem(503, "overloaded", "Retry-After: 0")
 HTML = respond(200, "text/html", "<html>sign in</html>")
 FAULTS = {
@@ -28,6 +34,8 @@ FAULTS = {
     "drop": ["drop", "none"],
     "repeat": ["repeat"],
     "mixed": ["cut_response", "repeat", "drop", "cut", "none"],
+    "cut upload": ["cut_upload", "cut_upload", "none"],
+    "only cut uploads": ["cut_upload", "none"],
     "half": ["cut_response", "cut_response", "none"],
     "slow": ["slow"],
     "stops": ["none", respond(404, "text/html", "<html>no such page</html>")],
@@ -100,16 +108,20 @@ def run(command: list[str], folder: Path, **environ: str) -> str:
     return result.stdout
 
 
-def test_the_client_builds_and_its_tests_and_examples_run(built: Path, service: ServiceProcess) -> None:
+def test_the_client_builds_and_its_tests_and_examples_run(
+    built: Path, service: ServiceProcess, database_url: str, tmp_path: Path
+) -> None:
     port = int(service.url.rpartition(":")[2])
     faults = FAULTS | {name: [fault] for name, fault in FINAL.items()}
     with ExitStack() as stack:
         proxies = {name: stack.enter_context(faulty_proxy(port, *each)) for name, each in faults.items()}
         urls = json.dumps({name: proxy.url for name, proxy in proxies.items()})
         said = run(["npm", "test", "--silent"], built, PROXIES=urls, USER_SERVICE_API_KEY=API_KEY)
-        lines = run_examples(built, proxies["cut"].url)
+        examples = compile_examples(built)
+        received = receive_an_event(examples.pop("Receive events"), built, database_url, tmp_path)
+        lines = run_examples(examples, built, proxies["cut"].url)
 
-    assert int(re.findall(r"# pass (\d+)", said)[0]) > 20
+    assert int(re.findall(r"# pass (\d+)", said)[0]) > 60
     assert re.findall(r"# (?:fail|skipped) (\d+)", said) == ["0", "0"]
     assert [len(proxies[name].taken) for name in FINAL] == [1, 1, 1, 1]
     assert all(len(proxies[name].taken) > 1 for name in ("only busy", "only garbage", "only dropped"))
@@ -117,14 +129,19 @@ def test_the_client_builds_and_its_tests_and_examples_run(built: Path, service: 
     assert lines["Find and change it"] == ["Countess 2"]
     assert lines["List"] == [f"{ada} ada@example.org"]
     assert lines["Many at once"] == ["2500 created"]
+    assert [line for line in lines["Import a file"] if not line.startswith("line ")] == [
+        "1 created, 1 failed",
+        "3 email validation_failed",
+    ]
     assert lines["Follow the changes"][0].startswith("created ")
+    assert re.fullmatch(r"created [0-9a-f-]{36} 1 .*\bemail\b.*", received)
 
 
-def run_examples(built: Path, url: str) -> dict[str, list[str]]:
-    """The lines that each example of the README prints, run from its own text."""
+def compile_examples(built: Path) -> dict[str, list[str]]:
+    """The commands that run the examples of the README, each from its own text."""
     text = (FOLDER / "README.md").read_text()
     examples = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```ts\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    assert len(examples) == 5
+    assert len(examples) == 7
     (built / "examples").mkdir()
     files = []
     for number, (name, example) in enumerate(examples.items()):
@@ -133,25 +150,53 @@ def run_examples(built: Path, url: str) -> dict[str, list[str]]:
         file.write_text(example)
         files.append(str(file))
     run(["npx", "tsc", *README_COMPILER, *files], built)
-    environ = {**os.environ, "USER_SERVICE_URL": url, "USER_SERVICE_API_KEY": API_KEY}
+    return {name: ["node", str(Path(file).with_suffix(".mjs"))] for name, file in zip(examples, files, strict=True)}
+
+
+def run_examples(commands: dict[str, list[str]], built: Path, url: str) -> dict[str, list[str]]:
+    """The lines that each example prints."""
+    (built / "users.csv").write_text("email\ngrace@example.org\nnobody\n")
+    environ = {"USER_SERVICE_URL": url, "USER_SERVICE_API_KEY": API_KEY}
     lines = {}
-    for name, file in zip(examples, files, strict=True):
-        command = ["node", str(Path(file).with_suffix(".mjs"))]
+    for name, command in commands.items():
         if name == "Follow the changes":
-            lines[name] = [first_line(command, built, environ)]
+            with started(command, built, **environ) as output:
+                lines[name] = [output.readline()]
         else:
             lines[name] = run(command, built, **environ).splitlines()
     return lines
 
 
-def first_line(command: list[str], folder: Path, environ: dict[str, str]) -> str:
-    """Of a program that does not end by itself."""
-    process = subprocess.Popen(command, cwd=folder, env=environ, stdout=subprocess.PIPE, text=True)
+def receive_an_event(command: list[str], built: Path, database_url: str, folder: Path) -> str:
+    """What the example prints of the event that a service sends to it. It refuses what is none."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+
+    def is_listening() -> bool:
+        try:
+            return httpx.post(url, json={}).status_code == 400
+        except httpx.TransportError:
+            return False
+
+    with started(command, built, PORT=str(port), EVENT_SINK_SECRET=SECRET) as output:
+        wait_until(is_listening, "the example to listen")
+        environ = {"DATABASE_URL": database_url, "EVENT_SINK_URL": url, "EVENT_SINK_SECRET": SECRET}
+        with serving(folder, **environ) as service, service.client() as client:
+            create_user(client)
+            return output.readline().strip()
+
+
+@contextmanager
+def started(command: list[str], folder: Path, **environ: str) -> Iterator[IO[str]]:
+    """The output of a program that does not end by itself."""
+    environment = {**os.environ, **environ}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    line = process.stdout.readline()
-    process.kill()
-    process.communicate()
-    return line
+    try:
+        yield process.stdout
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_the_types_in_the_work_tree_are_not_stale(tmp_path: Path) -> None:
