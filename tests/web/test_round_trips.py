@@ -10,6 +10,7 @@ import pytest
 
 from support.api import USERS, make_user, unique_email, user_url
 from support.application import started
+from support.servers import PostgresServer
 from user_service.app import Application
 
 Operation = Callable[[httpx.AsyncClient, dict[str, Any]], Awaitable[httpx.Response]]
@@ -64,12 +65,12 @@ OPERATIONS: dict[str, tuple[int, Operation]] = {
     ),
     "create": (1, lambda client, _: client.post(USERS, json={"email": unique_email(), "given_name": "Ada"})),
     "create with a key": (
-        2,
+        1,
         lambda client, _: client.post(USERS, json={"email": unique_email()}, headers=keyed()),
     ),
     "change": (2, lambda client, user: client.patch(user_url(user), json={"email": unique_email()})),
     "change with a key": (
-        3,
+        2,
         lambda client, user: client.patch(user_url(user), json={"email": unique_email()}, headers=keyed()),
     ),
     "upsert": (
@@ -115,3 +116,51 @@ async def test_what_is_refused_is_explained_by_a_transaction(
 
     assert queries[1] == "BEGIN"
     assert queries[-1] == "ROLLBACK"
+
+
+async def test_concurrent_finds_share_statements(application: Application, client: httpx.AsyncClient) -> None:
+    users = [await make_user(client) for _ in range(12)]
+    await client.get(USERS, params={"email": users[0]["email"]})
+
+    async with recorded(application) as queries:
+        responses = await asyncio.gather(
+            *(client.get(USERS, params={"email": user["email"]}) for user in users),
+            *(
+                client.post(f"{USERS}/batch/find", json={"ids": [user["id"]], "emails": [user["email"], "x@y.z"]})
+                for user in users
+            ),
+        )
+
+    single, batches = responses[:12], responses[12:]
+    assert [response.json()["items"] for response in single] == [[user] for user in users]
+    assert [response.json()["found"] for response in batches] == [[user] for user in users]
+    assert all(response.json()["missing"]["emails"] == ["x@y.z"] for response in batches)
+    assert 0 < len(queries) <= 12
+
+
+async def test_concurrent_changes_of_users_share_the_reads(application: Application, client: httpx.AsyncClient) -> None:
+    users = [await make_user(client) for _ in range(12)]
+    assert (await client.post(user_url(users[0], "/login"))).is_success
+
+    async with recorded(application) as queries:
+        responses = await asyncio.gather(*(client.post(user_url(user, "/login")) for user in users))
+
+    reads = [query for query in queries if query.startswith("SELECT")]
+    versions = [(await client.get(user_url(user))).json()["version"] for user in users]
+    assert {response.status_code for response in responses} == {204}
+    assert versions == [3] + [2] * 11
+    assert 0 < len(reads) <= 6
+
+
+async def test_a_user_that_can_not_be_decrypted_fails_its_own_find_alone(
+    application: Application, client: httpx.AsyncClient, postgres: PostgresServer, database_url: str
+) -> None:
+    lost, *users = [await make_user(client) for _ in range(6)]
+    postgres.execute(f"\\c {database_url}\nUPDATE users SET personal = '\\x00' WHERE id = '{lost['id']}';")
+
+    responses = await asyncio.gather(
+        *(client.get(USERS, params={"email": user["email"]}) for user in [lost, *users]),
+        *(client.post(f"{USERS}/batch/find", json={"emails": [user["email"]]}) for user in [lost, *users]),
+    )
+
+    assert [response.is_success for response in responses] == [False, *[True] * 5] * 2

@@ -24,11 +24,6 @@ ID_BYTES: Final = 16
 
 TRY_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:number)")
 FIND_REQUEST: Final = text("SELECT fingerprint, response FROM idempotency_keys WHERE id = :key AND expires_at > now()")
-# The lock is free again when the statement ends.
-FIND_WITHOUT_LOCK: Final = text(
-    "SELECT k.fingerprint, k.response, pg_try_advisory_xact_lock(:number) AS is_free FROM (VALUES (1)) AS one"
-    " LEFT JOIN idempotency_keys k ON k.id = :key AND k.expires_at > now()"
-)
 COLUMNS: Final = "id, fingerprint, response, created_at, expires_at, traceparent, mentions"
 VALUES: Final = (
     f"CAST(:key AS bytea), CAST(:fingerprint AS bytea), CAST(:response AS bytea), now(), now() + {interval(RETENTION)},"
@@ -44,9 +39,12 @@ STORE_REQUEST: Final = text(
     " = ROW(excluded.fingerprint, excluded.response, excluded.created_at, excluded.expires_at, excluded.traceparent,"
     " excluded.mentions)"
 )
-# While it runs, the statement that stores a response has the lock that `find_first` takes.
-LOCK_CONDITION: Final = "pg_try_advisory_xact_lock(:number)"
-# The same as parts of a WITH clause, where part `go` has a row. Raises a unique violation for a key that is there.
+# Whether a statement may store a response: it is the first with the key, and has the lock that `find_first` takes.
+FIRST_CONDITION: Final = (
+    "pg_try_advisory_xact_lock(:number) AND NOT EXISTS (SELECT FROM idempotency_keys WHERE id = CAST(:key AS bytea))"
+)
+# The same as parts of a WITH clause, where part `go` has a row. Raises a unique violation for a key that was stored
+# since the statement began.
 STORE_PARTS: Final = (
     REMOVE_OLD_REQUESTS.removeprefix("WITH "),
     f"stored AS (INSERT INTO idempotency_keys ({COLUMNS}) SELECT {VALUES} FROM go)",  # noqa: S608
@@ -110,16 +108,6 @@ class IdempotentRequest:
         )
         return self.read(row) if row is not None else None
 
-    async def find(self, session: Session) -> StoredResponse | None:
-        """The response of the first time, without a transaction. Raises what `before` does."""
-        values = {"key": self.id, "number": lock_number(self.id)}
-        row = (await session.execute(FIND_WITHOUT_LOCK, values)).one()
-        if row["response"] is not None:
-            return self.read(row)
-        if not row["is_free"]:
-            raise IdempotencyInProgress(IN_PROGRESS)
-        return None
-
     def read(self, row: Row) -> StoredResponse:
         """The stored response. Raises IdempotencyKeyReused, ResponseErased."""
         if not is_same(row["fingerprint"], self.fingerprint, self.index):
@@ -135,7 +123,7 @@ class IdempotentRequest:
         await session.execute(STORE_REQUEST, self.values(response, links))
 
     def values(self, response: StoredResponse, links: Links) -> dict[str, Any]:
-        """The parameters of `STORE_REQUEST`, `STORE_PARTS` and `LOCK_CONDITION`."""
+        """The parameters of `STORE_REQUEST`, `STORE_PARTS` and `FIRST_CONDITION`."""
         return {
             "number": lock_number(self.id),
             "key": self.id,

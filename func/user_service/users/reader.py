@@ -8,7 +8,7 @@ from asyncio import timeout
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from user_service.cache.base import Cache, Entry
@@ -22,6 +22,8 @@ from user_service.postgres.pool import ReadPool
 from user_service.users.encrypted_columns import ID_PLACE, SELECT_LIST, VERSION_PLACE, decode_row
 from user_service.values.ids import parse_id
 
+# In the order of the parameters of SELECT_BY_KEYS.
+IDENTIFIER_KINDS: Final = (EMAIL, EXTERNAL_ID, USERNAME)
 SELECT_BY_IDS: Final = (
     f"SELECT {SELECT_LIST}, extract(epoch FROM statement_timestamp())::float8 FROM users WHERE id = ANY($1::uuid[])"  # noqa: S608
 )
@@ -31,15 +33,29 @@ SELECT_BY_KEYS: Final = (
     "WITH found AS MATERIALIZED ("  # noqa: S608
     + " UNION ALL ".join(
         f"SELECT user_id, kind, index FROM identifiers WHERE kind = {kind} AND index = ANY(${place}::bytea[])"  # noqa: S608
-        for place, kind in enumerate((EMAIL, EXTERNAL_ID, USERNAME), 2)
+        for place, kind in enumerate(IDENTIFIER_KINDS, 2)
     )
     + f") SELECT {SELECT_LIST}, NULL::smallint AS kind, NULL::bytea AS index FROM users WHERE id = ANY($1::uuid[])"  # noqa: S608
     f" UNION ALL SELECT {SELECT_LIST}, kind, index FROM users JOIN found ON id = user_id"
 )
 
 
+# Sets of at most so many keys share a statement, and so many sets one.
+SHARED_KEYS: Final = 20
+SHARED_SETS: Final = 50
 # Redis stores this number of entries well within its time limit.
 WARMED_AT_ONCE: Final = 250
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeySet:
+    """Ids, and indexes of identifiers by kind. `fresh`: what the cache has is not used."""
+
+    ids: Collection[UUID]
+    indexes: Mapping[int, Collection[bytes]]
+    fresh: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +82,7 @@ class UserReader:
         self.misses = metrics.cache_misses.begin(cache.tier)
         self.cached: DataLoader[UUID, Entry] = DataLoader(cache.get)
         self.stored: DataLoader[UUID, Entry] = DataLoader(self.fetch)
-        self.named: DataLoader[tuple[int, bytes], Entry] = DataLoader(self.fetch_named)
+        self.sets: DataLoader[KeySet, Found] = DataLoader(self.fetch_sets, batch=SHARED_SETS)
 
     def get_local(self, user_id: str) -> Entry | None:
         """A user in the cache of this process, deleted or not, by the id as `str` writes it."""
@@ -97,22 +113,20 @@ class UserReader:
         return await self.wait(self.stored.load(user_id))
 
     async def find_one(self, kind: int, index: bytes) -> Entry | None:
-        """The living user of an identifier, from the database. Raises DatabaseUnavailable."""
-        return await self.wait(self.named.load((kind, index)))
+        """The living user of an identifier. Raises DatabaseUnavailable, DecryptionError."""
+        found = await self.find((), {kind: (index,)}, fresh=False)
+        user_id = found.by_identifier.get((kind, index))
+        entry = found.entries[user_id] if user_id is not None else None
+        if isinstance(entry, Exception):
+            raise entry
+        return entry
 
-    async def wait(self, loading: Awaitable[Entry | None]) -> Entry | None:
+    async def wait(self, loading: Awaitable[T]) -> T:
         try:
             async with timeout(self.pool.seconds):
                 return await loading
         except TimeoutError as error:
             raise DatabaseUnavailable from error
-
-    async def fetch_named(self, keys: list[tuple[int, bytes]]) -> Mapping[tuple[int, bytes], Entry | Exception]:
-        indexes: dict[int, list[bytes]] = {}
-        for kind, index in keys:
-            indexes.setdefault(kind, []).append(index)
-        found = await self.find((), indexes, fresh=False)
-        return {key: found.entries[user_id] for key, user_id in found.by_identifier.items()}
 
     async def fetch(self, ids: list[UUID]) -> Mapping[UUID, Entry | Exception]:
         sent = monotonic()
@@ -134,24 +148,36 @@ class UserReader:
 
     async def find(self, ids: Collection[UUID], indexes: Mapping[int, Collection[bytes]], *, fresh: bool) -> Found:
         """Users by their ids, and by the `indexes` of their identifiers, by kind: one read from the cache, and one from
-        the database for what the cache lacks.
+        the database for what the cache lacks, which small sets of concurrent requests share. May have other users too.
 
         `fresh` reads from the database alone. Raises DatabaseUnavailable.
         """
-        entries: dict[UUID, Entry | Exception] = {}
+        cached: Mapping[UUID, Entry] = {}
         if ids and not fresh:
-            entries.update(await self.cache.get(ids))
-            self.hits[self.tier] += len(entries)
-            self.misses[self.tier] += len(ids) - len(entries)
-        missing = [user_id for user_id in ids if user_id not in entries]
-        by_identifier: dict[tuple[int, bytes], UUID] = {}
-        if missing or any(indexes.values()):
-            sent = monotonic()
-            keys = [list(indexes.get(kind, ())) for kind in (EMAIL, EXTERNAL_ID, USERNAME)]
-            rows = await self.pool.fetch(SELECT_BY_KEYS, missing, *keys)
-            entries |= await self.read_entries({row[0]: row[:-2] for row in rows}, sent, fresh=fresh)
-            by_identifier = {(row[-2], row[-1]): row[0] for row in rows}
-        return Found(entries, by_identifier)
+            cached = await self.cache.get(ids)
+            self.hits[self.tier] += len(cached)
+            self.misses[self.tier] += len(ids) - len(cached)
+        missing = [user_id for user_id in ids if user_id not in cached]
+        size = len(missing) + sum(map(len, indexes.values()))
+        if not size:
+            return Found(cached, {})
+        wanted = KeySet(missing, indexes, fresh)
+        if size <= SHARED_KEYS:
+            found = await self.wait(self.sets.load(wanted))
+            assert found is not None
+        else:
+            found = (await self.fetch_sets([wanted]))[wanted]
+        return Found({**found.entries, **cached}, found.by_identifier) if cached else found
+
+    async def fetch_sets(self, sets: Sequence[KeySet]) -> Mapping[KeySet, Found]:
+        """What all of the sets find together, for each of them."""
+        sent = monotonic()
+        ids = {user_id for keys in sets for user_id in keys.ids}
+        indexes = [{index for keys in sets for index in keys.indexes.get(kind, ())} for kind in IDENTIFIER_KINDS]
+        rows = await self.pool.fetch(SELECT_BY_KEYS, list(ids), *map(list, indexes))
+        fresh = any(keys.fresh for keys in sets)
+        entries = await self.read_entries({row[0]: row[:-2] for row in rows}, sent, fresh=fresh)
+        return dict.fromkeys(sets, Found(entries, {(row[-2], row[-1]): row[0] for row in rows}))
 
     async def read_entries(
         self, rows: Mapping[UUID, Any], as_of: float, *, fresh: bool

@@ -8,7 +8,7 @@
    transaction, which does the same in steps and finds out what is wrong.
 """
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar
@@ -16,12 +16,17 @@ from uuid import UUID
 
 import asyncpg
 
+from user_service.encryption.blind_index import BlindIndex
+from user_service.encryption.cipher import Cipher
 from user_service.errors import ServiceError
 from user_service.postgres.distribution import is_unique_violation
+from user_service.postgres.pool import ReadPool
+from user_service.postgres.session import Row, Session
 from user_service.postgres.statements import Statement, text
 from user_service.users.bulk_insert import InsertRows
 from user_service.users.change_log import CHANGE_COLUMNS, Change, Origin
 from user_service.users.column_arrays import COLUMN_TYPES, INITIAL_VALUES, column_arrays
+from user_service.users.encrypted_columns import decode_row
 from user_service.users.identifiers import Identifier, Move, compare_terms
 from user_service.users.model import User
 from user_service.users.repository import (
@@ -85,6 +90,10 @@ PENDING: Final = (
 )
 
 
+# Gives the row of `USER_COLUMNS` of a user, which may be read with those of concurrent requests.
+LoadRow = Callable[[UUID], Awaitable[Row | None]]
+
+
 class NotAtOnce(Exception):
     """Nothing was written: run the operation in a transaction."""
 
@@ -112,9 +121,14 @@ class StatementRepository(UserRepository):
     logged: dict[str, Any] | None = None
     companion: Companion | None = None
 
+    def __init__(self, session: Session, cipher: Cipher, index: BlindIndex, *, load: LoadRow) -> None:
+        super().__init__(session, cipher, index)
+        self.load = load
+
     async def lock(self, ids: Iterable[UUID]) -> dict[UUID, User]:
         """The users of these ids, deleted ones too; `write` locks the one that was changed."""
-        return {user.id: user for user in await self.select(ALL_BY_IDS, list(ids))}
+        rows = [row for user_id in ids if (row := await self.load(user_id)) is not None]
+        return {row[0]: decode_row(row, self.cipher) for row in rows}
 
     async def insert(self, new: Sequence[User], rows: InsertRows | None = None) -> dict[UUID, ServiceError]:
         self.refuse_second()
@@ -219,6 +233,11 @@ class StatementRepository(UserRepository):
             parts.append(REMOVED_TERMS)
             values["removed_terms"] = list(removed)
         return [*gate, go(conditions), *parts, LOGGED, QUEUED, PENDING, *further], values
+
+
+async def fetch_rows(pool: ReadPool, ids: Sequence[UUID]) -> dict[UUID, Row]:
+    """The rows of `USER_COLUMNS` of users, deleted ones too. Raises DatabaseUnavailable."""
+    return {row[0]: row for row in await pool.fetch(ALL_BY_IDS.sql, ids)}
 
 
 Item = TypeVar("Item")

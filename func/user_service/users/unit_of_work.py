@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
 from user_service.cache.base import Cache
+from user_service.cache.dataloader import DataLoader
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.keyring import Keyring
 from user_service.errors import Contended
@@ -17,7 +18,7 @@ from user_service.observability.tracing import Traced, untraced
 from user_service.postgres.connections import PoolStats
 from user_service.postgres.connector import Connector
 from user_service.postgres.database import BEGIN, BEGIN_SNAPSHOT, Database
-from user_service.postgres.pool import connect_options, replica_share
+from user_service.postgres.pool import ReadPool, connect_options, replica_share
 from user_service.postgres.session import Row, Session
 from user_service.settings import Settings
 from user_service.users.audit import AuditTrail
@@ -30,7 +31,7 @@ from user_service.users.replica_reads import ReplicaReads
 from user_service.users.repository import UserRepository
 from user_service.users.search_query import Named, SearchPage, SearchQuery, find_named
 from user_service.users.service import UserService
-from user_service.users.single_statement import NotAtOnce, StatementRepository
+from user_service.users.single_statement import NotAtOnce, StatementRepository, fetch_rows
 from user_service.values.deferred import Deferred
 
 if TYPE_CHECKING:
@@ -61,13 +62,13 @@ class UserDatabase:
         cache: Cache,
         metrics: Metrics,
         *,
-        connector: Connector,
+        reads: ReadPool,
         size: int,
         after_change: Callable[[], None] | None = None,
         traced: Traced = untraced,
     ) -> None:
-        """`settings` gives those in force, whose password may have changed. `connector` opens the connections to the
-        database that takes writes. `size` is the maximum number of connections, those to the replica among them.
+        """`settings` gives those in force, whose password may have changed. `reads` are connections to the
+        database that takes writes; `size` is the maximum number of others, those to the replica among them.
         """
         self.keys = keys
         self.cipher = keys.cipher
@@ -79,7 +80,9 @@ class UserDatabase:
         replica_size = replica_share(settings())
         seconds = max(settings().database_timeout, MIN_WAIT_SECONDS)
         self.search = Deferred(load_search)
-        self.primary = Database(connector, metrics, size=size - replica_size, seconds=seconds, traced=traced)
+        # What changes of single users begin with: concurrent ones share a round trip.
+        self.current: DataLoader[UUID, Row] = DataLoader(partial(fetch_rows, reads))
+        self.primary = Database(reads.connector, metrics, size=size - replica_size, seconds=seconds, traced=traced)
         self.replica: Database | None = None
         if replica_size:
             read_connector = Connector(
@@ -144,7 +147,7 @@ class UserDatabase:
             async with self.primary.session() as session:
                 if await session.is_distributed():
                     raise NotAtOnce
-                repository = StatementRepository(session, self.cipher, self.index)
+                repository = StatementRepository(session, self.cipher, self.index, load=self.current.load)
                 service = UserService(repository, origin)
                 yield service, repository
                 done = True

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from user_service.errors import ServiceError
-from user_service.idempotency.requests import LOCK_CONDITION, STORE_PARTS, IdempotentRequest
+from user_service.errors import ServiceError, Unavailable
+from user_service.idempotency.requests import FIRST_CONDITION, STORE_PARTS, IdempotentRequest
 from user_service.idempotency.stored_responses import Links, StoredResponse
 from user_service.users.service import UserService
 from user_service.users.single_statement import Companion, NotAtOnce
@@ -34,7 +34,8 @@ class UserChanges:
     ) -> RawResponse:
         """The response that `render` makes of the operation's result, or the stored one. Raises ServiceError.
 
-        One statement writes the change where that is possible; the operation runs twice where it is not.
+        One statement writes the change where that is possible, and the response for the key if that is new; the
+        operation runs twice where it is not.
         """
         try:
             return await self.run_at_once(operate, render)
@@ -46,18 +47,16 @@ class UserChanges:
     ) -> RawResponse:
         """As `run`. Raises NotAtOnce too: nothing was changed."""
         async with self.database.single_statement(self.context.origin) as (users, repository):
-            stored = await self.key.find(repository.session) if self.key is not None else None
-            if stored is not None:
-                return replay(stored)
             try:
                 response = render(await operate(users))
             except ServiceError as error:
-                if self.key is None or error.status not in STORED_ERRORS:
+                if self.key is None or isinstance(error, Unavailable):
                     raise
+                # The request may come again, after a change: the transaction finds the response of the first time.
                 raise NotAtOnce from error
             if self.key is not None:
                 values = self.key.values(to_stored(response), find_links(users, response))
-                repository.companion = Companion(LOCK_CONDITION, STORE_PARTS, values)
+                repository.companion = Companion(FIRST_CONDITION, STORE_PARTS, values)
             self.context.rows = len(users.changed_versions)
             return response
 
