@@ -174,7 +174,7 @@ def test_a_single_try_has_its_whole_time(through: Through, open_one: OpenClient,
 def test_an_import_has_its_own_time_and_a_look_at_its_progress_a_short_one(tmp_path: Path) -> None:
     file = tmp_path / "users.ndjson"
     file.touch()
-    resource = ImportMethods(Service("http://localhost", "a key"))
+    resource = ImportMethods(Service("http://localhost", "a key"), None)
     steps = ImportMethods.import_file.function(resource, file, key="k", on_progress=print)
 
     sent = next(steps)

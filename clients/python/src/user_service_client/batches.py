@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from user_service_client.decoding import decode
 from user_service_client.errors import BatchRefused, UnexpectedResponse, UserServiceError
@@ -25,6 +25,9 @@ from user_service_client.runners import Resource, operation
 from user_service_client.service import USERS, UserRef, encode, expected_version, user_id
 from user_service_client.steps import Parse, Reply, Request, Steps, parse_as
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 MAX_ITEMS = 1000
 # The service's 2 MiB, less what stands around the items.
 MAX_BYTES = 2 * 1024 * 1024 - 1024
@@ -32,66 +35,41 @@ KINDS = ("ids", "emails", "external_ids", "usernames")
 Mode = Literal["partial", "atomic"]
 
 
+class BatchOptions(TypedDict, total=False):
+    mode: Mode
+    dry_run: bool
+    idempotency_key: str | None
+
+
 class BatchMethods(Resource):
-    """`partial` applies the valid items of each thousand; `atomic` applies all or none, and takes one thousand.
+    """`mode="partial"` applies the valid items of each thousand; `atomic` applies all or none, and takes one thousand.
 
     Each request has an Idempotency-Key of its own, made of `idempotency_key` where it is given. If a later request
-    fails, `results` of the error has what the earlier ones did.
+    fails, `results` of the error has what the earlier ones did. `dry_run` changes nothing.
     """
 
     @operation
     def create(
-        self,
-        users: Iterable[NewUser],
-        /,
-        *,
-        mode: Mode = "partial",
-        on_conflict: OnConflict = "fail",
-        dry_run: bool = False,
-        idempotency_key: str | None = None,
+        self, users: Iterable[NewUser], /, *, on_conflict: OnConflict = "fail", **options: Unpack[BatchOptions]
     ) -> Steps[BatchResult]:
         """Where the external id or the e-mail is taken: `fail`, `skip`, or `update` the holder."""
         items = ({"data": user} for user in users)
-        options = {"mode": mode, "on_conflict": on_conflict, "dry_run": dry_run}
-        return run_batch(self, "create", items, options, idempotency_key)
+        return run_batch(self, "create", items, on_conflict=on_conflict, **options)
 
     @operation
     def update(
-        self,
-        changes: Iterable[tuple[UserRef, UserPatch]],
-        /,
-        *,
-        mode: Mode = "partial",
-        dry_run: bool = False,
-        idempotency_key: str | None = None,
+        self, changes: Iterable[tuple[UserRef, UserPatch]], /, **options: Unpack[BatchOptions]
     ) -> Steps[BatchResult]:
         """A merge patch for each user; with a User, it fails if the user has changed since it was read."""
-        items = ({**make_item(user), "data": data} for user, data in changes)
-        return run_batch(self, "update", items, {"mode": mode, "dry_run": dry_run}, idempotency_key)
+        return run_batch(self, "update", ({**make_item(user), "data": data} for user, data in changes), **options)
 
     @operation
-    def delete(
-        self,
-        users: Iterable[UserRef],
-        /,
-        *,
-        mode: Mode = "partial",
-        dry_run: bool = False,
-        idempotency_key: str | None = None,
-    ) -> Steps[BatchResult]:
-        return run_batch(self, "delete", map(make_item, users), {"mode": mode, "dry_run": dry_run}, idempotency_key)
+    def delete(self, users: Iterable[UserRef], /, **options: Unpack[BatchOptions]) -> Steps[BatchResult]:
+        return run_batch(self, "delete", map(make_item, users), **options)
 
     @operation
-    def restore(
-        self,
-        users: Iterable[UserRef],
-        /,
-        *,
-        mode: Mode = "partial",
-        dry_run: bool = False,
-        idempotency_key: str | None = None,
-    ) -> Steps[BatchResult]:
-        return run_batch(self, "restore", map(make_item, users), {"mode": mode, "dry_run": dry_run}, idempotency_key)
+    def restore(self, users: Iterable[UserRef], /, **options: Unpack[BatchOptions]) -> Steps[BatchResult]:
+        return run_batch(self, "restore", map(make_item, users), **options)
 
     @operation
     def find(
@@ -112,22 +90,31 @@ def make_item(user: UserRef) -> dict[str, Any]:
 
 
 def run_batch(
-    self: Resource, name: str, items: Iterable[Mapping[str, Any]], options: Mapping[str, Any], key: str | None
+    self: Resource,
+    name: str,
+    items: Iterable[Mapping[str, Any]],
+    *,
+    mode: Mode = "partial",
+    on_conflict: OnConflict | None = None,
+    dry_run: bool = False,
+    idempotency_key: str | None = None,
 ) -> Steps[BatchResult]:
     chunks: Iterable[Sequence[bytes]] = cut(map(encode, items))
-    if options["mode"] == "atomic":
+    if mode == "atomic":
         chunks = list(chunks)
         if len(chunks) > 1:
             raise ValueError(f"an atomic batch has at most {MAX_ITEMS:,} items and 2 MiB")
+    # The order is part of the body, which an Idempotency-Key has once and for all.
+    options = {"mode": mode, **({"on_conflict": on_conflict} if on_conflict else {}), "dry_run": dry_run}
     head = encode(options)[:-1] + b',"items":['
     results: list[ItemResult] = []
     skipped = 0
     for number, chunk in enumerate(chunks):
         body = head + b",".join(chunk) + b"]}"
-        chunk_key = f"{key}:{number}" if key else None
+        key = f"{idempotency_key}:{number}" if idempotency_key else None
         try:
             parse = parse_results(len(chunk))
-            result = yield from self.service.write("POST", f"{USERS}/batch/{name}", parse, body, key=chunk_key)
+            result = yield from self.service.write("POST", f"{USERS}/batch/{name}", parse, body, key=key)
         except BatchRefused as error:
             error.results = refused_items(error)
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -34,25 +34,17 @@ class AsyncBatches(BatchMethods, AsyncResource):
 class Users(UserMethods, BlockingResource):
     __doc__ = UserMethods.__doc__
 
-    def __init__(self, service: Service, http: httpx2.Client) -> None:
-        super().__init__(service, http)
-        self.batch = Batches(service, http)
-
-    def because(self, reason: str) -> Users:
-        """The same methods, whose changes and exports have this reason in the audit, such as `ticket 4711`."""
-        return Users(replace(self.service, reason=reason), self.http)
+    @cached_property
+    def batch(self) -> Batches:
+        return Batches(self.service, self.http)
 
 
 class AsyncUsers(UserMethods, AsyncResource):
     __doc__ = UserMethods.__doc__
 
-    def __init__(self, service: Service, http: httpx2.AsyncClient) -> None:
-        super().__init__(service, http)
-        self.batch = AsyncBatches(service, http)
-
-    def because(self, reason: str) -> AsyncUsers:
-        """The same methods, whose changes and exports have this reason in the audit, such as `ticket 4711`."""
-        return AsyncUsers(replace(self.service, reason=reason), self.http)
+    @cached_property
+    def batch(self) -> AsyncBatches:
+        return AsyncBatches(self.service, self.http)
 
 
 class BaseClient(ABC, Generic[Transport]):

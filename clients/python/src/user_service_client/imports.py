@@ -9,27 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import httpx2
-
-from user_service_client.errors import UnexpectedResponse, UserServiceError
+from user_service_client.errors import UserServiceError
 from user_service_client.models import FileFormat, Import, ImportFailure, ImportList, OnConflict
-from user_service_client.runners import Emits, Resource, iteration, operation
+from user_service_client.runners import Resource, iteration, operation
 from user_service_client.service import USERS, add_query
 from user_service_client.steps import (
     MEDIA_TYPES,
     PIECE_BYTES,
     Emit,
-    ReadPiece,
+    Emits,
     Reply,
     Request,
     Retry,
     Steps,
     Work,
-    connection_failed,
     exchange,
-    expect,
     parse_as,
     parse_line,
+    read_lines,
 )
 
 FORMATS: dict[str, FileFormat] = {
@@ -121,18 +118,10 @@ class ImportMethods(Resource):
     @iteration
     def import_failures(self, import_id: str | UUID, /) -> Emits[ImportFailure]:
         """The records that failed. Raises ConnectionFailed if the list is cut off: begin again."""
+        parse = parse_line(ImportFailure, "failure")
         request = Request("GET", f"{USERS}/imports/{UUID(str(import_id))}/errors")
-        service, check = self.service, expect(MEDIA_TYPES["ndjson"])
-        yield from exchange(request, check, service.retry, timeout_seconds=service.timeout_seconds, is_stream=True)
-        rest = b""
-        try:
-            while (piece := (yield ReadPiece())) is not None:
-                *lines, rest = (rest + piece).split(b"\n")
-                yield from map(Emit, map(parse_line(ImportFailure, "failure"), lines))
-        except httpx2.RequestError as cause:
-            raise connection_failed(cause) from cause
-        if rest:
-            raise UnexpectedResponse(200, "half a line")
+        yield from self.service.open(request, "ndjson")
+        yield from read_lines(lambda line: [Emit(parse(line))])
 
 
 def find_format(file: Path) -> FileFormat:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
-from contextlib import aclosing, closing, suppress
+from contextlib import aclosing, contextmanager, suppress
 from functools import update_wrapper
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
@@ -14,25 +14,25 @@ import httpx2
 
 from user_service_client.errors import UserServiceError
 from user_service_client.service import Service
-from user_service_client.steps import Emit, ReadPiece, Reply, Request, Send, Sleep, Steps, Work
+from user_service_client.steps import Emit, Emits, ReadPiece, Reply, Request, Send, Sleep, Steps, Work
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Emits = Generator[Send | ReadPiece | Sleep | Work | Emit[T], Any, None]
 WATCH_SECONDS = 0.5
 
 
 class Resource:
     """A group of methods, with what they need."""
 
-    def __init__(self, service: Service) -> None:
+    http: Any
+
+    def __init__(self, service: Service, http: Any) -> None:
         self.service = service
+        self.http = http
 
 
 class BlockingResource(Resource):
-    def __init__(self, service: Service, http: httpx2.Client) -> None:
-        super().__init__(service)
-        self.http = http
+    http: httpx2.Client
 
     def run(self, steps: Steps[T]) -> T:
         """The result of the steps."""
@@ -90,35 +90,31 @@ class BlockingResource(Resource):
                     response.close()
             return response, to_reply(response)
 
-    def watching(self, request: Request) -> closing[Watcher]:
-        return closing(Watcher(self, request))
+    @contextmanager
+    def watching(self, request: Request) -> Iterator[None]:
+        """Performs `watch` of the request in a thread, until the end of the block."""
+        watch = request.watch
+        if watch is None:
+            yield
+            return
+        is_over = threading.Event()
 
+        def repeat() -> None:
+            while not is_over.wait(WATCH_SECONDS):
+                with suppress(UserServiceError):
+                    self.run(watch())
 
-class Watcher:
-    """Performs `watch` of a request in a thread, until it is closed."""
-
-    def __init__(self, resource: BlockingResource, request: Request) -> None:
-        self.is_over = threading.Event()
-        self.thread: threading.Thread | None = None
-        if request.watch is not None:
-            self.thread = threading.Thread(target=self.repeat, args=[resource, request.watch], daemon=True)
-            self.thread.start()
-
-    def repeat(self, resource: BlockingResource, watch: Callable[[], Steps[None]]) -> None:
-        while not self.is_over.wait(WATCH_SECONDS):
-            with suppress(UserServiceError):
-                resource.run(watch())
-
-    def close(self) -> None:
-        self.is_over.set()
-        if self.thread is not None:
-            self.thread.join()
+        thread = threading.Thread(target=repeat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
 
 class AsyncResource(Resource):
-    def __init__(self, service: Service, http: httpx2.AsyncClient) -> None:
-        super().__init__(service)
-        self.http = http
+    http: httpx2.AsyncClient
 
     async def run(self, steps: Steps[T]) -> T:
         """The result of the steps."""

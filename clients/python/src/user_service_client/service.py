@@ -13,8 +13,8 @@ from uuid import UUID, uuid4
 
 import httpx2
 
-from user_service_client.models import User
-from user_service_client.steps import Parse, Request, Retry, Send, Steps, T, exchange, parse_as
+from user_service_client.models import FileFormat, User
+from user_service_client.steps import MEDIA_TYPES, Parse, Request, Retry, Send, Steps, T, exchange, expect, parse_as
 
 VERSION = "0.1.0"
 USERS = "/api/v1/users"
@@ -88,6 +88,11 @@ class Service:
 
     def read(self, kind: type[T], path: str, parameters: Mapping[str, str] | None = None) -> Steps[T]:
         return self.call(Request("GET", add_query(path, parameters or {})), parse_as(kind))
+
+    def open(self, request: Request, file_format: FileFormat) -> Steps[None]:
+        """Opens a stream of this format, which `read_pieces` and `read_lines` read."""
+        check = expect(MEDIA_TYPES[file_format])
+        return exchange(request, check, self.retry, timeout_seconds=self.timeout_seconds, is_stream=True)
 
     def write(
         self,

@@ -9,7 +9,7 @@ import json
 import logging
 import random
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -90,6 +90,7 @@ class Emit(Generic[T]):
 
 Step = Send | ReadPiece | Sleep | Work | Emit[Any]
 Steps = Generator[Step, Any, T]
+Emits = Generator[Send | ReadPiece | Sleep | Work | Emit[T], Any, None]
 Parse = Callable[[Reply], T]
 
 
@@ -210,6 +211,30 @@ def expect(media: str) -> Parse[None]:
             raise UnexpectedResponse(reply.status, f"not {media}")
 
     return check
+
+
+def read_pieces(emit: Callable[[bytes], Iterable[Emit[T]]]) -> Emits[T]:
+    """What `emit` makes of each piece of the open stream. Raises ConnectionFailed where it is cut off."""
+    try:
+        while (piece := (yield ReadPiece())) is not None:
+            yield from emit(piece)
+    except httpx2.RequestError as cause:
+        raise connection_failed(cause) from cause
+
+
+def read_lines(emit: Callable[[bytes], Iterable[Emit[T]]]) -> Emits[T]:
+    """The same of each whole line. Raises UnexpectedResponse too, for half a line at the end."""
+    rest = b""
+
+    def emit_lines(piece: bytes) -> Iterator[Emit[T]]:
+        nonlocal rest
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield from emit(line)
+
+    yield from read_pieces(emit_lines)
+    if rest:
+        raise UnexpectedResponse(200, "half a line")
 
 
 def parse_line(kind: type[T], what: str) -> Callable[[bytes], T]:

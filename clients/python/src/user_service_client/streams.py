@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from time import monotonic
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import httpx2
-
 from user_service_client.cursors import CursorStore
-from user_service_client.errors import UnexpectedResponse, UserServiceError
+from user_service_client.errors import ConnectionFailed, UnexpectedResponse
 from user_service_client.models import Change, ChangePage, ChangeType, FileFormat, Filters, User
-from user_service_client.runners import Emits, Resource, iteration
+from user_service_client.runners import Resource, iteration
 from user_service_client.service import USERS, add_query, filter_parameters
 from user_service_client.steps import (
     MEDIA_TYPES,
     Emit,
-    ReadPiece,
+    Emits,
     Request,
     Sleep,
-    Steps,
     T,
-    connection_failed,
     exchange,
-    expect,
     parse_as,
     parse_line,
+    read_lines,
+    read_pieces,
 )
 
 if TYPE_CHECKING:
@@ -53,12 +50,8 @@ class StreamMethods(Resource):
     @iteration
     def export_csv(self, *, fields: Sequence[str] = (), **filters: Unpack[Filters]) -> Emits[bytes]:
         """A file of CSV, piece by piece. Raises ConnectionFailed if it is cut off: begin again."""
-        yield from open_export(self, export_parameters(filters, fields), "csv")
-        try:
-            while (piece := (yield ReadPiece())) is not None:
-                yield Emit(piece)
-        except httpx2.RequestError as cause:
-            raise connection_failed(cause) from cause
+        yield from self.service.open(export_request(filters, fields, "csv"), "csv")
+        yield from read_pieces(lambda piece: [Emit(piece)])
 
     @iteration
     def change_pages(
@@ -91,40 +84,36 @@ class StreamMethods(Resource):
         return read_changes(self, store.load(), follow, change_type, emit_and_save)
 
 
-def export_parameters(filters: Filters, fields: Sequence[str]) -> dict[str, str]:
-    return filter_parameters(filters) | ({"fields": ",".join(fields)} if fields else {})
+def export_request(filters: Filters, fields: Sequence[str], file_format: FileFormat) -> Request:
+    parameters = filter_parameters(filters) | ({"fields": ",".join(fields)} if fields else {})
+    return Request("GET", add_query(f"{USERS}/export", parameters), {"Accept": MEDIA_TYPES[file_format]})
 
 
 def read_export(self: Resource, filters: Filters, fields: Sequence[str], parse: Callable[[bytes], T]) -> Emits[T]:
     """Each line of an export, parsed, once; a stream that is cut off is opened again after the last whole line."""
     retry, failures, deadline = self.service.retry, 0, 0.0
     last_id, skipped_to = "", ""
+
+    def emit(line: bytes) -> Iterator[Emit[T]]:
+        nonlocal failures, last_id
+        user_id = read_id(line)
+        if user_id > skipped_to:
+            emitted = Emit(parse(line))
+            last_id, failures = max(last_id, user_id), 0
+            yield emitted
+
     while True:
-        yield from open_export(self, export_parameters(filters, fields), "ndjson")
-        failure: UserServiceError
+        yield from self.service.open(export_request(filters, fields, "ndjson"), "ndjson")
         try:
-            rest = b""
-            while (piece := (yield ReadPiece())) is not None:
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    user_id = read_id(line)
-                    if user_id > skipped_to:
-                        emitted = Emit(parse(line))
-                        last_id, failures = max(last_id, user_id), 0
-                        yield emitted
-            if not rest:
-                return
-            failure = UnexpectedResponse(200, "half a line")
-        except httpx2.RequestError as cause:
-            failure = connection_failed(cause)
-        except UnexpectedResponse as error:
-            failure = error
-        if failures == 0:
-            deadline = monotonic() + retry.deadline_seconds
-        pause = retry.pause_seconds(failures, None)
-        if monotonic() + pause > deadline:
-            raise failure
-        failures += 1
+            yield from read_lines(emit)
+            return
+        except (ConnectionFailed, UnexpectedResponse):
+            if failures == 0:
+                deadline = monotonic() + retry.deadline_seconds
+            pause = retry.pause_seconds(failures, None)
+            if monotonic() + pause > deadline:
+                raise
+            failures += 1
         yield Sleep(pause)
         if last_id:
             # The time of creation is in the id (UUIDv7), by which an export is sorted.
@@ -138,13 +127,6 @@ def read_id(line: bytes) -> str:
         return str(UUID(json.loads(line)["id"]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UnexpectedResponse(200, "a line that is no user") from None
-
-
-def open_export(self: Resource, parameters: Mapping[str, str], file_format: FileFormat) -> Steps[None]:
-    """Opens the stream of an export, whose pieces ReadPiece gives."""
-    media, service = MEDIA_TYPES[file_format], self.service
-    request = Request("GET", add_query(f"{USERS}/export", parameters), {"Accept": media})
-    return exchange(request, expect(media), service.retry, timeout_seconds=service.timeout_seconds, is_stream=True)
 
 
 def creation_time(user_id: str) -> datetime:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 from user_service_client.batches import find_users
 from user_service_client.errors import UnexpectedResponse, VersionMismatch
@@ -24,7 +25,7 @@ from user_service_client.models import (
     UserPage,
     UserPatch,
 )
-from user_service_client.runners import Emits, Resource, iteration, operation
+from user_service_client.runners import Resource, iteration, operation
 from user_service_client.service import (
     USERS,
     UserRef,
@@ -37,6 +38,8 @@ from user_service_client.service import (
 )
 from user_service_client.steps import (
     Emit,
+    Emits,
+    Parse,
     Reply,
     Request,
     Steps,
@@ -48,7 +51,7 @@ from user_service_client.steps import (
 from user_service_client.streams import StreamMethods
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
 
 MERGE_PATCH = "application/merge-patch+json"
 PAGE_SIZE = 200
@@ -63,12 +66,21 @@ class Page(Protocol[Item]):
     def next_cursor(self) -> str | None: ...
 
 
+class WriteOptions(TypedDict, total=False):
+    if_version: int | None
+    idempotency_key: str | None
+
+
 class UserMethods(ImportMethods, StreamMethods):
     """Writes send an Idempotency-Key, `idempotency_key` or a new one, which is the same in every try.
 
     `user` is a User or an id. With a User, a write sends `If-Match` with its version and raises VersionMismatch if the
     user has changed since it was read; with an id, it does so if `if_version` is given. Methods raise UserServiceError.
     """
+
+    def because(self, reason: str) -> Self:
+        """The same methods, whose changes and exports have this reason in the audit, such as `ticket 4711`."""
+        return type(self)(replace(self.service, reason=reason), self.http)
 
     @operation
     def create(self, *, idempotency_key: str | None = None, **fields: Unpack[NewUser]) -> Steps[User]:
@@ -138,40 +150,25 @@ class UserMethods(ImportMethods, StreamMethods):
         return self.service.write("PUT", path, parse_as(User), fields, key=idempotency_key)
 
     @operation
-    def delete(
-        self,
-        user: UserRef,
-        /,
-        *,
-        purge: bool = False,
-        if_version: int | None = None,
-        idempotency_key: str | None = None,
-    ) -> Steps[None]:
+    def delete(self, user: UserRef, /, *, purge: bool = False, **options: Unpack[WriteOptions]) -> Steps[None]:
         """A deleted user can be restored; `purge` removes the row, and needs the scope `users:purge`."""
         path = add_query(user_path(user), {"purge": "true"} if purge else {})
-        version = expected_version(user, if_version)
-        return self.service.write("DELETE", path, parse_nothing, key=idempotency_key, if_version=version)
+        return write_user(self, "DELETE", path, parse_nothing, user, **options)
 
     @operation
-    def restore(
-        self, user: UserRef, /, *, if_version: int | None = None, idempotency_key: str | None = None
-    ) -> Steps[User]:
+    def restore(self, user: UserRef, /, **options: Unpack[WriteOptions]) -> Steps[User]:
         """Raises InvalidTransition, EmailTaken."""
-        return change_status(self, user, "/restore", if_version, idempotency_key)
+        return write_user(self, "POST", user_path(user, "/restore"), parse_as(User), user, **options)
 
     @operation
-    def suspend(
-        self, user: UserRef, /, *, if_version: int | None = None, idempotency_key: str | None = None
-    ) -> Steps[User]:
+    def suspend(self, user: UserRef, /, **options: Unpack[WriteOptions]) -> Steps[User]:
         """Raises InvalidTransition."""
-        return change_status(self, user, "/suspend", if_version, idempotency_key)
+        return write_user(self, "POST", user_path(user, "/suspend"), parse_as(User), user, **options)
 
     @operation
-    def activate(
-        self, user: UserRef, /, *, if_version: int | None = None, idempotency_key: str | None = None
-    ) -> Steps[User]:
+    def activate(self, user: UserRef, /, **options: Unpack[WriteOptions]) -> Steps[User]:
         """Raises InvalidTransition."""
-        return change_status(self, user, "/activate", if_version, idempotency_key)
+        return write_user(self, "POST", user_path(user, "/activate"), parse_as(User), user, **options)
 
     @operation
     def record_login(self, user: UserRef, /, *, idempotency_key: str | None = None) -> Steps[None]:
@@ -179,12 +176,9 @@ class UserMethods(ImportMethods, StreamMethods):
         return self.service.write("POST", user_path(user, "/login"), parse_nothing, key=idempotency_key)
 
     @operation
-    def erase(
-        self, user: UserRef, /, *, if_version: int | None = None, idempotency_key: str | None = None
-    ) -> Steps[None]:
+    def erase(self, user: UserRef, /, **options: Unpack[WriteOptions]) -> Steps[None]:
         """Removes all personal data for good; needs the scope `users:erase`."""
-        path, version = user_path(user, "/erase"), expected_version(user, if_version)
-        return self.service.write("POST", path, parse_nothing, key=idempotency_key, if_version=version)
+        return write_user(self, "POST", user_path(user, "/erase"), parse_nothing, user, **options)
 
     @operation
     def me(self) -> Steps[User]:
@@ -265,9 +259,18 @@ def patch_user(self: Resource, user: UserRef, changes: UserPatch, version: int |
     )
 
 
-def change_status(self: Resource, user: UserRef, action: str, if_version: int | None, key: str | None) -> Steps[User]:
+def write_user(
+    self: Resource,
+    method: str,
+    path: str,
+    parse: Parse[T],
+    user: UserRef,
+    *,
+    if_version: int | None = None,
+    idempotency_key: str | None = None,
+) -> Steps[T]:
     version = expected_version(user, if_version)
-    return self.service.write("POST", user_path(user, action), parse_as(User), key=key, if_version=version)
+    return self.service.write(method, path, parse, key=idempotency_key, if_version=version)
 
 
 def find_first(self: Resource, kind: str, value: str) -> Steps[User | None]:

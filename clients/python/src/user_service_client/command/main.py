@@ -118,12 +118,12 @@ def build_parser() -> ArgumentParser:
     changing = add(commands, "set", users.change, "change fields of a user")
     changing.add_argument("user", help=USER_HELP)
     changing.add_argument("fields", nargs="+", metavar="FIELD=VALUE", help=FIELDS_HELP)
-    for name, function, summary in (
-        ("suspend", users.suspend, "suspend a user"),
-        ("activate", users.activate, "activate a pending or suspended user"),
-        ("restore", users.restore, "restore a deleted user, by its id"),
+    for name, summary in (
+        ("suspend", "suspend a user"),
+        ("activate", "activate a pending or suspended user"),
+        ("restore", "restore a deleted user, by its id"),
     ):
-        add(commands, name, function, summary).add_argument("user", help=USER_HELP)
+        add(commands, name, users.change_status, summary).add_argument("user", help=USER_HELP)
     auditing = add(commands, "audit", users.audit, "who changed a user, or any user, and when")
     auditing.add_argument("user", nargs="?", help=f"{USER_HELP} (default: all users)")
     auditing.add_argument("--actor", help="such as api-key:billing")

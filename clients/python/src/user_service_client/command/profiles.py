@@ -11,16 +11,17 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar, cast
 
 from user_service_client.client import Client
 from user_service_client.command.failures import CommandFailed
 from user_service_client.steps import Retry
 
+T = TypeVar("T")
 KEYRING_SERVICE = "user-service"
 DEFAULT = "default"
 
@@ -162,34 +163,30 @@ def ask_key() -> str:
 
 def store_in_keyring(name: str, key: str) -> bool:
     """False if this machine has no keyring."""
-    try:
-        import keyring
-        from keyring.errors import KeyringError
-    except ImportError:
-        return False
-    try:
+
+    def store(keyring: Any) -> bool:
         keyring.set_password(KEYRING_SERVICE, name, key)
-        return keyring.get_password(KEYRING_SERVICE, name) == key
-    except (KeyringError, RuntimeError):
-        return False
+        return bool(keyring.get_password(KEYRING_SERVICE, name) == key)
+
+    return use_keyring(store) or False
 
 
 def read_keyring(name: str) -> str | None:
+    return use_keyring(lambda keyring: cast("str | None", keyring.get_password(KEYRING_SERVICE, name)))
+
+
+def remove_from_keyring(name: str) -> None:
+    use_keyring(lambda keyring: keyring.delete_password(KEYRING_SERVICE, name))
+
+
+def use_keyring(use: Callable[[Any], T]) -> T | None:
+    """What `use` makes of the module `keyring`; None if it is not installed, or fails."""
     try:
         import keyring
         from keyring.errors import KeyringError
     except ImportError:
         return None
     try:
-        return keyring.get_password(KEYRING_SERVICE, name)
+        return use(keyring)
     except (KeyringError, RuntimeError):
         return None
-
-
-def remove_from_keyring(name: str) -> None:
-    with suppress(ImportError):
-        import keyring
-        from keyring.errors import KeyringError
-
-        with suppress(KeyringError, RuntimeError):
-            keyring.delete_password(KEYRING_SERVICE, name)

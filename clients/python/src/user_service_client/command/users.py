@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from user_service_client.client import Client
@@ -99,7 +99,7 @@ def show(client: Client, options: Namespace, output: Output) -> int:
 
 
 def create(client: Client, options: Namespace, output: Output) -> int:
-    fields = read_document(sys.stdin.read(), "-") if options.fields == ["-"] else parse_fields(options.fields)
+    fields = read_fields(options)
     if not fields.get("email"):
         raise CommandFailed("email=... is required")
     output.record(client.users.create(**cast("NewUser", fields)))
@@ -107,24 +107,21 @@ def create(client: Client, options: Namespace, output: Output) -> int:
 
 
 def change(client: Client, options: Namespace, output: Output) -> int:
-    fields = read_document(sys.stdin.read(), "-") if options.fields == ["-"] else parse_fields(options.fields)
+    fields = read_fields(options)
     user = resolve(client, options.user)
     output.record(client.users.update(user, **cast("UserPatch", fields)))
     return SUCCESS
 
 
-def suspend(client: Client, options: Namespace, output: Output) -> int:
-    output.record(client.users.suspend(resolve_id(client, options.user)))
-    return SUCCESS
+def read_fields(options: Namespace) -> dict[str, Any]:
+    return read_document(sys.stdin.read(), "-") if options.fields == ["-"] else parse_fields(options.fields)
 
 
-def activate(client: Client, options: Namespace, output: Output) -> int:
-    output.record(client.users.activate(resolve_id(client, options.user)))
-    return SUCCESS
-
-
-def restore(client: Client, options: Namespace, output: Output) -> int:
-    output.record(client.users.restore(resolve_id(client, options.user)))
+def change_status(client: Client, options: Namespace, output: Output) -> int:
+    """The command `suspend`, `activate` or `restore`."""
+    users = client.users
+    methods = {"suspend": users.suspend, "activate": users.activate, "restore": users.restore}
+    output.record(methods[options.command](resolve_id(client, options.user)))
     return SUCCESS
 
 
