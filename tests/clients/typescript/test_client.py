@@ -22,6 +22,7 @@ from support.ports import free_port
 from support.process import ServiceProcess, serving
 from support.settings import API_KEY
 from support.waiting import wait_until
+from user_service_client import Client
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "clients/typescript"
@@ -120,6 +121,8 @@ def test_the_client_builds_and_its_tests_and_examples_run(
         examples = compile_examples(built)
         received = receive_an_event(examples.pop("Receive events"), built, database_url, tmp_path)
         lines = run_examples(examples, built, proxies["cut"].url)
+    with Client(service.url, api_key=API_KEY) as client:
+        resumed = client.users.import_file(built / "users.csv")
 
     assert int(re.findall(r"# pass (\d+)", said)[0]) > 60
     assert re.findall(r"# (?:fail|skipped) (\d+)", said) == ["0", "0"]
@@ -133,6 +136,8 @@ def test_the_client_builds_and_its_tests_and_examples_run(
         "1 created, 1 failed",
         "3 email validation_failed",
     ]
+    # The client for Python knows the import by the same key.
+    assert (resumed.created, resumed.was_done_before) == (1, True)
     assert lines["Follow the changes"][0].startswith("created ")
     assert re.fullmatch(r"created [0-9a-f-]{36} 1 .*\bemail\b.*", received)
 
