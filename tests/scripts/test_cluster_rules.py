@@ -51,7 +51,16 @@ def test_the_documented_overlay_needs_no_clone(address: str, tmp_path: Path) -> 
     assert {d["metadata"].get("namespace", "accounts") for d in documents} == {"accounts"}
     assert named(documents, "Namespace")["metadata"]["name"] == "accounts"
     assert not [d for d in documents if d["apiVersion"].startswith("monitoring.coreos.com/")]
+    [settings] = [d for d in documents if d["metadata"]["name"].startswith("user-service-config-")]
+    [rule] = [
+        r for r in named(documents, "NetworkPolicy", "user-service-egress")["spec"]["egress"] if "10.20." in str(r)
+    ]
+    assert settings["data"]["POSTGRES_HOST"] == "users.db.internal"
+    assert rule["ports"] == [{"protocol": "TCP", "port": int(settings["data"]["POSTGRES_PORT"])}]
     pods = [pod for document in documents if (pod := pod_template(document))]
+    assert {c["envFrom"][0]["configMapRef"]["name"] for pod in pods for c in pod["spec"]["containers"]} == {
+        settings["metadata"]["name"]
+    }
     assert {c["image"] for pod in pods for c in pod["spec"]["containers"]} == {f"REGISTRY/user-service@{digest}"}
     for problem in (*rules.over_budget(documents), *rules.fights(documents), *rules.unrestricted(documents)):
         pytest.fail(problem)
