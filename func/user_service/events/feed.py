@@ -41,14 +41,15 @@ WITH state AS MATERIALIZED (
     ) counted WHERE counted.before < {SEQUENCED_CHANGES}
   )) RETURNING seq, changed_at, user_ids, versions
 ), numbered AS (
-  SELECT state.position + row_number() OVER (ORDER BY t.seq, c.place) AS position, c.user_id, c.version, t.changed_at
-  FROM state, taken t, unnest(t.user_ids, t.versions) WITH ORDINALITY AS c(user_id, version, place)
+  SELECT t.*, sum(t.changes) OVER (ORDER BY t.seq) - t.changes AS before
+  FROM (SELECT *, cardinality(user_ids) AS changes FROM taken) t
 ), added AS (
   INSERT INTO feed (position, user_id, version, changed_at)
-  SELECT position, user_id, version, changed_at FROM numbered ORDER BY position
+  SELECT state.position + n.before + c.place, c.user_id, c.version, n.changed_at
+  FROM state, numbered n, unnest(n.user_ids, n.versions) WITH ORDINALITY AS c(user_id, version, place)
 )
-UPDATE feed_state SET position = last.position
-FROM (SELECT max(position) AS position FROM numbered) last WHERE last.position IS NOT NULL
+UPDATE feed_state SET position = state.position + total.changes
+FROM state, (SELECT sum(changes) AS changes FROM numbered) total WHERE total.changes IS NOT NULL
 RETURNING feed_state.position
 """  # noqa: S608
 # What is waiting is counted in as many rows of the queue as one statement of the sequencer takes.

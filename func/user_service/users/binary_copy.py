@@ -1,4 +1,4 @@
-"""New users, identifiers, terms and changes in PostgreSQL's binary COPY format (PostgreSQL 18, COPY, "Binary Format").
+"""New users, identifiers and terms in PostgreSQL's binary COPY format (PostgreSQL 18, COPY, "Binary Format").
 
 asyncpg can encode it too, with a call for each field, which takes twice as long: here all fields of a fixed size are
 encoded by one call, and rows are sorted as bytes.
@@ -11,10 +11,8 @@ from struct import Struct
 from typing import Final
 from uuid import UUID
 
-from user_service.users.change_log import Change, Origin
 from user_service.users.identifiers import Identifier
 from user_service.users.model import User
-from user_service.values.ids import new_id_bytes
 
 SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 END: Final = b"\xff\xff"
@@ -48,29 +46,9 @@ COPIED_IDENTIFIER_COLUMNS: Final = ("kind", "index", "user_id")
 IDENTIFIER_START: Final = Struct(">hihi")
 UUID_FIELD: Final = Struct(">i16s")
 COPIED_TERM_COLUMNS: Final = ("term", "user_id")
-TERM_ROW: Final = Struct(">hiqi16s")
-COPIED_CHANGE_COLUMNS: Final = (
-    "user_id",
-    "version",
-    "event_id",
-    "type",
-    "status",
-    "changed",
-    "actor",
-    "request_id",
-    "traceparent",
-    "reason",
-    "changed_at",
-)
-CHANGE_START: Final = Struct(">hi16siii16s")
-COPIED_OUTBOX_COLUMNS: Final = ("partition", "user_id", "version", "changed_at")
-OUTBOX_ROW: Final = Struct(">hihi16siiiq")
+TERM_START: Final = Struct(">hiqi")
 TIME_FIELD: Final = Struct(">iq")
 BIGINT_FIELD: Final = TIME_FIELD
-# The head of text[]: one dimension, no NULL, the type of the elements, their number, and the index of the first.
-ARRAY_START: Final = Struct(">iiIii")
-TEXT_OID: Final = 25
-EMPTY_ARRAY: Final = Struct(">iiiI").pack(12, 0, 0, TEXT_OID)
 
 
 def encode_users(
@@ -116,39 +94,23 @@ def encode_identifiers(users: Sequence[User], wanted: Sequence[Iterable[Identifi
 
 
 def encode_terms(postings: Iterable[tuple[Iterable[int], UUID]]) -> bytes:
-    """The terms of users as `COPIED_TERM_COLUMNS`, sorted by term, as the index is."""
-    row = TERM_ROW.pack
-    return join_rows(
-        [row(2, 8, term, 16, raw_id) for terms, user_id in postings for raw_id in (user_id.bytes,) for term in terms]
-    )
-
-
-def encode_changes(changes: Sequence[Change], origin: Origin, at: datetime) -> bytes:
-    """Changes as `COPIED_CHANGE_COLUMNS`, each with a new event id."""
-    start = CHANGE_START.pack
-    cache: dict[tuple[str, str, tuple[str, ...]], bytes] = {}
-    rows = []
-    for user, kind, changed in changes:
-        group = kind, user.status, changed
-        rest = cache.get(group)
-        if rest is None:
-            texts = map(text_field, (kind, user.status))
-            source = map(text_field, (origin.actor, origin.request_id, origin.traceparent, origin.reason))
-            rest = cache[group] = b"".join(
-                (*texts, array_field(changed), *source, TIME_FIELD.pack(8, microseconds(at)))
-            )
-        rows.append(start(11, 16, user.id.bytes, 4, user.version, 16, new_id_bytes()) + rest)
-    return join_rows(rows)
-
-
-def encode_outbox(changes: Sequence[Change], at: datetime, *, partitions: int) -> bytes:
-    """The changes, of which no two are of one user, as `COPIED_OUTBOX_COLUMNS`."""
-    row, time = OUTBOX_ROW.pack, microseconds(at)
-    rows = []
-    for user, _, _ in changes:
-        user_id = user.id.bytes
-        rows.append(row(4, 2, user_id[15] % partitions, 16, user_id, 4, user.version, 8, time))
-    return join_rows(rows)
+    """The terms of users as `COPIED_TERM_COLUMNS`, sorted by term, as the index is. Most terms are those of many users,
+    so the fields before the user's id are encoded once for each term.
+    """
+    ids: dict[int, list[bytes]] = {}
+    for terms, user_id in postings:
+        raw_id = user_id.bytes
+        for term in terms:
+            if term in ids:
+                ids[term].append(raw_id)
+            else:
+                ids[term] = [raw_id]
+    data = [SIGNATURE]
+    for term in sorted(ids):
+        start = TERM_START.pack(2, 8, term, 16)
+        data += start, start.join(ids[term])
+    data.append(END)
+    return b"".join(data)
 
 
 def join_rows(rows: list[bytes]) -> bytes:
@@ -165,13 +127,6 @@ def text_field(text: str | None) -> bytes:
 
 def time_field(moment: datetime | None) -> bytes:
     return NULL if moment is None else TIME_FIELD.pack(8, microseconds(moment))
-
-
-def array_field(texts: Sequence[str]) -> bytes:
-    if not texts:
-        return EMPTY_ARRAY
-    array = ARRAY_START.pack(1, 0, TEXT_OID, len(texts), 1) + b"".join(map(text_field, texts))
-    return LENGTH.pack(len(array)) + array
 
 
 @lru_cache(maxsize=1024)

@@ -13,6 +13,11 @@ def find_duplicates(users: Sequence[User], wanted: Sequence[Collection[Identifie
 
     A duplicate holds nothing.
     """
+    asked: list[Identifier | UUID] = [user.id for user in users]
+    for keys in wanted:
+        asked += keys
+    if len(set(asked)) == len(asked):
+        return {}
     holders: dict[Identifier | UUID, int] = {}
     duplicates: dict[int, int] = {}
     for place, (user, keys) in enumerate(zip(users, wanted, strict=True)):

@@ -13,15 +13,7 @@ from user_service.errors import IdTaken, ServiceError
 from user_service.postgres.distribution import is_unique_violation
 from user_service.postgres.session import Session
 from user_service.postgres.statements import Statement, text
-from user_service.users.binary_copy import (
-    COPIED_CHANGE_COLUMNS,
-    COPIED_IDENTIFIER_COLUMNS,
-    COPIED_OUTBOX_COLUMNS,
-    COPIED_TERM_COLUMNS,
-    COPIED_USER_COLUMNS,
-    encode_changes,
-    encode_outbox,
-)
+from user_service.users.binary_copy import COPIED_IDENTIFIER_COLUMNS, COPIED_TERM_COLUMNS, COPIED_USER_COLUMNS
 from user_service.users.bulk_insert import COPY_THRESHOLD, InsertRows
 from user_service.users.change_log import CHANGE_COLUMNS, Change, Origin
 from user_service.users.column_arrays import AS_JSON, COLUMN_TYPES, INITIAL_VALUES, INSERTED, column_arrays
@@ -70,21 +62,18 @@ DELETE_TERMS: Final = text(
     " WHERE user_terms.term = v.term AND user_terms.user_id = (CAST(:ids AS uuid[]))[v.place]"
 )
 # A user's changes are in the order of the numbers of the outbox and of the feed's queue, because each is written while
-# the user's row is locked.
+# the user's row is locked. COPY would take more time, in the worker and in PostgreSQL (docs/measurements.md).
 INSERT_CHANGES: Final = text(
     f"WITH logged AS (INSERT INTO user_changes ({CHANGE_COLUMNS})"  # noqa: S608
     " SELECT v.user_id, v.version, v.event_id, (CAST(:types AS text[]))[v.kind], (CAST(:statuses AS text[]))[v.kind],"
     " string_to_array((CAST(:changed AS text[]))[v.kind], ','), :at, :actor, :request_id, :traceparent, :reason"
     " FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS integer[]), CAST(:event_ids AS uuid[]),"
-    " CAST(:kinds AS integer[])) AS v(user_id, version, event_id, kind) RETURNING user_id, version, changed_at),"
+    " CAST(:kinds AS integer[])) AS v(user_id, version, event_id, kind)),"
     " queued AS (INSERT INTO feed_queue (changed_at, user_ids, versions)"
     " VALUES (:at, CAST(:ids AS uuid[]), CAST(:versions AS integer[])))"
     " INSERT INTO outbox (partition, user_id, version, changed_at)"
-    f" SELECT {OUTBOX_PARTITION.format('user_id')}, user_id, version, changed_at FROM logged"
-)
-QUEUE_CHANGES: Final = text(
-    "INSERT INTO feed_queue (changed_at, user_ids, versions)"
-    " VALUES (:at, CAST(:ids AS uuid[]), CAST(:versions AS integer[]))"
+    f" SELECT {OUTBOX_PARTITION.format('v.user_id')}, v.user_id, v.version, :at"
+    " FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS integer[])) AS v(user_id, version)"
 )
 
 
@@ -199,14 +188,16 @@ class UserRepository:
         Returns whether it did.
         """
         claims, users, terms = rows.copy_data()
+        # Not released: the end of the transaction does that without a round trip.
+        before = await self.session.savepoint()
         try:
-            async with await self.session.savepoint():
-                await copy(self.session, "identifiers", COPIED_IDENTIFIER_COLUMNS, claims)
-                await copy(self.session, "users", COPIED_USER_COLUMNS, users)
-                await copy(self.session, "user_terms", COPIED_TERM_COLUMNS, terms)
+            await copy(self.session, "identifiers", COPIED_IDENTIFIER_COLUMNS, claims)
+            await copy(self.session, "users", COPIED_USER_COLUMNS, users)
+            await copy(self.session, "user_terms", COPIED_TERM_COLUMNS, terms)
         except asyncpg.PostgresError as error:
             if not is_unique_violation(error):
                 raise
+            await before.rollback()
             return False
         return True
 
@@ -252,29 +243,20 @@ class UserRepository:
         """Writes changes of new or locked users, one of each, to the change log, the outbox and the feed's queue."""
         if not changes:
             return
-        ids, versions = [change.user.id for change in changes], [change.user.version for change in changes]
-        if len(changes) >= COPY_THRESHOLD:
-            await copy(self.session, "user_changes", COPIED_CHANGE_COLUMNS, encode_changes(changes, origin, at))
-            pending = encode_outbox(changes, at, partitions=OUTBOX_PARTITIONS)
-            await copy(self.session, "outbox", COPIED_OUTBOX_COLUMNS, pending)
-            await self.session.execute(QUEUE_CHANGES, {"at": at, "ids": ids, "versions": versions})
-            return
         # What changes of many users have in common is sent once.
         kinds: dict[tuple[str, str, tuple[str, ...]], int] = {}
-        places = [
-            kinds.setdefault((change.type, change.user.status, change.changed), len(kinds) + 1) for change in changes
-        ]
-        types, statuses, changed = zip(*kinds, strict=True)
+        places = [kinds.setdefault((kind, user.status, changed), len(kinds) + 1) for user, kind, changed in changes]
+        types, statuses, changed_names = zip(*kinds, strict=True)
         await self.session.execute(
             INSERT_CHANGES,
             {
-                "ids": ids,
-                "versions": versions,
+                "ids": [user.id for user, _, _ in changes],
+                "versions": [user.version for user, _, _ in changes],
                 "event_ids": [new_id() for _ in changes],
                 "kinds": places,
                 "types": types,
                 "statuses": statuses,
-                "changed": [",".join(names) for names in changed],
+                "changed": [",".join(names) for names in changed_names],
                 "at": at,
                 **origin.columns,
             },

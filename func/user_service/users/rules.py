@@ -38,7 +38,7 @@ compared_values: Final = attrgetter(*COMPARED)
 
 def new_user(body: UserCreate) -> User:
     """A user from a valid body, with a new id."""
-    if isinstance(body, ImportedUser):
+    if type(body) is ImportedUser:
         return imported_user(body)
     user_id = new_id()
     created_at = id_time(user_id)
@@ -208,7 +208,12 @@ def canonical_json(value: Any) -> bytes:
 
 def first_change(user: User, body: UserCreate) -> Change:
     """The change that creates a user: it names the fields that are not empty, defaults included."""
-    names = [name for name, value in vars(body).items() if value or (value is not None and value not in EMPTY)]
-    if isinstance(body, ImportedUser):
+    # False is neither: that is found out first, since most users have it.
+    names = [
+        name
+        for name, value in vars(body).items()
+        if value or value is False or (value is not None and value not in EMPTY)
+    ]
+    if type(body) is ImportedUser:
         names = [name for name in names if name not in UNLOGGED]
     return Change(user, "created", tuple(names))

@@ -120,10 +120,13 @@ class UserService:
         """
         prepared = prepared or PreparedUsers.from_bodies(bodies, self.repository.index)
         new, duplicates = prepared.users, prepared.duplicates
-        kept = [body.id for body in bodies if isinstance(body, ImportedUser) and body.id is not None]
+        kept = [body.id for body in bodies if type(body) is ImportedUser and body.id is not None]
         used = await self.repository.find_used_ids(kept) if kept else frozenset()
         errors = await self.repository.insert(*prepared.without(used))
         errors |= {user_id: IdTaken() for user_id in used}
+        if not errors and not duplicates:
+            await self.log(prepared.changes)
+            return [Outcome("created", user) for user in new]
         await self.log(
             [
                 change

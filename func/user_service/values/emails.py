@@ -6,6 +6,7 @@ Two addresses are the same if their `email_key` is: NFKC case-folded local part,
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 MAX_LENGTH: Final = 254
@@ -15,21 +16,30 @@ TOO_LONG: Final = f"not an e-mail address: longer than {MAX_LENGTH} characters"
 STAND_IN: Final = "example.org"
 # ZERO WIDTH NON-JOINER and ZERO WIDTH JOINER (RFC 5892, A.1 and A.2).
 JOINERS: Final = re.compile("[\u200c\u200d]")
-PLAIN: Final = re.compile(
-    r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,64}(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,64})*"
-    r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])"
+# What runs of characters match is never given back, since no shorter run would match: the look at an address is short.
+PLAIN_LOCAL: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++)*+")
+PLAIN_DOMAIN: Final = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])"
 )
 
 
 def normalise_email(text: str) -> str:
     """The form of an address that is stored and returned. Raises ValueError with a reason for the API's client."""
     trimmed = text.strip()
-    if len(trimmed) <= MAX_LENGTH and PLAIN.fullmatch(trimmed):
+    if len(trimmed) <= MAX_LENGTH:
         local, _, domain = trimmed.rpartition("@")
-        # Two hyphens at the third position mark an A-label, which the library must check.
-        if len(local) <= MAX_LOCAL_BYTES and "--" not in domain:
-            return f"{local}@{domain.lower()}"
+        if len(local) <= MAX_LOCAL_BYTES and PLAIN_LOCAL.fullmatch(local):
+            plain = normalise_plain_domain(domain)
+            if plain is not None:
+                return f"{local}@{plain}"
     return normalise_international_email(trimmed)
+
+
+@lru_cache(maxsize=1024)
+def normalise_plain_domain(domain: str) -> str | None:
+    """A domain of ASCII without A-labels in lower case; None for any other text. Most addresses share a few domains."""
+    # Two hyphens at the third position mark an A-label, which the library must check.
+    return domain.lower() if PLAIN_DOMAIN.fullmatch(domain) and "--" not in domain else None
 
 
 def parse_email(text: str) -> str | None:

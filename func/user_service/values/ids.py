@@ -24,11 +24,6 @@ def new_id() -> UUID:
     return user_id
 
 
-def new_id_bytes() -> bytes:
-    """The bytes of a `new_id`, where no object is needed."""
-    return uuid7().bytes
-
-
 def new_id_at(moment: datetime) -> UUID:
     """A new UUIDv7 of a user that was created at `moment`, not before 1970; to the millisecond."""
     milliseconds = (moment - EPOCH) // MILLISECOND

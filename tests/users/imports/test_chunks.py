@@ -36,7 +36,7 @@ ACTIVITY = (
 )
 BLOCKED = f"{ACTIVITY} AND wait_event_type = 'Lock'"
 BLOCKED_PID = BLOCKED.replace("count(*)", "max(pid)")
-ALL_WRITTEN = f"{ACTIVITY} AND state = 'idle in transaction' AND query LIKE 'INSERT INTO feed_queue%'"
+ALL_WRITTEN = f"{ACTIVITY} AND state = 'idle in transaction' AND query LIKE 'WITH logged AS (INSERT INTO user_changes%'"
 
 
 def people(begin: int, count: int) -> list[dict[str, Any]]:

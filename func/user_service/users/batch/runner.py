@@ -157,9 +157,11 @@ class BatchRunner:
 
 def merge_results(parsed: ParsedBatch, outcomes: Sequence[Outcome]) -> list[ItemResult]:
     """The result of each item, in the order of the request; `outcomes` are those of the valid items."""
-    results = dict(parsed.failures)
-    for index, item, outcome in zip(parsed.indexes, parsed.items, outcomes, strict=True):
-        results[index] = make_result(index, item.ref, outcome, parsed)
+    places = zip(parsed.indexes, parsed.items, outcomes, strict=True)
+    made = [make_result(index, item.ref, outcome, parsed) for index, item, outcome in places]
+    if not parsed.failures:
+        return made
+    results = {**parsed.failures, **dict(zip(parsed.indexes, made, strict=True))}
     return [results[index] for index in range(len(results))]
 
 
