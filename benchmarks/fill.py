@@ -71,7 +71,7 @@ async def fill(url: str, index: BlindIndex, count: int) -> None:
     connection = await asyncpg.connect(url, command_timeout=3600)
     try:
         await connection.execute("SET maintenance_work_mem = '1GB'; SET synchronous_commit = off")
-        rebuild = await drop_indexes(connection)
+        rebuild = await drop_indexes(connection, "users", "identifiers", "user_terms", "user_changes")
         for first in range(0, count, CHUNK):
             last = min(first + CHUNK, count) - 1
             await connection.execute(USERS, first, last)
@@ -85,13 +85,14 @@ async def fill(url: str, index: BlindIndex, count: int) -> None:
         await connection.close()
 
 
-async def drop_indexes(connection: asyncpg.Connection) -> list[str]:
+async def drop_indexes(connection: asyncpg.Connection, *relations: str) -> list[str]:
     """Drops what costs most to keep while rows come in; returns the statements that bring it back."""
     rows = await connection.fetch(
         "SELECT i.indexrelid::regclass::text AS name, i.indrelid::regclass::text AS relation, c.conname AS key,"
         " pg_get_constraintdef(c.oid) AS definition, pg_get_indexdef(i.indexrelid) AS index"
         " FROM pg_index i LEFT JOIN pg_constraint c ON c.conindid = i.indexrelid"
-        " WHERE i.indrelid = ANY('{users, identifiers, user_terms, user_changes}'::regclass[])"
+        " WHERE i.indrelid = ANY($1::text[]::regclass[])",
+        relations,
     )
     rebuild = []
     for row in rows:

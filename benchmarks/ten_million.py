@@ -23,6 +23,7 @@ from user_service.encryption.blind_index import EMAIL, BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.encryption.keyring import load_keys
 from user_service.postgres.pool import PLANNER
+from user_service.postgres.session import Session
 from user_service.settings import Settings
 from user_service.users.cursors import Cursor
 from user_service.users.search import UserSearch
@@ -73,8 +74,9 @@ async def explain(bench: Bench, index: BlindIndex, cipher: Cipher, count: int) -
         )
         for label, query in (await queries(connection, count)).items():
             sql, values = search.statement(query)
-            await connection.fetch(EXPLAIN + sql, *values)
-            plan = [row[0] for row in await connection.fetch(EXPLAIN + sql, *values)]
+            async with Session(connection).planned_for_values():
+                await connection.fetch(EXPLAIN + sql, *values)
+                plan = [row[0] for row in await connection.fetch(EXPLAIN + sql, *values)]
             taken = re.search(r"Execution Time: ([\d.]+) ms", plan[-1])
             assert taken
             lines.append(f"| {label} | {float(taken[1]):.2f} ms |")

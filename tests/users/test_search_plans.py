@@ -19,6 +19,7 @@ from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.postgres.pool import PLANNER
 from user_service.postgres.selects import compile_with_values
+from user_service.postgres.session import Session
 from user_service.postgres.tables import users
 from user_service.users.conditions import (
     EVERYONE,
@@ -36,7 +37,7 @@ from user_service.users.conditions import (
     follows_updates,
 )
 from user_service.users.cursors import Cursor
-from user_service.users.directory import DirectoryQuery, clause, page_statement
+from user_service.users.directory import DirectoryQuery, DirectorySearch, clause, page_statement
 from user_service.users.search import UserSearch
 from user_service.users.search_query import SearchQuery
 from user_service.values.ids import time_at
@@ -128,12 +129,75 @@ async def test_no_page_reads_a_whole_table(connection: asyncpg.Connection, filte
     for sort, cursor, deleted in product(SORTS, (None, BEHIND), (False, True)):
         query = FILTERS[filters]._replace(sort=sort, cursor=cursor, include_deleted=deleted)
         sql, values = search.statement(query)
-        plan = await explain(connection, sql, *values)
+        async with Session(connection).planned_for_values():
+            plan = await explain(connection, sql, *values)
         assert any("Index" in node["Node Type"] for node in plan)
         if tables := read_whole(plan):
             whole[sort, cursor is not None, deleted] = tables
 
     assert whole == {}
+
+
+REPEATED = {
+    "words": SearchQuery(q=f"{GIVEN} {FAMILY}"),
+    "beginnings": SearchQuery(q=f"{GIVEN[:3]} {FAMILY[:4]}"),
+    "word and pair": SearchQuery(q=GIVEN, metadata={"seats": "7"}),
+    "suspended": SearchQuery(status="suspended"),
+    "created_after": SearchQuery(created_after=MIDDLE),
+    "updated_after": SearchQuery(updated_after=MIDDLE, sort="-created_at"),
+}
+
+
+@pytest.mark.parametrize("filters", REPEATED)
+async def test_searches_are_planned_for_their_values_however_often_they_run(
+    connection: asyncpg.Connection, many_users: str, filters: str
+) -> None:
+    """PostgreSQL may keep one plan for all values after five executions of a prepared statement."""
+    query = REPEATED[filters]._replace(counted=True)
+    searching = await asyncpg.connect(many_users, server_settings=PLANNER)
+    search = UserSearch(Session(searching), BEGINNINGS.cipher, BEGINNINGS.index)
+    for _ in range(8):
+        await search.page(query)
+        async with searching.transaction():
+            # Nothing that has to be decrypted.
+            assert [part async for part in search.all_users(query._replace(username="ada"))] == []
+    plans = await searching.fetch(
+        "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE custom_plans > 4"
+    )
+    await searching.close()
+
+    assert [tuple(row) for row in plans] == [(0, 8)] * 3
+
+
+@pytest.mark.parametrize("condition", ["active", "inactive", "created", "updated and active", "external id begins"])
+async def test_conditions_are_planned_for_their_values_however_often_they_are_read(
+    connection: asyncpg.Connection, many_users: str, condition: str
+) -> None:
+    query = DirectoryQuery(condition=CONDITIONS[condition], limit=0)
+    searching = await asyncpg.connect(many_users, server_settings=PLANNER)
+    search = DirectorySearch(Session(searching), BEGINNINGS.cipher, BEGINNINGS.index)
+    for _ in range(8):
+        assert (await search.page(query)).total
+    plans = await searching.fetch(
+        "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE custom_plans > 4"
+    )
+    await searching.close()
+
+    assert [tuple(row) for row in plans] == [(0, 8)]
+
+
+async def test_a_count_that_takes_too_long_leaves_the_connection_usable(
+    connection: asyncpg.Connection, many_users: str
+) -> None:
+    searching = await asyncpg.connect(many_users, server_settings=PLANNER)
+    search = UserSearch(Session(searching), BEGINNINGS.cipher, BEGINNINGS.index)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE user_terms")
+        assert await search.count(REPEATED["words"], seconds=0.2) is None
+        assert not searching.is_in_transaction()
+        assert await searching.fetchval("SHOW plan_cache_mode") == "auto"
+    assert await search.count(REPEATED["words"], seconds=5) == 1
+    await searching.close()
 
 
 async def test_a_table_that_is_read_whole_is_noticed(connection: asyncpg.Connection) -> None:

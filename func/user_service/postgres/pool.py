@@ -18,9 +18,8 @@ from user_service.settings import Settings
 LOCK_TIMEOUT_SECONDS: Final = 3.0
 # Every query reads a few rows through an index. A plan that was made while a table was empty, and scans it, would stay
 # until the table is analysed, however large it is by then, such as the outbox during an import. On current storage a
-# random page costs about as much as a sequential one. For a search of two words, a scan of the rare word's postings
-# with look-ups in the common word's is faster than a merge of both, which the planner chooses if it overestimates the
-# rare word.
+# random page costs about as much as a sequential one. A plan that merges would read whole indexes later on; searches,
+# whose plans are not kept, may merge: see session.PLAN_FOR_VALUES.
 PLANNER: Final = {
     "jit": "off",
     "random_page_cost": "1.1",

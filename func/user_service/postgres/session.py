@@ -1,6 +1,7 @@
 """One connection for a unit of work. Statements run on asyncpg, whose values are the rows'."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final
 from uuid import UUID
@@ -12,6 +13,10 @@ from user_service.postgres.statements import Statement, text
 
 # server/protocol.py closes the connection of a reader after 60 s.
 IDLE_FOR_READER: Final = text("SELECT set_config('idle_in_transaction_session_timeout', '75s', true)")
+# After five executions PostgreSQL may keep one plan for all values of a prepared statement. A search needs the plan of
+# its values: whether it goes through the users of one word or of another is a matter of milliseconds or seconds. With a
+# plan of its own it may also merge two lists of users, which ends as soon as the page is full; see pool.PLANNER.
+PLAN_FOR_VALUES: Final = "SET LOCAL plan_cache_mode = force_custom_plan; SET LOCAL enable_mergejoin = on"
 NO_VALUES: Final[Mapping[str, object]] = {}
 
 Row = Any  # asyncpg.Record: a tuple whose fields have names.
@@ -109,6 +114,22 @@ class Session:
             cursor = await self.connection.cursor(statement.sql, *statement.arguments(values))
         while rows := await cursor.fetch(size):
             yield rows
+
+    @asynccontextmanager
+    async def planned_for_values(self) -> AsyncIterator[None]:
+        """A transaction whose statements are planned for their very values. It costs two round trips."""
+        await self.connection.execute(f"BEGIN; {PLAN_FOR_VALUES}")
+        try:
+            yield
+        except TimeoutError:
+            if not self.connection.is_closed():
+                await self.connection.execute("ROLLBACK")
+            raise
+        await self.connection.execute("COMMIT")
+
+    async def plan_for_values(self) -> None:
+        """Plans the statements of this transaction for their very values from here on."""
+        await self.connection.execute(PLAN_FOR_VALUES)
 
     async def wait_for_reader(self) -> None:
         """Lets the transaction idle for longer than the process's server waits for a reader that takes no data."""

@@ -15,6 +15,7 @@ from user_service.postgres.selects import compile_with_values
 from user_service.postgres.session import Session
 from user_service.postgres.tables import identifiers, users
 from user_service.users.conditions import (
+    EVERYONE,
     All,
     AnyOf,
     Comparison,
@@ -27,6 +28,7 @@ from user_service.users.conditions import (
     Not,
     Time,
     TimeIs,
+    is_narrow,
     names,
 )
 from user_service.users.cursors import Cursor
@@ -132,6 +134,12 @@ class DirectorySearch:
         named = await self.find(wanted) if wanted else {}
         ids = {name: {user.id for user in unwrap(named.get(name, ()))} for name in wanted}
         matching = and_(users.c.deleted_at.is_(None), clause(query.condition, ids))
+        if is_narrow(query.condition) or query.condition == EVERYONE:
+            return await self.read(query, matching)
+        async with self.session.planned_for_values():
+            return await self.read(query, matching)
+
+    async def read(self, query: DirectoryQuery, matching: ColumnElement[bool]) -> SearchPage[User]:
         found: Sequence[User] = []
         has_more = False
         if query.limit:

@@ -4,7 +4,7 @@ Every query uses an index: the primary key, `(updated_at, id)`, `(status, id)`, 
 postings of a term.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -28,7 +28,7 @@ from sqlalchemy import (
 from user_service.encryption.blind_index import BlindIndex, unpack_term
 from user_service.encryption.cipher import Cipher
 from user_service.postgres.selects import COMPILED_SHAPES, compile_select
-from user_service.postgres.session import Row, Session
+from user_service.postgres.session import Row, Rows, Session
 from user_service.postgres.statements import Statement, text
 from user_service.postgres.tables import identifiers, user_terms, users
 from user_service.users.cursors import Cursor
@@ -63,6 +63,11 @@ class Shape(NamedTuple):
     by_update: bool
     descending: bool
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether the best plan depends on how many users have the values that are asked for."""
+        return bool(self.terms or self.status or self.created_after or self.created_before or self.updated_after)
+
 
 class UserSearch:
     """Pages of users. In id order, a user that exists from the first page to the last is on exactly one."""
@@ -75,7 +80,7 @@ class UserSearch:
     async def page(self, query: SearchQuery) -> SearchPage[Row]:
         """The rows of `USER_COLUMNS` of a page."""
         shape, values = self.parse(query)
-        rows = await self.session.execute(compile_page(shape), values)
+        rows = await self.read(compile_page(shape), values, shape)
         more = len(rows) > query.limit
         found = rows[: query.limit]
         total = await self.count(query, seconds=COUNT_SECONDS) if query.counted else None
@@ -85,13 +90,22 @@ class UserSearch:
         """The number of users that match the filters; None where counting takes longer."""
         shape, values = self.parse(query._replace(cursor=None))
         try:
-            return int((await self.session.execute(compile_count(shape), values, seconds=seconds)).scalar_one())
+            return int((await self.read(compile_count(shape), values, shape, seconds=seconds)).scalar_one())
         except TimeoutError:
             return None
+
+    async def read(
+        self, statement: Statement, values: Mapping[str, object], shape: Shape, *, seconds: float | None = None
+    ) -> Rows:
+        if not shape.is_filtered:
+            return await self.session.execute(statement, values, seconds=seconds)
+        async with self.session.planned_for_values():
+            return await self.session.execute(statement, values, seconds=seconds)
 
     async def all_users(self, query: SearchQuery) -> AsyncGenerator[list[User]]:
         """All users that match the filters, in the order of ids, a thousand at a time, by a server-side cursor."""
         await self.session.wait_for_reader()
+        await self.session.plan_for_values()
         shape, values = self.parse(query)
         async for some in self.session.stream(compile_export(shape), values, size=EXPORT_ROWS):
             yield [decode_row(row, self.cipher) for row in some]
