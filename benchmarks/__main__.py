@@ -20,6 +20,7 @@ from benchmarks import (
     reads,
     report,
     scim,
+    scim_sync,
 )
 from benchmarks.errors import BenchmarkError, list_notes
 from benchmarks.plan import FULL, QUICK, Plan
@@ -32,6 +33,7 @@ MEASUREMENTS: dict[str, Callable[[Bench, Plan], list[report.Row]]] = {
     "lists": lists.measure,
     "operations": operations.measure,
     "scim": scim.measure,
+    "scim-sync": scim_sync.measure,
     "batch": batch.measure,
     "imports": imports.measure,
     "events": events.measure,

@@ -17,6 +17,7 @@ class Plan:
     batch_rounds: int
     feed_changes: int
     feed_seconds: int
+    synced_users: int
 
 
 FULL = Plan(
@@ -32,6 +33,7 @@ FULL = Plan(
     batch_rounds=7,
     feed_changes=100_000,
     feed_seconds=20,
+    synced_users=20_000,
 )
 QUICK = Plan(
     cold_rounds=5,
@@ -46,4 +48,5 @@ QUICK = Plan(
     batch_rounds=3,
     feed_changes=10_000,
     feed_seconds=5,
+    synced_users=2_000,
 )
