@@ -1,6 +1,8 @@
 """fastapi-users with SQLAlchemy and asyncpg, as its documentation sets it up: PROGRAM PORT DATABASE_URL USERS FILE.
 
-Makes a superuser and USERS users, writes the superuser's token and the ids into FILE as JSON, and serves.
+Makes a superuser and USERS users, writes the superuser's token and the ids into FILE as JSON, and serves. The library
+has routes that read and change a user by id. The others are what its documentation leaves to the application: they use
+the library's adapter of the database or its table, and ask for the superuser as the library's routes do.
 """
 
 import asyncio
@@ -16,6 +18,8 @@ from fastapi import Depends, FastAPI
 from fastapi_users import BaseUserManager, FastAPIUsers, UUIDIDMixin, schemas
 from fastapi_users.authentication import AuthenticationBackend, BearerTransport, JWTStrategy
 from fastapi_users.db import SQLAlchemyBaseUserTableUUID, SQLAlchemyUserDatabase
+from pydantic import BaseModel, EmailStr
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
@@ -53,6 +57,40 @@ app = FastAPI()
 app.include_router(
     users.get_users_router(schemas.BaseUser[uuid.UUID], schemas.BaseUserUpdate), prefix="/users", tags=["users"]
 )
+
+
+superuser = Depends(users.current_user(superuser=True))
+Manager = Annotated[UserManager, Depends(user_manager)]
+Document = schemas.BaseUser[uuid.UUID]
+
+
+class NewUser(BaseModel):
+    email: EmailStr
+
+
+class Keys(BaseModel):
+    emails: list[EmailStr]
+
+
+@app.get("/find", response_model=list[Document], dependencies=[superuser])
+async def find(email: EmailStr, manager: Manager) -> Any:
+    found = await manager.user_db.get_by_email(email)
+    return [] if found is None else [found]
+
+
+@app.get("/page", response_model=list[Document], dependencies=[superuser])
+async def page(limit: int, opened: Annotated[AsyncSession, Depends(session)]) -> Any:
+    return (await opened.execute(select(User).order_by(User.id).limit(limit))).scalars().all()
+
+
+@app.post("/find", response_model=list[Document], dependencies=[superuser])
+async def find_all(keys: Keys, opened: Annotated[AsyncSession, Depends(session)]) -> Any:
+    return (await opened.execute(select(User).where(User.email.in_(keys.emails)))).scalars().all()
+
+
+@app.post("/new", response_model=Document, status_code=201, dependencies=[superuser])
+async def create(body: NewUser, manager: Manager) -> Any:
+    return await manager.user_db.create({"email": body.email, "hashed_password": "none"})
 
 
 def new_user(name: str, *, superuser: bool = False) -> User:
