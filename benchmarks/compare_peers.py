@@ -129,9 +129,9 @@ def measure(bench: Bench) -> list[Row]:
             laps = count()
 
             def ask(side: str, key: str) -> float:
-                who, targets = sides[side]
+                asked, targets = sides[side]
                 file = write_targets(bench.folder / f"targets-{side}-{key}.tsv", targets(next(laps))[key])
-                return load(who, file, seconds=SECONDS).per_second
+                return load(asked, file, seconds=SECONDS).per_second
 
             for side in sides:
                 ask(side, "fresh")
