@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import count
 from statistics import median
+from typing import NamedTuple
 
 import asyncpg
 
@@ -61,6 +61,25 @@ def send_one(client: Client, verb: str, body: bytes) -> bytes:
     if response.status != 200:
         raise BenchmarkError(f"{BATCH}{verb} answered {response.status}: {content[:500].decode(errors='replace')}")
     return content
+
+
+class Cost(NamedTuple):
+    """Users a second, and the processor time of one user in microseconds."""
+
+    per_second: float
+    worker_us: float
+    postgres_us: float
+
+
+def send_measured(bench: Bench, server: Server, verb: str, requests: Sequence[bytes]) -> Cost:
+    """Sends requests of `SIZE` users each."""
+    worker, database = processor_seconds(server.pid), bench.postgres_seconds()
+    started = time.perf_counter()
+    send_all(server, verb, requests)
+    seconds = time.perf_counter() - started
+    users = len(requests) * SIZE
+    spent = sum(total - database.get(pid, 0.0) for pid, total in bench.postgres_seconds().items())
+    return Cost(users / seconds, (processor_seconds(server.pid) - worker) / users * 1e6, spent / users * 1e6)
 
 
 def created_per_second(server: Server, batches: int) -> Callable[[], float]:
@@ -141,34 +160,39 @@ def measure(bench: Bench, plan: Plan) -> list[Row]:
         empty = stack.enter_context(other_database(bench, "batches"))
         server = stack.enter_context(service(empty))
         created_per_second(server, plan.batches)()
-        rows = [beside_route(empty, server, plan, stack), *rates(empty, server, plan)]
+        rows = [*beside_route(empty, server, plan, stack), *rates(empty, server, plan)]
         return [*rows, growth(bench, plan, stack)]
 
 
-def beside_route(bench: Bench, server: Server, plan: Plan, stack: ExitStack) -> Row:
+def beside_route(bench: Bench, server: Server, plan: Plan, stack: ExitStack) -> list[Row]:
     """Users created beside requests that the bare route answers: a slow phase of the host slows both."""
     users = create_users(server, BARE_USERS, series="bare")
     bare = stack.enter_context(baseline(bench, users))
     lines = (Target(f"{USERS}/{user_id}") for user_id in users)
-    ask = partial(load, bare, write_targets(bench.folder / "targets-bare.tsv", lines), seconds=plan.load_seconds)
-    rounds = alternate(
+    targets = write_targets(bench.folder / "targets-bare.tsv", lines)
+    asked, created = alternate(
         plan.batch_rounds,
-        baseline=lambda: ask().per_second,
-        subject=created_per_second(server, plan.batches),
+        baseline=lambda: load(bare, targets, seconds=plan.load_seconds),
+        subject=lambda: send_measured(bench, server, "create", bodies(plan.batches)),
     )
-    return Row("batch.create.route", "users created beside requests of the bare route", "1/s", Comparison(*rounds))
+    rates = Comparison([one.per_second for one in asked], [one.per_second for one in created])
+    request_us = [one.processor_us for one in asked]
+    worker = Comparison(request_us, [one.worker_us for one in created])
+    postgres = Comparison(request_us, [one.postgres_us for one in created])
+    return [
+        Row("batch.create.route", "users created beside requests of the bare route", "1/s", rates),
+        Row("batch.create.worker", "    processor time of one user beside that of one request", "us", worker),
+        Row("batch.create.postgres", "    the same of PostgreSQL", "us", postgres),
+    ]
 
 
 def rates(bench: Bench, server: Server, plan: Plan) -> list[Row]:
     create, find = created_per_second(server, plan.batches), found_per_second(server, plan.batches)
     copy = lambda: asyncio.run(copy_rows(bench.database_url, plan.batches))  # noqa: E731
-    before = processor_seconds(server.pid)
     created = Comparison(*alternate(plan.batch_rounds, baseline=copy, subject=create))
-    spent = (processor_seconds(server.pid) - before) / (plan.batch_rounds * plan.batches * SIZE) * 1e6
     found = Comparison(*alternate(plan.batch_rounds, baseline=create, subject=find))
     return [
         Row("batch.create", "POST /users/batch/create (baseline: COPY)", "users/s", created, median(created.subject)),
-        Row("batch.create.processor", "    processor time of one", "us", Comparison([spent], [spent]), spent),
         Row("batch.find", "POST /users/batch/find, cached (baseline: create)", "users/s", found, median(found.subject)),
     ]
 

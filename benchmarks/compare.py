@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
 
-T = TypeVar("T")
+B = TypeVar("B")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class Comparison:
         return median(self.ratios)
 
 
-def alternate(rounds: int, *, baseline: Callable[[], T], subject: Callable[[], T]) -> tuple[list[T], list[T]]:
+def alternate(rounds: int, *, baseline: Callable[[], B], subject: Callable[[], S]) -> tuple[list[B], list[S]]:
     """What `rounds` pairs gave, baseline first; the one that is measured first changes from pair to pair."""
-    theirs: list[T] = []
-    ours: list[T] = []
+    theirs: list[B] = []
+    ours: list[S] = []
     for number in range(rounds):
         if number % 2:
             ours.append(subject())

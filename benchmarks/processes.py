@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.errors import BenchmarkError, list_notes
@@ -87,3 +87,13 @@ def processor_seconds(pid: int) -> float:
     """User and system time of a process so far (proc(5), fields 14 and 15 of stat)."""
     after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def children_seconds(pid: int, *, without: str) -> dict[int, float]:
+    """The same for each child of a process that runs now, by its id, except those with `without` in their title."""
+    seconds = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(OSError):  # it has ended meanwhile
+            if without not in Path(f"/proc/{child}/cmdline").read_text():
+                seconds[int(child)] = processor_seconds(int(child))
+    return seconds

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.client import Client
 from benchmarks.errors import BenchmarkError
-from benchmarks.processes import LOOPBACK, free_port, running, stop, wait_until_listening
+from benchmarks.processes import LOOPBACK, children_seconds, free_port, running, stop, wait_until_listening
 from user_service.postgres.embedded.wheel import Cluster, change_owner, find_account, find_readable_programs
 
 CODE_ROOT = Path(__file__).resolve().parents[1] / "func"
@@ -41,6 +41,11 @@ class Bench:
     service_command: Sequence[str]
     database_url: str
     redis_url: str
+
+    def postgres_seconds(self) -> dict[int, float]:
+        """The processor time so far of each process of PostgreSQL, without autovacuum, which comes and goes."""
+        postmaster = (self.folder / "postgres" / "postmaster.pid").read_text().split()[0]
+        return children_seconds(int(postmaster), without="autovacuum")
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}-{os.urandom(4).hex()}.log"
