@@ -89,16 +89,16 @@ class User:
 
     def personal_json(self) -> bytes:
         """The personal data, UTF-8."""
-        personal: dict[str, Any] = {
-            "email": self.email,
-            "given_name": self.given_name,
-            "family_name": self.family_name,
-            "display_name": self.display_name,
-            "phone": self.phone,
-            "preferences": self.preferences,
-        }
-        if None in personal.values():
-            personal = {name: value for name, value in personal.items() if value is not None}
+        personal: dict[str, Any] = {"email": self.email}
+        if self.given_name is not None:
+            personal["given_name"] = self.given_name
+        if self.family_name is not None:
+            personal["family_name"] = self.family_name
+        if self.display_name is not None:
+            personal["display_name"] = self.display_name
+        if self.phone is not None:
+            personal["phone"] = self.phone
+        personal["preferences"] = self.preferences
         if self.username is not None:
             personal["username"] = self.username
         if self.aliases:

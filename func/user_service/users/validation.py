@@ -38,6 +38,7 @@ MAX_CLOCK_SKEW: Final = timedelta(minutes=5)
 ESCAPED_NUL: Final = b"\\u0000"
 # Metadata values that jsonb returns as they were written, unless they are text with a NUL.
 UNCHANGED_TYPES: Final = frozenset({str, int, bool, type(None)})
+NESTED_TYPES: Final = frozenset({dict, list})
 # RFC 5646, 2.1: a language tag, a private one, and the irregular ones, which are older than the syntax.
 IRREGULAR_TAGS: Final = (
     *("en-GB-oed", "sgn-BE-FR", "sgn-BE-NL", "sgn-CH-DE"),
@@ -179,9 +180,8 @@ def nesting_depth(value: Any) -> int:
 
 
 def check_preferences(value: dict[str, Any]) -> dict[str, Any]:
-    document = encode_object(value)
-    nested = b"[" in document or document.find(b"{", 1) > 0
-    if nested and nesting_depth(value) > MAX_OBJECT_DEPTH:
+    encode_object(value)
+    if not NESTED_TYPES.isdisjoint(map(type, value.values())) and nesting_depth(value) > MAX_OBJECT_DEPTH:
         raise too_deep()
     return value
 
