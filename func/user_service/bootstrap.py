@@ -233,7 +233,7 @@ class Resources:
             self.keys,
             self.cache,
             self.metrics,
-            reads=self.pool,
+            connector=self.pool.connector,
             size=self.settings.postgres_max_connections - self.pool.size,
             after_change=self.note_commit,
             traced=self.tracing.sql if self.tracing is not None else untraced,

@@ -74,6 +74,13 @@ class Database:
             is_contended = isinstance(error, ROLLED_BACK) or is_deadlock(error)
             raise (Contended() if is_contended else unavailable) from error
 
+    async def is_distributed(self) -> bool:
+        """Whether the users are distributed over several servers. Raises DatabaseUnavailable."""
+        if self.distribution.known is None:
+            async with self.session() as session:
+                return await session.is_distributed()
+        return self.distribution.known
+
     async def acquire(self) -> Connection:
         """A connection. Raises the error of opening one, and DatabaseUnavailable while all are in use."""
         try:

@@ -11,7 +11,7 @@ from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, BlindIndex, 
 from user_service.encryption.cipher import Cipher
 from user_service.errors import IdTaken, ServiceError
 from user_service.postgres.distribution import is_unique_violation
-from user_service.postgres.session import Session
+from user_service.postgres.session import Rows, Session
 from user_service.postgres.statements import Statement, text
 from user_service.users.binary_copy import COPIED_IDENTIFIER_COLUMNS, COPIED_TERM_COLUMNS, COPIED_USER_COLUMNS
 from user_service.users.bulk_insert import COPY_THRESHOLD, InsertRows
@@ -146,14 +146,17 @@ class UserRepository:
         """The living users of identifiers of one kind, by blind index."""
         if not indexes:
             return {}
-        rows = await self.session.execute(BY_IDENTIFIERS, {"kind": kind, "keys": list(indexes)})
+        rows = await self.run(BY_IDENTIFIERS, {"kind": kind, "keys": list(indexes)})
         return {row[-1]: decode_row(row[:-1], self.cipher) for row in rows}
 
     async def select(self, statement: Statement, keys: Sequence[Any]) -> list[User]:
         if not keys:
             return []
-        rows = await self.session.execute(statement, {"keys": keys})
-        return [decode_row(row, self.cipher) for row in rows]
+        return [decode_row(row, self.cipher) for row in await self.run(statement, {"keys": keys})]
+
+    async def run(self, statement: Statement, values: Mapping[str, object]) -> Rows:
+        """The rows of a statement that reads."""
+        return await self.session.execute(statement, values)
 
     async def insert(self, new: Sequence[User], rows: InsertRows | None = None) -> dict[UUID, ServiceError]:
         """Inserts users with their identifiers and terms. Returns the errors of those that were not inserted.

@@ -19,9 +19,9 @@ import asyncpg
 from user_service.encryption.blind_index import BlindIndex
 from user_service.encryption.cipher import Cipher
 from user_service.errors import ServiceError
+from user_service.postgres.database import Database
 from user_service.postgres.distribution import is_unique_violation
-from user_service.postgres.pool import ReadPool
-from user_service.postgres.session import Row, Session
+from user_service.postgres.session import Row, Rows, Session
 from user_service.postgres.statements import Statement, text
 from user_service.users.bulk_insert import InsertRows
 from user_service.users.change_log import CHANGE_COLUMNS, Change, Origin
@@ -112,6 +112,7 @@ class Companion(NamedTuple):
 class StatementRepository(UserRepository):
     """Reads users without locks, and collects the change of one. `write` writes it.
 
+    Each statement runs on a connection of its own, so that no connection is held while the row of a user is awaited.
     Its methods raise NotAtOnce for what it can't do.
     """
 
@@ -121,9 +122,20 @@ class StatementRepository(UserRepository):
     logged: dict[str, Any] | None = None
     companion: Companion | None = None
 
-    def __init__(self, session: Session, cipher: Cipher, index: BlindIndex, *, load: LoadRow) -> None:
-        super().__init__(session, cipher, index)
+    def __init__(self, database: Database, cipher: Cipher, index: BlindIndex, *, load: LoadRow) -> None:
+        self.database = database
+        self.cipher = cipher
+        self.index = index
         self.load = load
+
+    @property
+    def session(self) -> Session:  # type: ignore[override]
+        """Raises NotAtOnce: what needs one session needs a transaction."""
+        raise NotAtOnce
+
+    async def run(self, statement: Statement, values: Mapping[str, object]) -> Rows:
+        async with self.database.session() as session:
+            return await session.execute(statement, values)
 
     async def lock(self, ids: Iterable[UUID]) -> dict[UUID, User]:
         """The users of these ids, deleted ones too; `write` locks the one that was changed."""
@@ -178,7 +190,7 @@ class StatementRepository(UserRepository):
         if not parts:
             return
         try:
-            written = await self.session.execute(with_parts(tuple(parts)), values)
+            written = await self.run(with_parts(tuple(parts)), values)
         except asyncpg.PostgresError as error:
             if is_unique_violation(error):
                 # Another transaction has claimed an identifier or stored a response since the statement began.
@@ -235,9 +247,10 @@ class StatementRepository(UserRepository):
         return [*gate, go(conditions), *parts, LOGGED, QUEUED, PENDING, *further], values
 
 
-async def fetch_rows(pool: ReadPool, ids: Sequence[UUID]) -> dict[UUID, Row]:
-    """The rows of `USER_COLUMNS` of users, deleted ones too. Raises DatabaseUnavailable."""
-    return {row[0]: row for row in await pool.fetch(ALL_BY_IDS.sql, ids)}
+async def fetch_rows(database: Database, ids: Sequence[UUID]) -> dict[UUID, Row]:
+    """The rows of `USER_COLUMNS` of users, deleted ones too. Raises DatabaseUnavailable, Contended."""
+    async with database.session() as session:
+        return {row[0]: row for row in await session.execute(ALL_BY_IDS, {"keys": ids})}
 
 
 Item = TypeVar("Item")

@@ -18,7 +18,7 @@ from user_service.observability.tracing import Traced, untraced
 from user_service.postgres.connections import PoolStats
 from user_service.postgres.connector import Connector
 from user_service.postgres.database import BEGIN, BEGIN_SNAPSHOT, Database
-from user_service.postgres.pool import ReadPool, connect_options, replica_share
+from user_service.postgres.pool import connect_options, replica_share
 from user_service.postgres.session import Row, Session
 from user_service.settings import Settings
 from user_service.users.audit import AuditTrail
@@ -62,13 +62,13 @@ class UserDatabase:
         cache: Cache,
         metrics: Metrics,
         *,
-        reads: ReadPool,
+        connector: Connector,
         size: int,
         after_change: Callable[[], None] | None = None,
         traced: Traced = untraced,
     ) -> None:
-        """`settings` gives those in force, whose password may have changed. `reads` are connections to the
-        database that takes writes; `size` is the maximum number of others, those to the replica among them.
+        """`settings` gives those in force, whose password may have changed. `connector` opens the connections to the
+        database that takes writes. `size` is the maximum number of connections, those to the replica among them.
         """
         self.keys = keys
         self.cipher = keys.cipher
@@ -80,9 +80,9 @@ class UserDatabase:
         replica_size = replica_share(settings())
         seconds = max(settings().database_timeout, MIN_WAIT_SECONDS)
         self.search = Deferred(load_search)
+        self.primary = Database(connector, metrics, size=size - replica_size, seconds=seconds, traced=traced)
         # What changes of single users begin with: concurrent ones share a round trip.
-        self.current: DataLoader[UUID, Row] = DataLoader(partial(fetch_rows, reads))
-        self.primary = Database(reads.connector, metrics, size=size - replica_size, seconds=seconds, traced=traced)
+        self.current: DataLoader[UUID, Row] = DataLoader(partial(fetch_rows, self.primary))
         self.replica: Database | None = None
         if replica_size:
             read_connector = Connector(
@@ -144,18 +144,17 @@ class UserDatabase:
         service: UserService | None = None
         done = False
         try:
-            async with self.primary.session() as session:
-                if await session.is_distributed():
-                    raise NotAtOnce
-                repository = StatementRepository(session, self.cipher, self.index, load=self.current.load)
-                service = UserService(repository, origin)
-                yield service, repository
-                done = True
-                try:
-                    await repository.write()
-                except NotAtOnce:
-                    done = False
-                    raise
+            if await self.primary.is_distributed():
+                raise NotAtOnce
+            repository = StatementRepository(self.primary, self.cipher, self.index, load=self.current.load)
+            service = UserService(repository, origin)
+            yield service, repository
+            done = True
+            try:
+                await repository.write()
+            except NotAtOnce:
+                done = False
+                raise
         finally:
             if service is not None and done:
                 await self.publish(service)
