@@ -1,6 +1,6 @@
 """Ask the package index whether every pinned package has a wheel for each supported Python and platform.
 
-requirements/dev.txt has the service with all its extras, and all that the other locks have. A wheel counts if its hash
+requirements/dev.txt has the service with all its extras, and all of the locks for it. A wheel counts if its hash
 is pinned. Prints what is missing and exits with 1. Called by scripts/check-wheels.
 """
 
@@ -78,13 +78,15 @@ class Pin:
 
 
 def read_pins(text: str) -> list[Pin]:
-    """The packages of a lock, each once."""
+    """The packages of a lock, each once. Raises ValueError for a line that pins none."""
     pins = {}
-    for entry in text.replace("\\\n", "").splitlines():
+    for entry in re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE).replace("\\\n", "").split("\n"):
         requirement, *hashes = re.split(r"\s+--hash=sha256:", entry)
         if found := PIN.fullmatch(requirement.strip()):
             name = re.sub(r"[-_.]+", "-", found[1]).lower()
             pins[name] = Pin(name, found[2], found[3], frozenset(h.strip() for h in hashes))
+        elif entry.strip():
+            raise ValueError(f"not a pinned package: {entry.strip()[:80]}")
     return list(pins.values())
 
 

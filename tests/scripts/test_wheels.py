@@ -1,4 +1,4 @@
-"""What scripts/check-wheels concludes from a lock and an index; the lock that it reads has all of the others."""
+"""What scripts/check-wheels concludes from a lock and an index; the lock that it reads includes the others."""
 
 from typing import Any, Final
 
@@ -31,6 +31,12 @@ def test_a_lock_is_read_by_name_version_marker_and_hashes() -> None:
     hashes = frozenset({HASH, "2" * 64})
 
     assert read_pins(LOCK) == [Pin("fast-thing", "1.2", "sys_platform != 'win32'", hashes)]
+
+
+@pytest.mark.parametrize("line", ["thing>=1.2", "thing @ https://index.test/thing.whl", "-r other.txt"])
+def test_a_line_that_pins_no_package_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match="not a pinned package"):
+        read_pins(f"{LOCK}{line}\n")
 
 
 @pytest.mark.parametrize(
