@@ -9,8 +9,10 @@ import httpx
 import pytest
 
 from support.api import expect_problem
-from support.application import running
+from support.application import running, started
 from support.settings import make_settings
+from user_service.app import Application
+from user_service.web.static.admin import load_admin_assets
 
 
 def links(page: httpx.Response) -> list[str]:
@@ -41,6 +43,18 @@ async def test_the_files_of_the_page_are_not_asked_for_again(shared_client: http
     }
 
 
+async def test_the_page_names_every_module_that_its_first_view_needs(shared_client: httpx.AsyncClient) -> None:
+    """A module that only another one names is fetched a round trip later."""
+    linked = {link.rpartition("/")[2] for link in links(await shared_client.get("/admin"))}
+    assets = load_admin_assets()
+    imported = {
+        name for module in linked for name in re.findall(r'from "\./([a-z_]+\.js)"', assets[module].content.decode())
+    }
+
+    assert imported <= linked
+    assert linked == imported | {"main.js", "style.css"}
+
+
 async def test_a_file_of_another_version_or_name_is_not_found(shared_client: httpx.AsyncClient) -> None:
     _, version, _ = links(await shared_client.get("/admin"))[0].split("/")
 
@@ -69,6 +83,19 @@ async def test_the_page_is_there_in_development_and_where_it_is_wanted(
 ) -> None:
     async with running(make_settings(database_url, tmp_path, **options)) as client:
         assert (await client.get("/admin")).status_code == status
+
+
+async def test_the_first_list_is_prepared_when_the_page_asks_how_to_sign_in(application: Application) -> None:
+    async with started(application) as client:
+        services = application.resources.services
+        assert services is not None
+        assert (await client.get("/admin")).status_code == 200
+        before = services.database.search.task
+        assert (await client.get("/admin/sign-in", headers={"X-API-Key": ""})).status_code == 200
+        assert services.database.search.task is not None
+        await services.database.search.get()
+
+    assert before is None
 
 
 def test_nothing_is_read_or_loaded_before_the_page_is_asked_for() -> None:

@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from user_service.errors import IssuerUnavailable, NotFound
 from user_service.settings import Settings
 from user_service.values.deferred import Deferred
-from user_service.web.dependencies import get_resources
+from user_service.web.dependencies import get_database, get_resources
 from user_service.web.responses import RawResponse, json_response
 from user_service.web.routing import OPEN_QUERY, make_router
 from user_service.web.static import WebPage
@@ -60,6 +60,8 @@ async def read_sign_in(request: Request) -> RawResponse:
 
     Raises IssuerUnavailable.
     """
+    # The page lists users next. The modules of a process's first list are imported while a person signs in.
+    get_database(request).search.start()
     settings = get_resources(request).settings
     if (discovery := await find_discovery(request)) is None:
         return json_response({"oidc": None})

@@ -5,7 +5,7 @@ import { button, el } from "./dom.js";
 import { find } from "./finding.js";
 import { announce, failure, loading } from "./notices.js";
 import { forget } from "./oidc.js";
-import { defineView, guard, link, start, stop } from "./router.js";
+import { defineView, guard, link, prepare, start, stop } from "./router.js";
 import { askAgain, signInForm } from "./sign_in.js";
 import { current, may, signOut } from "./session.js";
 
@@ -46,6 +46,7 @@ function showSignIn() {
   const heading = el("h1", { tabindex: "-1" }, "Sign in");
   view.replaceChildren(heading, el("section", {}, signInForm(enter)));
   view.querySelector("#key").focus();
+  requestAnimationFrame(() => setTimeout(prepare));
 }
 
 async function enter() {

@@ -71,6 +71,11 @@ async function onHashChange() {
   await show();
 }
 
+/** Fetches the files of the view of the address, so that they are there when it is shown. */
+export function prepare() {
+  VIEWS.get(route().name)().catch(() => {});
+}
+
 /** Shows the view of the address: anew, or by an update of the one that is there. */
 export async function show({ focus = true } = {}) {
   const place = document.getElementById("view");
