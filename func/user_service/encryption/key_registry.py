@@ -22,8 +22,9 @@ ENCRYPTION = "encryption-key:"
 RETIRED = "retired-key:"
 # There if all users have terms of the beginnings of their words; see users/reindexing.py.
 PREFIXES = "search-prefixes"
+# Citus reads no rows without columns from a distributed table.
 MARK_WITHOUT_USERS = (
-    "INSERT INTO service_meta (name, value) SELECT $1, 'true' WHERE NOT EXISTS (SELECT FROM users)"
+    "INSERT INTO service_meta (name, value) SELECT $1, 'true' WHERE NOT EXISTS (SELECT 1 FROM users)"
     " ON CONFLICT DO NOTHING"
 )
 RETIRE = (
