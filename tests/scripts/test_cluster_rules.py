@@ -43,7 +43,7 @@ def test_an_overlay_is_rendered_from_the_address_of_the_repository(overlay: str,
 def test_the_documented_overlay_needs_no_clone(address: str, tmp_path: Path) -> None:
     page = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
     [text] = re.findall(r"```yaml\n(apiVersion: kustomize.config.k8s.io/v1beta1\n.*?)```", page, re.DOTALL)
-    text = text.replace("https://HOST/OWNER/user-service", address).replace("?ref=v0.1.0", "?ref=HEAD")
+    text = re.sub(r"\?ref=v[\w.]+", "?ref=HEAD", text.replace("https://HOST/OWNER/user-service", address))
     digest = f"sha256:{'0' * 64}"
     (tmp_path / "kustomization.yaml").write_text(text.replace("sha256:...", digest))
 
