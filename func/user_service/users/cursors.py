@@ -13,6 +13,7 @@ from uuid import UUID
 
 import orjson
 
+from user_service.encryption.blind_index import PrefixedHmac
 from user_service.errors import InvalidCursor
 from user_service.values.ids import EPOCH
 
@@ -41,7 +42,7 @@ class CursorCodec:
     """Encodes and decodes cursors under one signing key."""
 
     def __init__(self, key: bytes) -> None:
-        self.key = key
+        self.hmac = PrefixedHmac(key, b"")
 
     def encode(self, cursor: Cursor, *, query: Mapping[str, object]) -> str:
         position = ((cursor.updated_at - EPOCH) // MICROSECOND).to_bytes(8, "big", signed=True) + cursor.id.bytes
@@ -85,7 +86,7 @@ class CursorCodec:
 
     def sign(self, position: bytes, query: Mapping[str, object]) -> bytes:
         canonical_query = orjson.dumps(dict(query), option=orjson.OPT_SORT_KEYS)
-        return hmac.digest(self.key, position + canonical_query, "sha256")[:SIGNATURE_BYTES]
+        return self.hmac.digest(position + canonical_query)[:SIGNATURE_BYTES]
 
 
 def encode_base64(raw: bytes) -> str:

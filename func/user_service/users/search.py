@@ -155,7 +155,8 @@ class UserSearch:
 
     def terms(self, query: SearchQuery) -> list[int]:
         terms = {self.index.pair(name, value) for name, value in query.metadata.items()}
-        terms |= self.index.wanted_terms(query.q or "")
+        if query.q is not None:
+            terms |= self.index.wanted_terms(query.q)
         if query.email_domain is not None:
             terms.add(self.index.domain(query.email_domain))
         return sorted(terms)

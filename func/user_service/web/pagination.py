@@ -1,6 +1,7 @@
 """The query parameters of the list of users, and its pages."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 
@@ -137,8 +138,13 @@ async def parse_fields(
 Fields = Annotated[Sequence[str] | None, Depends(parse_fields)]
 
 
+@lru_cache(maxsize=4)
+def make_codec(key: bytes) -> CursorCodec:
+    return CursorCodec(key)
+
+
 def cursor_codec(request: Request) -> CursorCodec:
-    return CursorCodec(get_resources(request).keys.cursor)
+    return make_codec(get_resources(request).keys.cursor)
 
 
 def is_fresh(request: Request) -> bool:
@@ -177,7 +183,7 @@ def page_response(request: Request, page: SearchPage[Row], fields: Sequence[str]
         cipher = resources.keys.cipher
         items = b",".join([decode_row(row, cipher).to_json(fields) for row in page.users])
     else:
-        items = b",".join(map(resources.reader.to_json, page.users))
+        items = b",".join(resources.reader.to_json(page.users))
     total = b"" if page.total is None else b',"total":%d' % page.total
     body = b'{"items":[' + items + b'],"next_cursor":' + orjson.dumps(next_cursor) + total + b"}"
     return make_response(200, body, page_headers(request, next_cursor))
