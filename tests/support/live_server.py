@@ -64,10 +64,10 @@ def live(settings: Settings, *, host: str = "127.0.0.1", port: int = 0, **option
 
 def read_until_closed(connection: socket.socket) -> bytes:
     """All that comes until the server closes; a reset counts as a close."""
-    received = b""
+    received = []
     try:
         while chunk := connection.recv(65536):
-            received += chunk
+            received.append(chunk)
     except ConnectionError:
         pass
-    return received
+    return b"".join(received)

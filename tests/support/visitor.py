@@ -4,6 +4,7 @@ A click, a text that is entered, a choice and a key are one action each.
 """
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -52,8 +53,13 @@ class Visitor:
         return [text for text in self.page.complaints() if not text.startswith("Failed to load resource")]
 
     def sees(self, text: str) -> None:
-        """Waits until the page shows this text."""
-        self.page.wait_for(f"document.body.innerText.includes({json.dumps(text)})")
+        """Waits until the page shows this text; a number at its beginning is not the end of a larger one."""
+        pattern = json.dumps(f"(?<![0-9]){re.escape(text)}" if text[0].isdigit() else re.escape(text))
+        self.page.wait_for(f"new RegExp({pattern}).test(document.body.innerText)")
+
+    def arrives_at(self, end: str) -> None:
+        """Waits until the page's address ends so."""
+        self.page.wait_for(f"location.href.endsWith({json.dumps(end)})")
 
     def sees_no(self, text: str) -> None:
         self.page.wait_for(f"!document.body.innerText.includes({json.dumps(text)})")

@@ -96,19 +96,21 @@ test("another file under the same key is refused", async () => {
 });
 
 test("progress is what the service has applied, and an error of its receiver ends the import", async () => {
+  // They take a few times as long as the pause between two reports.
+  const MANY = 50_000;
   const seen: Import[] = [];
-  const { path } = await makeFile(20_000, 1000);
+  const { path } = await makeFile(MANY, 1000);
 
   const done = await direct.users.importFile(path, { onProgress: (current) => seen.push(current) });
-  const other = (await makeFile(20_000, 1000)).path;
+  const other = (await makeFile(MANY, 1000)).path;
   const stopped = direct.users.importFile(other, {
     onProgress: () => {
       throw new Error("enough");
     },
   });
 
-  assert.equal(done.created, 20_000);
-  assert(seen.length > 0 && seen.every((current) => current.id === done.id && current.position <= 20_000));
+  assert.equal(done.created, MANY);
+  assert(seen.length > 0 && seen.every((current) => current.id === done.id && current.position <= MANY));
   await rejects(stopped, Error, /^enough$/);
 });
 

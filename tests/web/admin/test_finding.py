@@ -41,8 +41,8 @@ def test_one_user_is_found_by(client: httpx.Client, admin: Visitor, field: str, 
     admin.write(spell(value))
     admin.press("Enter")
 
+    admin.arrives_at(f"/admin#/user/{user['id']}")
     admin.sees("Who changed what")
-    assert admin.address.endswith(f"/admin#/user/{user['id']}")
     assert admin.actions == 2
     assert admin.faults() == []
 
@@ -63,9 +63,10 @@ def test_metadata_selects_a_list_with_an_address(client: httpx.Client, admin: Vi
     admin.write(f"plan={plan}")
     admin.press("Enter")
 
+    admin.arrives_at(f"#/users?metadata.plan={plan}")
     admin.sees("2 users")
-    assert admin.address.endswith(f"#/users?metadata.plan={plan}")
-    assert all(user["email"] in admin.text() for user in users)
+    for user in users:
+        admin.sees(user["email"])
 
 
 def test_several_users_are_a_list_whose_address_does_not_say_what_was_typed(
@@ -77,9 +78,10 @@ def test_several_users_are_a_list_whose_address_does_not_say_what_was_typed(
     admin.write(name)
     admin.press("Enter")
 
+    admin.arrives_at("#/users?found=search")
     admin.sees("3 users")
-    assert admin.address.endswith("#/users?found=search")
-    assert all(user["email"] in admin.text() for user in users)
+    for user in users:
+        admin.sees(user["email"])
 
 
 def test_the_domain_finds_all_who_have_an_address_there(client: httpx.Client, admin: Visitor) -> None:
@@ -104,10 +106,10 @@ def test_a_username_that_is_also_a_name_leads_to_the_one_and_shows_the_others(
     admin.press("Enter")
 
     admin.sees("With exactly this key: The one")
-    assert other["email"] in admin.text()
+    admin.sees(other["email"])
     admin.click("The one")
+    admin.arrives_at(exact["id"])
     admin.sees("Who changed what")
-    assert exact["id"] in admin.address
 
 
 @pytest.mark.parametrize("field", ["email", "username", "external_id", "family_name"])
