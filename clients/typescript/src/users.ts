@@ -183,7 +183,7 @@ export class Users {
     );
   }
 
-  /** The users with any number of keys, and the keys that nobody has; an alias counts as an e-mail address. */
+  /** The users with any number of keys, and the keys that no user has; an alias counts as an e-mail address. */
   async findMany(keys: { [kind in KeyKind]?: Iterable<string> }): Promise<Found> {
     const wanted = KEY_KINDS.flatMap((kind) => [...(keys[kind] ?? [])].map((key) => [kind, key] as const));
     const found = new Map<string, User>();

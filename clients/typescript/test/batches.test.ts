@@ -39,14 +39,14 @@ test("many users are changed, deleted, restored and found, each once", async () 
   const deleted = await client.users.deleteMany(ids);
   const restored = await client.users.restoreMany(ids.slice(0, 3));
   const unknown = randomUUID();
-  const { found, missing } = await client.users.findMany({ ids: [...ids, unknown], emails: ["nobody@example.org"] });
+  const { found, missing } = await client.users.findMany({ ids: [...ids, unknown], emails: ["absent@example.org"] });
 
   assert.deepEqual(changed.map((item) => item.status), ids.map(() => "updated"));
   assert.deepEqual(deleted.map((item) => item.status), ids.map(() => "deleted"));
   assert.deepEqual(restored.map((item) => [item.id, item.status]), ids.slice(0, 3).map((id) => [id, "restored"]));
   assert.deepEqual(found.map((user) => [user.version, user.metadata["number"]]).sort(), [[4, 0], [4, 1], [4, 2]]);
   assert.deepEqual(missing.ids, [...ids.slice(3), unknown]);
-  assert.deepEqual(missing.emails, ["nobody@example.org"]);
+  assert.deepEqual(missing.emails, ["absent@example.org"]);
 });
 
 test("a user that has changed since it was read is not changed by a batch", async () => {

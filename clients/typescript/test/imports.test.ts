@@ -63,7 +63,7 @@ test("an import that reaches no service ends with the deadline", async () => {
 
 test("failed records are listed with their lines", async () => {
   const path = join(folder, "people.csv");
-  await writeFile(path, `email,shoe_size\na-${randomUUID()}@example.org,5\nnobody,6\n`);
+  await writeFile(path, `email,shoe_size\na-${randomUUID()}@example.org,5\nno-address,6\n`);
 
   const done = await direct.users.importFile(path, { ignoreUnknownColumns: true });
   const failures = await collect(direct.users.importFailures(done.id));
@@ -116,7 +116,7 @@ test("progress is what the service has applied, and an error of its receiver end
 
 test("a file of no known format, a file that is not there, and a wrong key", async () => {
   const { path } = await makeFile(20_000, 100);
-  const stranger = createClient({ url: PROXIES["none"]!, apiKey: "another-key-of-nobody-at-all-0123" });
+  const stranger = createClient({ url: PROXIES["none"]!, apiKey: "another-key-than-the-service-has-0123" });
 
   await rejects(direct.users.importFile("users.txt"), TypeError, /ndjson or csv/);
   await assert.rejects(direct.users.importFile(join(folder, "absent.csv")), { code: "ENOENT" });

@@ -1,6 +1,6 @@
 """The rules of changes: pure functions from a user to the changed user, without the database."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from datetime import datetime
 from operator import attrgetter
@@ -217,3 +217,8 @@ def first_change(user: User, body: UserCreate) -> Change:
     if type(body) is ImportedUser:
         names = [name for name in names if name not in UNLOGGED]
     return Change(user, "created", tuple(names))
+
+
+def change_type(kind: str, changed: Sequence[str]) -> str:
+    """The type of a change of these fields, which is of this kind."""
+    return "status_changed" if kind == "updated" and "status" in changed else kind

@@ -325,7 +325,7 @@ class UserService:
         refused = await self.repository.update(pairs, moves)
         await self.log(
             [
-                Change(after, change_type(kind, changed), changed)
+                Change(after, rules.change_type(kind, changed), changed)
                 for before, after in pairs
                 if after.id not in refused and (changed := tuple(rules.changed_fields(before, after)))
             ]
@@ -396,7 +396,3 @@ def relocated(outcome: Outcome, places: Sequence[int]) -> Outcome:
     if isinstance(outcome.error, DuplicateInBatch):
         return fail_duplicate(places[outcome.error.first])
     return outcome
-
-
-def change_type(kind: str, changed: Sequence[str]) -> str:
-    return "status_changed" if kind == "updated" and "status" in changed else kind
