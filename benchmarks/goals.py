@@ -40,10 +40,10 @@ GOALS = {
     "change.one": Goal(Judged.AT_LEAST, limit=0.3, aim=0.45, bound=0.2),
     "login.one": Goal(Judged.AT_LEAST, limit=0.3, aim=0.45, bound=0.2),
     "find.batch": Goal(Judged.AT_LEAST, limit=0.6, aim=1.0, bound=0.35),
-    "create.one": Goal(Judged.AT_LEAST, limit=0.35, aim=0.5, bound=0.17),
+    "create.one": Goal(Judged.AT_LEAST, limit=0.35, aim=0.5, bound=0.18),
     "create.keyed": Goal(Judged.AT_LEAST, limit=0.8, aim=0.8, bound=0.54),
     **{
-        f"{key}.tail": Goal(Judged.AT_MOST, limit=5, aim=3, bound=30)
+        f"{key}.tail": Goal(Judged.AT_MOST, limit=5, aim=3, bound=15)
         for key in (
             "find.email",
             "find.external_id",
