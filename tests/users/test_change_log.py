@@ -11,6 +11,7 @@ import pytest
 
 from support.api import USERS, make_user, unique_email, user_url
 from support.settings import API_KEY, OTHER_API_KEY
+from user_service.users.repository import QUEUED_CHANGES
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 HEADERS = {"X-Request-ID": "the-request", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
@@ -167,3 +168,24 @@ async def test_a_purge_leaves_the_log_and_nothing_else(client: httpx.AsyncClient
     assert [row["type"] for row in await changes(database)] == ["created", "updated", "purged"]
     for table in ("users", "user_terms"):
         assert await database.fetchval(f"SELECT count(*) FROM {table}") == 0
+
+
+@pytest.mark.parametrize("bodies", [[{}], [{}, {"locale": "fr"}, {"status": "pending", "locale": "de"}]])
+async def test_a_batch_is_in_the_log_in_its_order_whether_its_changes_are_alike_or_not(
+    client: httpx.AsyncClient, database: Any, bodies: list[dict[str, str]]
+) -> None:
+    """More changes than a row of the feed's queue has."""
+    items = [{"data": {"email": unique_email(), **bodies[place % len(bodies)]}} for place in range(2 * QUEUED_CHANGES)]
+
+    made = (await client.post(f"{USERS}/batch/create", json={"items": items})).json()["items"]
+
+    rows = await changes(database)
+    assert [str(row["user_id"]) for row in rows] == [item["id"] for item in made]
+    for row, item in zip(rows, items, strict=True):
+        assert row["status"] == item["data"].get("status", "active")
+        assert ("locale" in row["changed"]) == ("locale" in item["data"])
+        assert {"email", "status"} <= set(row["changed"])
+    feed = (await client.get(f"{USERS}/changes", params={"limit": 1000})).json()["items"]
+    assert [(item["user_id"], item["id"]) for item in feed] == [
+        (str(row["user_id"]), str(row["event_id"])) for row in rows
+    ]

@@ -45,8 +45,8 @@ WITH state AS MATERIALIZED (
   FROM (SELECT *, cardinality(user_ids) AS changes FROM taken) t
 ), added AS (
   INSERT INTO feed (position, user_id, version, changed_at)
-  SELECT state.position + n.before + c.place, c.user_id, c.version, n.changed_at
-  FROM state, numbered n, unnest(n.user_ids, n.versions) WITH ORDINALITY AS c(user_id, version, place)
+  SELECT generate_series(n.first, n.first + n.changes - 1), unnest(n.user_ids), unnest(n.versions), n.changed_at
+  FROM (SELECT numbered.*, state.position + numbered.before + 1 AS first FROM state, numbered) n
 )
 UPDATE feed_state SET position = state.position + total.changes
 FROM state, (SELECT sum(changes) AS changes FROM numbered) total WHERE total.changes IS NOT NULL

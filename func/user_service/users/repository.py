@@ -61,20 +61,41 @@ DELETE_TERMS: Final = text(
     "DELETE FROM user_terms USING unnest(CAST(:terms AS bigint[]), CAST(:places AS integer[])) AS v(term, place)"
     " WHERE user_terms.term = v.term AND user_terms.user_id = (CAST(:ids AS uuid[]))[v.place]"
 )
-# A user's changes are in the order of the numbers of the outbox and of the feed's queue, because each is written while
-# the user's row is locked. COPY would take more time, in the worker and in PostgreSQL (docs/measurements.md).
-INSERT_CHANGES: Final = text(
-    f"WITH logged AS (INSERT INTO user_changes ({CHANGE_COLUMNS})"  # noqa: S608
-    " SELECT v.user_id, v.version, v.event_id, (CAST(:types AS text[]))[v.kind], (CAST(:statuses AS text[]))[v.kind],"
-    " string_to_array((CAST(:changed AS text[]))[v.kind], ','), :at, :actor, :request_id, :traceparent, :reason"
-    " FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS integer[]), CAST(:event_ids AS uuid[]),"
-    " CAST(:kinds AS integer[])) AS v(user_id, version, event_id, kind)),"
-    " queued AS (INSERT INTO feed_queue (changed_at, user_ids, versions)"
-    " VALUES (:at, CAST(:ids AS uuid[]), CAST(:versions AS integer[])))"
-    " INSERT INTO outbox (partition, user_id, version, changed_at)"
-    f" SELECT {OUTBOX_PARTITION.format('v.user_id')}, v.user_id, v.version, :at"
-    " FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS integer[])) AS v(user_id, version)"
+# A row of the feed's queue with so many changes has less than 2 KB, so it is neither compressed nor stored elsewhere.
+QUEUED_CHANGES: Final = 95
+
+
+def insert_changes(kind: str, place: str = "") -> Statement:
+    """Writes changes to the change log, the feed's queue and the outbox. `kind` are the expressions of their types,
+    statuses and changed fields; with `place`, rows `v` have that column too, the places of their kinds in arrays.
+
+    A user's changes are in the order of the numbers of the outbox and of the feed's queue, because each is written
+    while the user's row is locked. COPY would take more time, in the worker and in PostgreSQL (docs/measurements.md).
+    """
+    ids, versions = "CAST(:ids AS uuid[])", "CAST(:versions AS integer[])"
+    places, column = (f", CAST(:{place}s AS integer[])", f", {place}") if place else ("", "")
+    queued = f"[start:start + {QUEUED_CHANGES - 1}]"
+    return text(
+        f"WITH logged AS (INSERT INTO user_changes ({CHANGE_COLUMNS})"  # noqa: S608
+        f" SELECT v.user_id, v.version, v.event_id, {kind}, :at, :actor, :request_id, :traceparent, :reason"
+        f" FROM unnest({ids}, {versions}, CAST(:event_ids AS uuid[]){places})"
+        f" AS v(user_id, version, event_id{column})),"
+        f" queued AS (INSERT INTO feed_queue (changed_at, user_ids, versions)"
+        f" SELECT :at, ({ids}){queued}, ({versions}){queued}"
+        f" FROM generate_series(1, cardinality({ids}), {QUEUED_CHANGES}) AS start)"
+        " INSERT INTO outbox (partition, user_id, version, changed_at)"
+        f" SELECT {OUTBOX_PARTITION.format('v.user_id')}, v.user_id, v.version, :at"
+        f" FROM unnest({ids}, {versions}) AS v(user_id, version)"
+    )
+
+
+INSERT_CHANGES: Final = insert_changes(
+    "(CAST(:types AS text[]))[v.kind], (CAST(:statuses AS text[]))[v.kind],"
+    " string_to_array((CAST(:changed AS text[]))[v.kind], ',')",
+    "kind",
 )
+# For a set of changes of one kind. What they have in common is the same for all rows.
+INSERT_ALIKE: Final = insert_changes("CAST(:type AS text), CAST(:status AS text), CAST(:changed AS text[])")
 
 
 def select_by(condition: str, *, lock: bool = False) -> Statement:
@@ -250,20 +271,20 @@ class UserRepository:
         kinds: dict[tuple[str, str, tuple[str, ...]], int] = {}
         places = [kinds.setdefault((kind, user.status, changed), len(kinds) + 1) for user, kind, changed in changes]
         types, statuses, changed_names = zip(*kinds, strict=True)
-        await self.session.execute(
-            INSERT_CHANGES,
-            {
-                "ids": [user.id for user, _, _ in changes],
-                "versions": [user.version for user, _, _ in changes],
-                "event_ids": [new_id() for _ in changes],
-                "kinds": places,
-                "types": types,
-                "statuses": statuses,
-                "changed": [",".join(names) for names in changed_names],
-                "at": at,
-                **origin.columns,
-            },
-        )
+        values: dict[str, object] = {
+            "ids": [user.id for user, _, _ in changes],
+            "versions": [user.version for user, _, _ in changes],
+            "event_ids": [new_id() for _ in changes],
+            "at": at,
+            **origin.columns,
+        }
+        if len(kinds) == 1:
+            values |= {"type": types[0], "status": statuses[0], "changed": changed_names[0]}
+            await self.session.execute(INSERT_ALIKE, values)
+            return
+        names = [",".join(fields) for fields in changed_names]
+        values |= {"kinds": places, "types": types, "statuses": statuses, "changed": names}
+        await self.session.execute(INSERT_CHANGES, values)
 
     def search_terms(self, user: User) -> set[int]:
         return search_terms(user, self.index)
