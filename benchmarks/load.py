@@ -91,7 +91,8 @@ def pause_at_half_load(full: Load) -> int:
 def run_wrk(server: Server, targets: Path, *, seconds: int, connections: int, pause_ms: int = 0) -> dict[str, float]:
     """What wrk saw: `requests` answered in `seconds`, of which `refused` with 400 and above; `broken` connections."""
     command = [wrk_program(), "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "-s", str(SCRIPT)]
-    command += ["-H", f"X-API-Key: {API_KEY}", f"http://{LOOPBACK}:{server.port}", "--", str(targets), str(pause_ms)]
+    command += ["-H", f"X-API-Key: {API_KEY}", f"http://{LOOPBACK}:{server.port}", "--"]
+    command += [str(targets), str(pause_ms), str(connections)]
     ran = subprocess.run(command, capture_output=True, check=False, text=True, timeout=seconds + 30)
     if ran.returncode != 0:
         raise BenchmarkError(f"wrk ended with {ran.returncode}: {ran.stdout}{ran.stderr}")

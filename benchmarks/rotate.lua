@@ -1,13 +1,16 @@
 -- wrk asks for the targets of a file in turn. A line holds METHOD, path, header lines joined by "|" (or nothing) and
--- body (or nothing), separated by tabs. A second argument is the pause of a connection behind each response, in
--- milliseconds. The last line of the output is JSON.
+-- body (or nothing), separated by tabs. Two further arguments are the pause of a connection behind each response, in
+-- milliseconds, and the number of connections. The last line of the output is JSON.
 
 local requests = {}
 local turn = 0
 local pause = 0
+local connections = 1
+local begun = 0
 
 function init(arguments)
   pause = tonumber(arguments[2] or "0")
+  connections = tonumber(arguments[3] or "1")
   if pause == 0 then delay = nil end
   for line in io.lines(arguments[1]) do
     local method, path, extra, body = line:match("^([^\t]*)\t([^\t]*)\t([^\t]*)\t(.*)$")
@@ -23,8 +26,13 @@ function request()
   return requests[turn]
 end
 
+-- wrk asks for a delay before the first request of each connection too. With a pause, connections begin one after the
+-- other: if all began at once, the first responses, which wait for each other, would be the slowest hundredth of a run
+-- of two seconds.
 function delay()
-  return pause
+  if begun == connections then return pause end
+  begun = begun + 1
+  return math.floor(pause * begun / connections)
 end
 
 function done(summary, latency)

@@ -1,4 +1,5 @@
 import asyncio
+from time import monotonic
 from uuid import UUID, uuid4
 
 from user_service.cache.base import MAX_FENCES, Entry, VersionFences
@@ -36,6 +37,29 @@ async def test_the_least_recently_used_goes_first_and_the_bound_holds() -> None:
         "evictions": 1,
         "ttl_seconds": 60,
     }
+
+
+async def test_the_bodies_of_versions_are_those_of_entries_that_have_not_expired() -> None:
+    cache = make_cache(3, ttl_seconds=60)
+    current, other, old, unknown = (uuid4() for _ in range(4))
+    await cache.put({current: Entry(2, False, BODY), other: Entry(2, False, BODY)})
+    await cache.put({old: Entry(2, False, BODY, monotonic() - 61)})
+
+    bodies = cache.get_bodies([(current, 2), (other, 3), (old, 2), (unknown, 1)])
+
+    assert bodies == [BODY, None, None, None]
+
+
+async def test_an_entry_whose_body_was_used_stays_longest() -> None:
+    cache = make_cache(2)
+    first, second, third = (uuid4() for _ in range(3))
+    for user_id in (first, second):
+        await cache.put({user_id: Entry(1, False, BODY)})
+
+    cache.get_bodies([(first, 1)])
+    await cache.put({third: Entry(1, False, BODY)})
+
+    assert cache.get_bodies([(first, 1), (second, 1), (third, 1)]) == [BODY, None, BODY]
 
 
 async def test_the_bytes_are_counted_down_again() -> None:

@@ -65,3 +65,47 @@ async def test_a_read_is_never_older_than_the_last_acknowledged_write(
     assert min(reads) > 0
     assert last == [user.acknowledged for user in users]
     assert sum(last) == len(users) + 75
+
+
+async def suspend_and_activate(client: Client, users: list[User], random: Random, *, times: int) -> None:
+    for _ in range(times):
+        user = random.choice(users)
+        changed = [await client.post(f"{user.path}/{what}") for what in ("suspend", "activate", "login")]
+        assert {response.status_code for response in changed} <= {200, 204, 409}
+        versions = [response.json()["version"] for response in changed if response.status_code == 200]
+        user.acknowledged = max([user.acknowledged, *versions])
+
+
+async def read_pages(client: Client, users: list[User], random: Random, done: asyncio.Event) -> int:
+    """Pages of one status: a page shows no user of another one, and each in its place."""
+    pages = 0
+    while not done.is_set():
+        least = {user.path.rsplit("/", 1)[1]: user.acknowledged for user in users}
+        status, sort = random.choice(["active", "suspended"]), random.choice(["created_at", "-created_at"])
+        shown = (await client.get("/api/v1/users", params={"status": status, "sort": sort})).json()["items"]
+        everyone = (await client.get("/api/v1/users", params={"sort": "updated_at"})).json()["items"]
+        assert all(user["status"] == status and user["version"] >= least[user["id"]] for user in shown)
+        assert shown == sorted(shown, key=lambda user: user["id"], reverse=sort == "-created_at")
+        assert {user["id"] for user in everyone} == least.keys()
+        assert all(user["version"] >= least[user["id"]] for user in everyone)
+        pages += 1
+        await asyncio.sleep(0)
+    return pages
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+async def test_a_page_is_never_older_than_the_last_acknowledged_write(
+    database_url: str, redis_url: str, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    chosen = {"redis_url": redis_url} if options.get("redis") else options
+    async with running(make_settings(database_url, tmp_path, **chosen)) as client:
+        users = [User(await client.make()) for _ in range(4)]
+        done = asyncio.Event()
+        readers = [asyncio.create_task(read(client, users, Random(seed), done)) for seed in range(3)]
+        page_readers = [asyncio.create_task(read_pages(client, users, Random(50 + seed), done)) for seed in range(3)]
+        await asyncio.gather(*(suspend_and_activate(client, users, Random(100 + seed), times=15) for seed in range(2)))
+        done.set()
+        pages = await asyncio.gather(*page_readers)
+        await asyncio.gather(*readers)
+
+    assert min(pages) > 0

@@ -118,6 +118,37 @@ async def test_what_is_refused_is_explained_by_a_transaction(
     assert queries[-1] == "ROLLBACK"
 
 
+async def test_a_page_of_cached_users_is_read_without_their_content(
+    application: Application, client: httpx.AsyncClient
+) -> None:
+    users = [await make_user(client) for _ in range(3)]
+    for user in users:
+        assert (await client.get(user_url(user))).is_success
+
+    async with recorded(application) as queries:
+        pages = [(await client.get(USERS)).json()["items"] for _ in range(3)]
+
+    assert pages == [users] * 3
+    assert ["personal" in query for query in queries] == [True, False, False]
+
+
+async def test_a_page_with_a_user_that_is_not_cached_is_read_as_a_whole(
+    application: Application, client: httpx.AsyncClient
+) -> None:
+    users = [await make_user(client) for _ in range(3)]
+    for user in users:
+        assert (await client.get(user_url(user))).is_success
+    for _ in range(2):
+        await client.get(USERS)
+    users[1] = (await client.patch(user_url(users[1]), json={"given_name": "Grace"})).json()
+
+    async with recorded(application) as queries:
+        pages = [(await client.get(USERS)).json()["items"] for _ in range(3)]
+
+    assert pages == [users] * 3
+    assert ["personal" in query for query in queries] == [False, True, True, True]
+
+
 async def test_concurrent_finds_share_statements(application: Application, client: httpx.AsyncClient) -> None:
     users = [await make_user(client) for _ in range(12)]
     await client.get(USERS, params={"email": users[0]["email"]})

@@ -5,7 +5,7 @@ so that a reader whose query ran before the commit can't put the old value back 
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import UUID
@@ -61,6 +61,9 @@ class Cache(Protocol):
     def get_local(self, id_text: str) -> Entry | None:
         """An entry from this process's memory. `id_text` is an id as `str` formats it; any other text has no entry."""
 
+    def get_bodies(self, versions: Iterable[tuple[UUID, int]]) -> list[bytes | None]:
+        """The JSON of each of these versions of users; None for those that this process's memory does not have."""
+
     async def get(self, ids: Collection[UUID]) -> dict[UUID, Entry]:
         """The entries that it has."""
 
@@ -112,6 +115,9 @@ class NoCache:
 
     def get_local(self, id_text: str) -> Entry | None:
         return None
+
+    def get_bodies(self, versions: Iterable[tuple[UUID, int]]) -> list[bytes | None]:
+        return [None for _ in versions]
 
     async def get(self, ids: Collection[UUID]) -> dict[UUID, Entry]:
         return {}

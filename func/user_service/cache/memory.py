@@ -1,7 +1,7 @@
 """The cache in this process's memory."""
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from time import monotonic
 from typing import Any, Final
 from uuid import UUID
@@ -44,6 +44,18 @@ class MemoryCache:
             return None
         self.entries.move_to_end(id_text)
         return entry
+
+    def get_bodies(self, versions: Iterable[tuple[UUID, int]]) -> list[bytes | None]:
+        entries, oldest = self.entries, monotonic() - self.ttl_seconds
+        bodies: list[bytes | None] = []
+        for user_id, version in versions:
+            entry = entries.get(id_text := str(user_id))
+            if entry is None or entry.version != version or entry.as_of < oldest:
+                bodies.append(None)
+            else:
+                entries.move_to_end(id_text)
+                bodies.append(entry.body)
+        return bodies
 
     async def get(self, ids: Collection[UUID]) -> dict[UUID, Entry]:
         return {user_id: entry for user_id in ids if (entry := self.get_local(str(user_id)))}

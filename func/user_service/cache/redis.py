@@ -7,7 +7,7 @@ version | -`. A value is used for `ttl_seconds` after its time, even if a fence 
 
 import re
 from asyncio import timeout
-from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Mapping
 from math import ceil
 from struct import Struct
 from time import monotonic
@@ -125,6 +125,9 @@ class RedisCache:
 
     def get_local(self, id_text: str) -> Entry | None:
         return None
+
+    def get_bodies(self, versions: Iterable[tuple[UUID, int]]) -> list[bytes | None]:
+        return [None for _ in versions]
 
     async def get(self, ids: Collection[UUID]) -> dict[UUID, Entry]:
         if self.breaker.is_open or not self.clock.is_known:

@@ -6,7 +6,7 @@ that. docs/adr/0007-two-tiers.md lists the failures.
 """
 
 from asyncio import Task, create_task, sleep, wait
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import inf
 from time import monotonic
 from typing import Any, Final
@@ -55,6 +55,9 @@ class TieredCache:
 
     def get_local(self, id_text: str) -> Entry | None:
         return self.local.get_local(id_text)
+
+    def get_bodies(self, versions: Iterable[tuple[UUID, int]]) -> list[bytes | None]:
+        return self.local.get_bodies(versions)
 
     async def get(self, ids: Collection[UUID]) -> dict[UUID, Entry]:
         found = await self.local.get(ids)

@@ -25,7 +25,7 @@ FEED: Final = {"feed": "changes"}
 
 
 class Cursor(NamedTuple):
-    """The position of the last user of a page, for both orders."""
+    """The position of the last user of a page. In the order of ids, `updated_at` has no meaning."""
 
     updated_at: datetime
     id: UUID

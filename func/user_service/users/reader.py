@@ -5,7 +5,7 @@ concurrent reads share round trips.
 """
 
 from asyncio import timeout
-from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, TypeVar
@@ -201,13 +201,6 @@ class UserReader:
         if new:
             await self.cache.put(new)
         return entries
-
-    def to_json(self, rows: Iterable[Any]) -> list[bytes]:
-        """The JSON of each row of `USER_COLUMNS`. Raises DecryptionError."""
-        return [
-            decode_row(row, self.cipher).to_json() if (entry := self.find_version(row)) is None else entry.body
-            for row in rows
-        ]
 
     def find_version(self, row: Any) -> Entry | None:
         """The entry of a row in this process's cache, in the row's version: it saves decrypting the row."""

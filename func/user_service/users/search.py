@@ -35,7 +35,7 @@ from user_service.users.cursors import Cursor
 from user_service.users.encrypted_columns import USER_COLUMNS, decode_row
 from user_service.users.model import User
 from user_service.users.search_query import SearchPage, SearchQuery, find_named
-from user_service.values.ids import first_id_after, first_id_at
+from user_service.values.ids import EPOCH, first_id_after, first_id_at
 from user_service.values.name_words import split_words
 
 EXPORT_ROWS: Final = 1000
@@ -45,6 +45,8 @@ LAST_CHANGED: Final = text("SELECT id FROM users WHERE deleted_at IS NULL ORDER 
 SELECTED_COLUMNS: Final = tuple(
     cast(users.c.metadata, Text) if name == "metadata" else users.c[name] for name in USER_COLUMNS
 )
+# The time where the order is that of changes: reading it takes longer than reading the others.
+BRIEF_COLUMNS: Final = (users.c.id, users.c.version, users.c.updated_at)
 
 
 class Shape(NamedTuple):
@@ -77,14 +79,13 @@ class UserSearch:
         self.cipher = cipher
         self.index = index
 
-    async def page(self, query: SearchQuery) -> SearchPage[Row]:
-        """The rows of `USER_COLUMNS` of a page."""
+    async def page(self, query: SearchQuery, *, brief: bool = False) -> SearchPage[Row]:
+        """The rows of `USER_COLUMNS` of a page; with `brief`, those of its `BRIEF_COLUMNS`."""
         shape, values = self.parse(query)
-        rows = await self.read(compile_page(shape), values, shape)
-        more = len(rows) > query.limit
+        rows = await self.read(compile_page(shape, brief=brief), values, shape)
         found = rows[: query.limit]
         total = await self.count(query, seconds=COUNT_SECONDS) if query.counted else None
-        return SearchPage(found, Cursor(found[-1]["updated_at"], found[-1]["id"]) if more else None, total)
+        return SearchPage(found, end_of(found[-1], shape) if len(rows) > query.limit else None, total)
 
     async def count(self, query: SearchQuery, *, seconds: float) -> int | None:
         """The number of users that match the filters; None where counting takes longer."""
@@ -163,10 +164,18 @@ class UserSearch:
 
 
 @lru_cache(maxsize=COMPILED_SHAPES)
-def compile_page(shape: Shape) -> Statement:
+def compile_page(shape: Shape, *, brief: bool = False) -> Statement:
     keys = (users.c.updated_at, users.c.id) if shape.by_update else (users.c.id,)
     order = [key.desc() for key in keys] if shape.descending else list(keys)
-    return compile_select(filtered(shape).order_by(*order).limit(bindparam("rows", type_=BigInteger)))
+    page = filtered(shape).order_by(*order).limit(bindparam("rows", type_=BigInteger))
+    if brief:
+        page = page.with_only_columns(*BRIEF_COLUMNS[: 3 if shape.by_update else 2], maintain_column_froms=True)
+    return compile_select(page)
+
+
+def end_of(row: Row, shape: Shape) -> Cursor:
+    """The cursor behind a row. The order of ids needs no time."""
+    return Cursor(row["updated_at"] if shape.by_update else EPOCH, row["id"])
 
 
 @lru_cache(maxsize=COMPILED_SHAPES)

@@ -1,10 +1,9 @@
 """What a list, a find or an export asks for, and what a page answers; without SQLAlchemy."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME, BlindIndex, encode_text
 from user_service.users.cursors import Cursor
@@ -33,6 +32,9 @@ class SearchQuery(NamedTuple):
     cursor: Cursor | None = None
     counted: bool = False
 
+    def __hash__(self) -> int:
+        return hash((self[:METADATA], self[METADATA + 1 :], frozenset(self.metadata.items())))
+
     @property
     def by_update(self) -> bool:
         return self.sort.endswith("updated_at")
@@ -51,8 +53,10 @@ class SearchQuery(NamedTuple):
         return self.include_deleted or self.status == DELETED
 
 
-@dataclass(frozen=True, slots=True)
-class SearchPage(Generic[T]):
+METADATA: Final = SearchQuery._fields.index("metadata")
+
+
+class SearchPage(NamedTuple, Generic[T]):
     """Users, or their rows, in the requested order, and the cursor of the next page; None on the last page.
 
     `total` is the number of users on all pages; None where the query does not count them, or it takes too long.

@@ -25,6 +25,7 @@ from user_service.users.audit import AuditTrail
 from user_service.users.audit_log import AuditLog
 from user_service.users.change_log import Origin
 from user_service.users.exports import ExportFormat
+from user_service.users.pages import UserPages
 from user_service.users.privacy.export import PersonalExport
 from user_service.users.privacy.subject_data import ActorNames
 from user_service.users.replica_reads import ReplicaReads
@@ -96,6 +97,7 @@ class UserDatabase:
                 traced=traced,
                 setting="DATABASE_READ_URL",
             )
+        self.pages = UserPages(cache, self.cipher, self.page)
         self.lagging_reads = ReplicaReads(
             primary=partial(self.reading, self.primary),
             replica=partial(self.reading, self.replica) if self.replica is not None else None,
@@ -180,15 +182,16 @@ class UserDatabase:
         """The identifiers that a query names."""
         return find_named(query, self.index)
 
-    async def page(self, query: SearchQuery) -> SearchPage[Row]:
-        """The rows of `USER_COLUMNS` of a page of users. One that names an identifier is read from the primary.
+    async def page(self, query: SearchQuery, *, brief: bool = False) -> SearchPage[Row]:
+        """The rows of `USER_COLUMNS` of a page of users, or with `brief` their ids and versions, and the times of the
+        last changes where these are the order. A page that names an identifier is read from the primary.
 
         Raises DatabaseUnavailable, Contended.
         """
         if query.names_key:
             async with self.reading(self.primary) as search:
-                return await search.page(query)
-        return await self.lagging_reads.run(lambda search: search.page(query))
+                return await search.page(query, brief=brief)
+        return await self.lagging_reads.run(lambda search: search.page(query, brief=brief))
 
     async def last_changed(self, limit: int) -> list[UUID]:
         """The ids of the last changed users that are not deleted, the newest change first."""

@@ -10,11 +10,11 @@ from fastapi import Depends, Query, Request
 from pydantic import Field
 
 from user_service.errors import FieldError, ValidationFailed
-from user_service.postgres.session import Row
 from user_service.users.cursors import CursorCodec
 from user_service.users.encrypted_columns import decode_row
 from user_service.users.schemas import Email, EmailDomain, ExternalId, Username, UserRead
 from user_service.users.search_query import SearchPage, SearchQuery
+from user_service.users.unit_of_work import UserDatabase
 from user_service.web.dependencies import get_database, get_resources
 from user_service.web.fast_path import bypasses_cache
 from user_service.web.problems import request_context
@@ -172,20 +172,24 @@ async def find_page(request: Request, query: SearchQuery) -> RawResponse:
     return make_response(200, body, PAGE_HEADERS)
 
 
-def page_response(request: Request, page: SearchPage[Row], fields: Sequence[str] | None = None) -> RawResponse:
-    """A page of users with these fields, None for all. Raises DecryptionError."""
+async def read_page(
+    request: Request, database: UserDatabase, query: SearchQuery, fields: Sequence[str] | None
+) -> RawResponse:
+    """The page of a query with these fields, None for all. Raises DatabaseUnavailable, Contended, DecryptionError."""
+    if fields is None and not is_fresh(request):
+        return page_response(request, await database.pages.read(query))
+    page = await database.page(query)
+    users = [decode_row(row, database.cipher).to_json(fields) for row in page.users]
+    return page_response(request, page._replace(users=users))
+
+
+def page_response(request: Request, page: SearchPage[bytes]) -> RawResponse:
     request_context(request).rows = len(page.users)
     next_cursor = (
         cursor_codec(request).encode(page.next, query=list_parameters(request)) if page.next is not None else None
     )
-    resources = get_resources(request)
-    if fields is not None or is_fresh(request):
-        cipher = resources.keys.cipher
-        items = b",".join([decode_row(row, cipher).to_json(fields) for row in page.users])
-    else:
-        items = b",".join(resources.reader.to_json(page.users))
     total = b"" if page.total is None else b',"total":%d' % page.total
-    body = b'{"items":[' + items + b'],"next_cursor":' + orjson.dumps(next_cursor) + total + b"}"
+    body = b'{"items":[' + b",".join(page.users) + b'],"next_cursor":' + orjson.dumps(next_cursor) + total + b"}"
     return make_response(200, body, page_headers(request, next_cursor))
 
 

@@ -31,7 +31,7 @@ from user_service.web.pagination import (
     find_page,
     is_fresh,
     names_one_key,
-    page_response,
+    read_page,
 )
 from user_service.web.preconditions import is_unchanged
 from user_service.web.problems import request_context
@@ -90,7 +90,7 @@ async def list_users(request: Request, query: UserQuery, fields: Fields, lists: 
     """List and find users, page by page. Further parameters: `metadata.<key>=<value>`."""
     if names_one_key(request) and not is_fresh(request):
         return await find_page(request, query)
-    return page_response(request, await lists.page(query), fields)
+    return await read_page(request, lists, query, fields)
 
 
 async def find_own_user(request: Request, users: UserService) -> User:
