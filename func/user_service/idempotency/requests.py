@@ -6,7 +6,7 @@ A row identifies its request by keyed hashes only, and holds the response encryp
 import hmac
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
@@ -30,8 +30,10 @@ VALUES: Final = (
     " CAST(:traceparent AS text), CAST(:mentions AS uuid[])"
 )
 # Each new key removes a few expired ones, so that the table holds about one day's requests.
+REMOVED_AT_ONCE: Final = 10
+REMOVED_BY_GROUP: Final = 100
 REMOVE_OLD_REQUESTS: Final = delete_batch(
-    "idempotency_keys", ("id",), OLD_RESPONSES.format(" AND id <> :key"), limit=10
+    "idempotency_keys", ("id",), OLD_RESPONSES.format(" AND id <> :key"), limit=REMOVED_AT_ONCE
 )
 STORE_REQUEST: Final = text(
     f"{REMOVE_OLD_REQUESTS} INSERT INTO idempotency_keys ({COLUMNS}) VALUES ({VALUES})"  # noqa: S608
@@ -39,15 +41,25 @@ STORE_REQUEST: Final = text(
     " = ROW(excluded.fingerprint, excluded.response, excluded.created_at, excluded.expires_at, excluded.traceparent,"
     " excluded.mentions)"
 )
-# Whether a statement may store a response: it is the first with the key, and has the lock that `find_first` takes.
-FIRST_CONDITION: Final = (
-    "pg_try_advisory_xact_lock(:number) AND NOT EXISTS (SELECT FROM idempotency_keys WHERE id = CAST(:key AS bytea))"
+# The same for several requests, as parts of a statement. The places of those whose key another transaction holds or has
+# stored, in part `repeated`: a request is the first with its key if it gets the lock that `find_first` takes.
+CHECK_KEYS: Final = (
+    "repeated AS MATERIALIZED (SELECT k.place FROM (SELECT v.place, pg_try_advisory_xact_lock(v.number)"
+    " AND (SELECT true FROM idempotency_keys WHERE id = v.id LIMIT 1) IS NULL AS is_first"
+    " FROM unnest(CAST(:key_places AS integer[]), CAST(:key_numbers AS bigint[]), CAST(:key_ids AS bytea[]))"
+    " AS v(place, number, id) OFFSET 0) k WHERE NOT k.is_first)"
 )
-# The same as parts of a WITH clause, where part `go` has a row. Raises a unique violation for a key that was stored
-# since the statement began.
-STORE_PARTS: Final = (
-    REMOVE_OLD_REQUESTS.removeprefix("WITH "),
-    f"stored AS (INSERT INTO idempotency_keys ({COLUMNS}) SELECT {VALUES} FROM go)",  # noqa: S608
+# Where part `go` has their places, with their traceparents. Raises a unique violation for a key that was stored since
+# the statement began.
+STORE_RESPONSES: Final = (
+    "gone AS (DELETE FROM idempotency_keys WHERE id = ANY(ARRAY(SELECT id FROM idempotency_keys"  # noqa: S608
+    f" WHERE {OLD_RESPONSES.format(' AND id <> ALL(CAST(:key_ids AS bytea[]))')}"
+    f" LIMIT {REMOVED_BY_GROUP} FOR UPDATE SKIP LOCKED)))",
+    f"stored AS (INSERT INTO idempotency_keys ({COLUMNS})"  # noqa: S608
+    f" SELECT v.id, v.fingerprint, v.response, now(), now() + {interval(RETENTION)}, go.traceparent, NULL"
+    " FROM go JOIN unnest(CAST(:key_places AS integer[]), CAST(:key_ids AS bytea[]),"
+    " CAST(:fingerprints AS bytea[]), CAST(:responses AS bytea[])) AS v(place, id, fingerprint, response)"
+    " ON v.place = go.place)",
 )
 IN_PROGRESS: Final = "Try again in a moment: the response will be that of the first request."
 
@@ -81,6 +93,25 @@ async def find_first(
 
 def lock_number(name: bytes) -> int:
     return int.from_bytes(name[:8], "big", signed=True)
+
+
+class KeyedResponse(NamedTuple):
+    """The encrypted response to a request with an Idempotency-Key, to be stored by `STORE_RESPONSES`."""
+
+    id: bytes
+    fingerprint: bytes
+    response: bytes
+
+    @staticmethod
+    def arrays(stored: Sequence[tuple["KeyedResponse", int]]) -> dict[str, Sequence[Any]]:
+        """The parameters of `CHECK_KEYS` and `STORE_RESPONSES`, for responses and their places."""
+        return {
+            "key_places": [place for _, place in stored],
+            "key_numbers": [lock_number(one.id) for one, _ in stored],
+            "key_ids": [one.id for one, _ in stored],
+            "fingerprints": [one.fingerprint for one, _ in stored],
+            "responses": [one.response for one, _ in stored],
+        }
 
 
 class IdempotentRequest:
@@ -120,17 +151,12 @@ class IdempotentRequest:
         return response
 
     async def after(self, session: Session, response: StoredResponse, links: Links) -> None:
-        await session.execute(STORE_REQUEST, self.values(response, links))
+        id_, fingerprint, sealed = self.keyed_response(response)
+        values = {"key": id_, "fingerprint": fingerprint, "response": sealed, **links.columns}
+        await session.execute(STORE_REQUEST, values)
 
-    def values(self, response: StoredResponse, links: Links) -> dict[str, Any]:
-        """The parameters of `STORE_REQUEST`, `STORE_PARTS` and `FIRST_CONDITION`."""
-        return {
-            "number": lock_number(self.id),
-            "key": self.id,
-            "fingerprint": self.fingerprint,
-            "response": self.seal(response),
-            **links.columns,
-        }
+    def keyed_response(self, response: StoredResponse) -> KeyedResponse:
+        return KeyedResponse(self.id, self.fingerprint, self.seal(response))
 
     def seal(self, response: StoredResponse) -> bytes:
         head = orjson.dumps([response.status, response.headers])

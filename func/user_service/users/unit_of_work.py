@@ -1,7 +1,7 @@
 """Units of work: PostgreSQL transactions, and the cache invalidation that follows a commit."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from random import uniform
@@ -25,6 +25,7 @@ from user_service.users.audit import AuditTrail
 from user_service.users.audit_log import AuditLog
 from user_service.users.change_log import Origin
 from user_service.users.exports import ExportFormat
+from user_service.users.group_commit import MAX_WRITES, Write, write_group
 from user_service.users.pages import UserPages
 from user_service.users.privacy.export import PersonalExport
 from user_service.users.privacy.subject_data import ActorNames
@@ -84,6 +85,7 @@ class UserDatabase:
         self.primary = Database(connector, metrics, size=size - replica_size, seconds=seconds, traced=traced)
         # What changes of single users begin with: concurrent ones share a round trip.
         self.current: DataLoader[UUID, Row] = DataLoader(partial(fetch_rows, self.primary))
+        self.writes: DataLoader[Write, bool] = DataLoader(self.write_group, batch=MAX_WRITES)
         self.replica: Database | None = None
         if replica_size:
             read_connector = Connector(
@@ -139,7 +141,8 @@ class UserDatabase:
 
     @asynccontextmanager
     async def single_statement(self, origin: Origin) -> AsyncIterator[tuple[UserService, StatementRepository]]:
-        """The same, with one statement when the block ends. The repository is that of the service.
+        """The same, with one statement when the block ends, which concurrent ones share. The repository is that of the
+        service.
 
         Raises NotAtOnce where that is not possible: nothing was changed, use `unit_of_work`.
         """
@@ -148,7 +151,9 @@ class UserDatabase:
         try:
             if await self.primary.is_distributed():
                 raise NotAtOnce
-            repository = StatementRepository(self.primary, self.cipher, self.index, load=self.current.load)
+            repository = StatementRepository(
+                self.primary, self.cipher, self.index, load=self.current.load, commit=self.writes.load
+            )
             service = UserService(repository, origin)
             yield service, repository
             done = True
@@ -160,6 +165,9 @@ class UserDatabase:
         finally:
             if service is not None and done:
                 await self.publish(service)
+
+    async def write_group(self, writes: Sequence[Write]) -> dict[Write, bool]:
+        return await write_group(self.primary, writes, self.cipher, self.index)
 
     async def publish(self, service: UserService) -> None:
         """Invalidates what a service has changed in the cache, and wakes the relay."""

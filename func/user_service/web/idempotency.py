@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from user_service.errors import ServiceError, Unavailable
-from user_service.idempotency.requests import FIRST_CONDITION, STORE_PARTS, IdempotentRequest
+from user_service.idempotency.requests import IdempotentRequest
 from user_service.idempotency.stored_responses import Links, StoredResponse
 from user_service.users.service import UserService
-from user_service.users.single_statement import Companion, NotAtOnce
+from user_service.users.single_statement import NotAtOnce
 from user_service.users.unit_of_work import UserDatabase
 from user_service.web.request_context import RequestContext
 from user_service.web.responses import RawResponse
@@ -55,8 +55,9 @@ class UserChanges:
                 # The request may come again, after a change: the transaction finds the response of the first time.
                 raise NotAtOnce from error
             if self.key is not None:
-                values = self.key.values(to_stored(response), find_links(users, response))
-                repository.companion = Companion(FIRST_CONDITION, STORE_PARTS, values)
+                if users.unlogged():
+                    raise NotAtOnce
+                repository.keyed = self.key.keyed_response(to_stored(response))
             self.context.rows = len(users.changed_versions)
             return response
 
