@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from user_service.users.rules import differ, merge_patch
+from user_service.users.provisioning import ProvisionedUser
+from user_service.users.rules import differ, merge_patch, new_user
+from user_service.users.schemas import UserCreate
 
 # The test cases of the RFC's appendix A: target, patch, result.
 APPENDIX: list[tuple[Any, Any, Any]] = [
@@ -97,3 +99,13 @@ def test_a_value_does_not_differ_from_its_copy_in_another_order(value: dict[str,
 @pytest.mark.parametrize(("one", "other"), [(1, True), (0, False), (1, 1.0), ("1", 1), (None, False), ([], {})])
 def test_json_values_that_python_may_take_for_equal_differ(one: Any, other: Any) -> None:
     assert differ({"a": [{"b": one}]}, {"a": [{"b": other}]})
+
+
+@pytest.mark.parametrize("schema", [UserCreate, ProvisionedUser])
+def test_a_new_user_has_each_field_of_its_body(schema: type[UserCreate]) -> None:
+    values = {name: name for name in reversed(schema.model_fields)}
+
+    user = new_user(schema.model_construct(**values))
+
+    assert {name: getattr(user, name) for name in values} == values
+    assert (user.version, user.last_login_at, user.deleted_at, user.prior_status) == (1, None, None, None)

@@ -15,16 +15,18 @@ JSON_OPTIONS: Final = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
 DELETED: Final = "deleted"
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class User:
-    """One user, decrypted.
+    """One user, decrypted. After the id and the times come the fields of a body in its order; see rules.new_user.
 
     `prior_status` is the status that a restore brings back, and `scim` what an identity provider sent that has no field
     (see scim/mapping.py). Neither is part of the API.
     """
 
     id: UUID
-    external_id: str | None = None
+    created_at: datetime
+    updated_at: datetime
+    external_id: str | None
     email: str
     email_verified: bool = False
     aliases: list[str] = field(default_factory=list)
@@ -40,8 +42,6 @@ class User:
     metadata: dict[str, Scalar] = field(default_factory=dict)
     scim: dict[str, Any] = field(default_factory=dict)
     version: int = 1
-    created_at: datetime
-    updated_at: datetime
     last_login_at: datetime | None = None
     deleted_at: datetime | None = None
     prior_status: str | None = None
