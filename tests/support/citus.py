@@ -14,7 +14,8 @@ NO_CITUS: Final = "CITUS_DATABASE_URL names no coordinator of a Citus cluster"
 EMPTY: Final = """
 TRUNCATE users, user_terms, user_changes, identifiers;
 TRUNCATE feed, feed_queue, outbox, inbox, idempotency_keys, import_failures, imports, service_meta;
-UPDATE feed_state SET position = 0, floor = 0, floor_id = '00000000-0000-0000-0000-000000000000';
+UPDATE feed_state
+SET position = 0, floor = 0, floor_id = '00000000-0000-0000-0000-000000000000', has_sets = true;
 UPDATE outbox_partitions SET owner = NULL, leased_until = NULL, retry_at = NULL, failures = 0;
 """
 

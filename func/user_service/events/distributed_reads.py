@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
+from user_service.events.feed_places import select_places
 from user_service.events.types import PendingChange
 from user_service.postgres.distribution import Fetch
 from user_service.postgres.retention import EVENTS
@@ -20,14 +21,13 @@ FROM unnest($1::uuid[], $2::integer[], $3::timestamptz[]) AS v(user_id, version,
 JOIN user_changes c ON c.user_id = v.user_id AND c.version = v.version AND c.changed_at = v.changed_at
 """
 # From the cursor's own position on, whose change proves the cursor. Positions have no gaps.
-POSITIONS: Final = """
+POSITIONS: Final = f"""
 SELECT s.position AS last_position, s.floor, s.floor_id, f.position, f.user_id, f.version, f.changed_at
 FROM feed_state s LEFT JOIN LATERAL (
-  SELECT * FROM feed
-  WHERE position >= coalesce($1::bigint, s.floor + 1) AND position <= coalesce($1::bigint, s.floor) + $2
+  {select_places("coalesce($1::bigint - 1, s.floor)", "coalesce($1::bigint, s.floor) + $2", limit="$2 + 1")}
 ) f ON true ORDER BY f.position
-"""
-POSITION: Final = "SELECT position, user_id, version, changed_at FROM feed WHERE position = $1"
+"""  # noqa: S608
+POSITION: Final = select_places("$1::bigint - 1", "$1::bigint", limit="1")
 
 # The fields of PendingChange after `version` for a change that is no longer in the change log: it counts as expired.
 GONE: Final[Sequence[Any]] = (None,) * 6 + (datetime.fromtimestamp(0, UTC),)

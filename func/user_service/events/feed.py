@@ -14,6 +14,7 @@ from uuid import UUID
 
 from user_service.errors import CursorGone
 from user_service.events import distributed_reads
+from user_service.events.feed_places import select_places
 from user_service.postgres.partitions import match_change
 from user_service.postgres.pool import ReadPool
 from user_service.users.cursors import FeedCursor
@@ -31,7 +32,7 @@ PEEK: Final = "SELECT position, EXISTS (SELECT FROM feed_queue) FROM feed_state"
 # that were deleted meanwhile; the lowest numbers that it sees contain all earlier changes of their users.
 SEQUENCE: Final = f"""
 WITH state AS MATERIALIZED (
-  SELECT position FROM feed_state WHERE EXISTS (SELECT FROM feed_queue) FOR UPDATE
+  SELECT position, has_sets FROM feed_state WHERE EXISTS (SELECT FROM feed_queue) FOR UPDATE
 ), taken AS (
   DELETE FROM feed_queue WHERE ctid = ANY (ARRAY(
     SELECT counted.row FROM state, (
@@ -41,12 +42,16 @@ WITH state AS MATERIALIZED (
     ) counted WHERE counted.before < {SEQUENCED_CHANGES}
   )) RETURNING seq, changed_at, user_ids, versions
 ), numbered AS (
-  SELECT t.*, sum(t.changes) OVER (ORDER BY t.seq) - t.changes AS before
-  FROM (SELECT *, cardinality(user_ids) AS changes FROM taken) t
+  SELECT t.*, state.position + sum(t.changes) OVER (ORDER BY t.seq) AS last, state.has_sets AND t.changes > 1 AS is_set
+  FROM state, (SELECT *, cardinality(user_ids) AS changes FROM taken) t
 ), added AS (
   INSERT INTO feed (position, user_id, version, changed_at)
-  SELECT generate_series(n.first, n.first + n.changes - 1), unnest(n.user_ids), unnest(n.versions), n.changed_at
-  FROM (SELECT numbered.*, state.position + numbered.before + 1 AS first FROM state, numbered) n
+  SELECT generate_series(n.last - n.changes + 1, n.last), unnest(n.user_ids), unnest(n.versions), n.changed_at
+  FROM numbered n WHERE NOT n.is_set
+), added_sets AS (
+  INSERT INTO feed (position, user_id, version, changed_at, user_ids, versions)
+  SELECT n.last, n.user_ids[n.changes], n.versions[n.changes], n.changed_at, n.user_ids, n.versions
+  FROM numbered n WHERE n.is_set
 )
 UPDATE feed_state SET position = state.position + total.changes
 FROM state, (SELECT sum(changes) AS changes FROM numbered) total WHERE total.changes IS NOT NULL
@@ -66,17 +71,15 @@ CHANGE: Final = f"""
 SELECT c.event_id, c.type, c.status, c.changed, c.actor FROM user_changes c
 WHERE {match_change("f")} LIMIT 1
 """  # noqa: S608
-CHANGE_ID: Final = (
-    f"SELECT c.event_id FROM (SELECT * FROM feed WHERE position = $1 LIMIT 1) f CROSS JOIN LATERAL ({CHANGE}) c"  # noqa: S608
-)
+PLACE: Final = select_places("$1::bigint - 1", "$1::bigint", limit="1")
+CHANGE_ID: Final = f"SELECT c.event_id FROM ({PLACE}) f CROSS JOIN LATERAL ({CHANGE}) c"  # noqa: S608
+START: Final = "coalesce($1::bigint, s.floor)"
 # One row without a change where there is none after the cursor.
 READ: Final = f"""
 SELECT s.position AS last_position, s.floor, s.floor_id, ({CHANGE_ID}) AS cursor_id, page.*
 FROM feed_state s LEFT JOIN LATERAL (
   SELECT f.position, f.user_id, f.version, c.type, c.status, c.changed, c.actor, f.changed_at AS time, c.event_id AS id
-  FROM (
-    SELECT * FROM feed WHERE position > coalesce($1::bigint, s.floor) ORDER BY position LIMIT $2
-  ) f CROSS JOIN LATERAL ({CHANGE}) c
+  FROM ({select_places(START, f"{START} + $2", limit="$2")}) f CROSS JOIN LATERAL ({CHANGE}) c
   WHERE $4::text IS NULL OR c.type = $4 ORDER BY f.position LIMIT $3
 ) page ON true
 ORDER BY page.position

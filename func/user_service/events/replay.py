@@ -15,6 +15,7 @@ from cloudevents.core.bindings.http import HTTPMessage
 from user_service.events.codec import REQUIRED_ATTRIBUTES, STRUCTURED
 from user_service.events.distributed_reads import find_changes
 from user_service.events.feed import Feed
+from user_service.events.feed_places import select_places
 from user_service.events.relay import retry_delay
 from user_service.events.sink import POSTS_AT_ONCE, DeliveryOutcome, HttpSink
 from user_service.events.types import USER_EVENT, PendingChange
@@ -27,11 +28,12 @@ SCANNED_POSITIONS: Final = 100_000
 ATTEMPTS: Final = 6
 
 FLOOR: Final = "SELECT floor FROM feed_state"
-PAGE: Final = f"""
-SELECT position, user_id, version, changed_at FROM feed
-WHERE position > $1 AND position <= $2 AND changed_at >= $3 AND ($4::timestamptz IS NULL OR changed_at < $4)
-ORDER BY position LIMIT {PAGE_CHANGES}
-"""  # noqa: S608
+PAGE: Final = select_places(
+    "$1::bigint",
+    "$2::bigint",
+    limit=str(PAGE_CHANGES),
+    condition="changed_at >= $3 AND ($4::timestamptz IS NULL OR changed_at < $4)",
+)
 # What Knative adds to an event on its way: the reason of a dead letter, and how often it may still be passed on.
 KNATIVE_ATTRIBUTES: Final = "knative"
 

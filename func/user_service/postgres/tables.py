@@ -111,7 +111,8 @@ user_changes = Table(
 Index("ix_user_changes_type_changed_at", user_changes.c.type, user_changes.c.changed_at)
 Index("ix_user_changes_actor_type_changed_at", user_changes.c.actor, user_changes.c.type, user_changes.c.changed_at)
 
-# The change feed: the committed changes in the order of their positions, which have no gaps. See events/feed.py.
+# The change feed: the committed changes in the order of their positions, which have no gaps. A row is that of a change,
+# or of a set of them, whose last one it names and whose users and versions it lists. See events/feed_places.py.
 feed = Table(
     "feed",
     metadata,
@@ -119,6 +120,8 @@ feed = Table(
     Column("user_id", Uuid, nullable=False),
     Column("version", Integer, nullable=False),
     Column("changed_at", Time),
+    Column("user_ids", ARRAY(Uuid)),
+    Column("versions", ARRAY(Integer)),
     PrimaryKeyConstraint("position", "changed_at"),
     postgresql_partition_by="RANGE (changed_at)",
 )
@@ -132,13 +135,15 @@ feed_queue = Table(
     Column("user_ids", ARRAY(Uuid), nullable=False),
     Column("versions", ARRAY(Integer), nullable=False),
 )
-# One row: the last position, and the last one that is no longer kept, with the id of its change.
+# One row: the last position, the last one that is no longer kept, with the id of its change, and whether sets are
+# written as one row, which release 0.1.0 can't read.
 feed_state = Table(
     "feed_state",
     metadata,
     Column("position", BigInteger, nullable=False),
     Column("floor", BigInteger, nullable=False),
     Column("floor_id", Uuid, nullable=False),
+    Column("has_sets", Boolean, nullable=False, server_default=text("false")),
 )
 
 # The changes whose events are pending. A row is written with its change, and deleted when its event was delivered or
