@@ -8,6 +8,7 @@ import pytest
 
 from support.api import USERS, make_user, unique_email, user_url
 from support.batch_service import BatchService, creation, outcomes
+from support.citus import CITUS_DATABASE_URL
 from support.leftovers import INDEX
 from user_service.encryption.blind_index import EMAIL, EXTERNAL_ID, USERNAME
 
@@ -15,6 +16,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.distributed]
 RACES = 50
 # At once: more would wait for connections.
 WIDTH = 10
+# What a create is told that meets the delete of the holder. Citus commits on one server after the other, so that any
+# kind may be the first that is still taken.
+FIRST_TAKEN = {"email_taken", "username_taken", "external_id_taken"} if CITUS_DATABASE_URL else {"email_taken"}
 
 
 async def races(run: Any) -> list[Any]:
@@ -126,7 +130,7 @@ async def test_a_delete_and_a_create(service: BatchService) -> None:
         )
         assert deletion.status_code == 204
         if creation.status_code != 201:
-            assert codes(creation) == ["email_taken"]
+            assert codes(creation)[0] in FIRST_TAKEN
             assert (await service.client.post(USERS, json=body)).status_code == 201
 
     await races(race)
