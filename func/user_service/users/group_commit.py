@@ -5,11 +5,11 @@
 2. A changed user must be unlocked and still have the version that was read, each identifier that is asked for must be
    free, and an Idempotency-Key must be new. A write that finds it otherwise is left out, and the others are written.
 3. Two writes of a group never ask for the same user, identifier or key: the later one is left out.
-4. Where the statement fails for what one write may have caused, nothing is written, and all are left out.
+4. Where the statement fails for what one of several writes may have caused, nothing is written, and all are left out.
 5. What is left out is written alone, in a transaction that waits for locks and finds out what is wrong.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -47,11 +47,13 @@ ROW_TYPES: Final = COLUMN_TYPES | {
     "traceparent": "text",
     "reason": "text",
 }
-# Rows `w`. A group of one is sent as plain values, which costs asyncpg and PostgreSQL less than arrays of one do.
+# Rows `writes`. A group of one is sent as plain values, which costs asyncpg and PostgreSQL less than arrays of one do.
 ARRAYS: Final = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in ROW_TYPES.items())
-ROWS: Final = f"w AS MATERIALIZED (SELECT * FROM unnest({ARRAYS}) WITH ORDINALITY AS v({', '.join(ROW_TYPES)}, place))"  # noqa: S608
+ROWS: Final = (
+    f"writes AS MATERIALIZED (SELECT * FROM unnest({ARRAYS}) WITH ORDINALITY AS v({', '.join(ROW_TYPES)}, place))"  # noqa: S608
+)
 PLAIN_VALUES: Final = ", ".join(f"CAST(:{name} AS {kind}) AS {name}" for name, kind in ROW_TYPES.items())
-ONE_ROW: Final = f"w AS MATERIALIZED (SELECT {PLAIN_VALUES}, 1 AS place)"
+ONE_ROW: Final = f"writes AS MATERIALIZED (SELECT {PLAIN_VALUES}, 1 AS place)"
 VALUES: Final = ", ".join(
     ({name: f"go.{name}" for name in COLUMN_TYPES} | {"metadata": "CAST(go.metadata AS jsonb)"}).values()
 )
@@ -69,16 +71,16 @@ REMOVED_ROWS: Final = "unnest(CAST(:removed_terms AS bigint[]), CAST(:removed_pl
 # Lateral with a limit, so that rows are found by the primary keys, whatever the planner expects: a plan that was made
 # for empty tables may stay in use after they have filled.
 LOCKED: Final = (
-    "locked AS MATERIALIZED (SELECT u.id FROM w CROSS JOIN LATERAL"
-    " (SELECT id FROM users WHERE id = w.id AND version = w.version - 1 LIMIT 1 FOR UPDATE SKIP LOCKED) u)"
+    "locked AS MATERIALIZED (SELECT u.id FROM writes CROSS JOIN LATERAL"
+    " (SELECT id FROM users WHERE id = writes.id AND version = writes.version - 1 LIMIT 1 FOR UPDATE SKIP LOCKED) u)"
 )
 TAKEN: Final = (
     f"taken AS MATERIALIZED (SELECT v.place FROM {CLAIMED_ROWS} CROSS JOIN LATERAL"  # noqa: S608
     " (SELECT FROM identifiers WHERE kind = v.kind AND index = v.index LIMIT 1) i)"
 )
-IS_LOCKED: Final = "(w.version = 1 OR w.id IN (SELECT id FROM locked))"
-IS_FREE: Final = "w.place NOT IN (SELECT place FROM taken)"
-IS_FIRST: Final = "w.place NOT IN (SELECT place FROM repeated)"
+IS_LOCKED: Final = "(writes.version = 1 OR writes.id IN (SELECT id FROM locked))"
+IS_FREE: Final = "writes.place NOT IN (SELECT place FROM taken)"
+IS_FIRST: Final = "writes.place NOT IN (SELECT place FROM repeated)"
 INSERTED: Final = (
     f"inserted AS (INSERT INTO users ({', '.join(COLUMN_TYPES)})"  # noqa: S608
     f" SELECT {VALUES} FROM go WHERE go.version = 1)"
@@ -128,8 +130,8 @@ class Write:
     index: BlindIndex
     claimed: Sequence[Identifier]
     freed: Sequence[Identifier]
-    added: Iterable[int]
-    removed: Iterable[int]
+    added: Collection[int]
+    removed: Collection[int]
     keyed: KeyedResponse | None = None
 
     @property
@@ -149,7 +151,9 @@ async def write_group(
     async with database.session() as session:
         try:
             written = await session.execute(with_parts(parts), values)
-        except CAUSED_BY_ONE:
+        except CAUSED_BY_ONE as error:
+            if len(group) == 1 and not isinstance(error, asyncpg.IntegrityConstraintViolationError):
+                raise
             return {}
     return {group[place - 1]: True for place in written.scalars()}
 
@@ -183,33 +187,31 @@ def collect(group: Sequence[Write], cipher: Cipher, index: BlindIndex) -> tuple[
     gate: list[str] = []
     conditions: list[str] = []
     parts: list[str] = []
-    versions = values["version"]
-    if 1 in versions:
+    places = list(enumerate(group, 1))
+    # Few shapes, since each has a plan in each session: what is not always needed is there with what goes with it.
+    has_changed = max(values["version"]) > 1
+    if 1 in values["version"]:
         parts.append(INSERTED)
-    if max(versions) > 1:
+    if has_changed:
         gate.append(LOCKED)
         conditions.append(IS_LOCKED)
         parts.append(UPDATED)
-    if claimed := [(key, place) for place, write in enumerate(group, 1) for key in write.claimed]:
+    if any(write.claimed or write.freed for write in group):
         gate.append(TAKEN)
         conditions.append(IS_FREE)
-        parts.append(CLAIMED)
-        values |= identifier_arrays("claimed", claimed)
-    if freed := [(key, place) for place, write in enumerate(group, 1) for key in write.freed]:
-        parts.append(FREED)
-        values |= identifier_arrays("freed", freed)
-    if added := [(term, place) for place, write in enumerate(group, 1) for term in write.added]:
-        parts.append(ADDED_TERMS)
-        values |= term_arrays("added", added)
-    if removed := [(term, place) for place, write in enumerate(group, 1) for term in write.removed]:
-        parts.append(REMOVED_TERMS)
-        values |= term_arrays("removed", removed)
-    if keyed := [(write.keyed, place) for place, write in enumerate(group, 1) if write.keyed is not None]:
+        parts += (CLAIMED, FREED) if has_changed else (CLAIMED,)
+        values |= identifier_arrays("claimed", [(key, place) for place, write in places for key in write.claimed])
+        values |= identifier_arrays("freed", [(key, place) for place, write in places for key in write.freed])
+    if any(write.added or write.removed for write in group):
+        parts += (ADDED_TERMS, REMOVED_TERMS) if has_changed else (ADDED_TERMS,)
+        values |= term_arrays("added", [(term, place) for place, write in places for term in write.added])
+        values |= term_arrays("removed", [(term, place) for place, write in places for term in write.removed])
+    if keyed := [(write.keyed, place) for place, write in places if write.keyed is not None]:
         gate.append(CHECK_KEYS)
         conditions.append(IS_FIRST)
         parts += STORE_RESPONSES
         values |= KeyedResponse.arrays(keyed)
-    go = f"go AS MATERIALIZED (SELECT * FROM w WHERE {' AND '.join(conditions) or 'true'})"  # noqa: S608
+    go = f"go AS MATERIALIZED (SELECT * FROM writes WHERE {' AND '.join(conditions) or 'true'})"  # noqa: S608
     rows = ROWS
     if len(group) == 1:
         rows = ONE_ROW
@@ -229,7 +231,7 @@ def term_arrays(name: str, rows: Sequence[tuple[int, int]]) -> dict[str, Sequenc
     return {f"{name}_terms": [term for term, _ in rows], f"{name}_places": [place for _, place in rows]}
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def with_parts(parts: tuple[str, ...]) -> Statement:
     """Returns the places of the writes that were written."""
     return text(f"WITH {', '.join(parts)} SELECT place FROM go")  # noqa: S608

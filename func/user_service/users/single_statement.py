@@ -7,7 +7,7 @@
    transaction, which does the same in steps and finds out what is wrong.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import NamedTuple, TypeVar
 from uuid import UUID
@@ -44,8 +44,8 @@ class Collected(NamedTuple):
 
     claimed: Sequence[Identifier]
     freed: Sequence[Identifier]
-    added: Iterable[int]
-    removed: Iterable[int]
+    added: Collection[int]
+    removed: Collection[int]
 
 
 class StatementRepository(UserRepository):
