@@ -24,7 +24,13 @@ QUERY = SearchQuery()
 
 def make_user(user_id: UUID, version: int = 1) -> User:
     return User(
-        id=user_id, email=f"{user_id}@example.org", status="active", version=version, created_at=NOW, updated_at=NOW
+        id=user_id,
+        external_id=None,
+        email=f"{user_id}@example.org",
+        status="active",
+        version=version,
+        created_at=NOW,
+        updated_at=NOW,
     )
 
 
