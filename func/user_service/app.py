@@ -27,6 +27,7 @@ from user_service.security.authentication import Authenticator, refuse_repeated
 from user_service.security.principals import Principal
 from user_service.settings import Settings
 from user_service.values.deferred import Deferred
+from user_service.values.time_limits import TimeLimit
 from user_service.web.api_loader import load_api
 from user_service.web.bulkhead import Bulkhead
 from user_service.web.cors import Cors
@@ -246,7 +247,7 @@ class Application:
         if scope["method"] == "HEAD":
             inner["method"] = "GET"
         try:
-            async with asyncio.timeout(self.request_timeout) as deadline:
+            with TimeLimit(self.request_timeout) as deadline:
                 context.deadline = deadline
                 found = api.routes.find(inner["method"], scope["path"])
                 if found is None:
@@ -260,7 +261,7 @@ class Application:
                 else:
                     await response(inner, receive, ApiResponse(scope, context, send).send)
         except Exception as error:
-            if isinstance(error, TimeoutError) and deadline.expired():
+            if isinstance(error, TimeoutError) and deadline.has_expired:
                 error = RequestTimedOut()
             elif isinstance(error, RuntimeError) and isinstance(error.__cause__, ServiceError):
                 # Starlette's error for a ServiceError after the start of a response.

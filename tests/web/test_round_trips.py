@@ -12,6 +12,7 @@ from support.api import USERS, make_user, unique_email, user_url
 from support.application import started
 from support.servers import PostgresServer
 from user_service.app import Application
+from user_service.users.reader import FETCHES_TO_EXPECT_CACHED
 
 Operation = Callable[[httpx.AsyncClient, dict[str, Any]], Awaitable[httpx.Response]]
 KEYS = iter(f"round-trips-{number}" for number in range(1000))
@@ -147,6 +148,47 @@ async def test_a_page_with_a_user_that_is_not_cached_is_read_as_a_whole(
 
     assert pages == [users] * 3
     assert ["personal" in query for query in queries] == [False, True, True, True]
+
+
+async def test_after_finds_of_cached_users_the_next_ones_read_versions(
+    application: Application, client: httpx.AsyncClient
+) -> None:
+    users = [await make_user(client) for _ in range(3)]
+
+    async def find() -> list[dict[str, Any]]:
+        body = {"ids": [users[0]["id"]], "emails": [user["email"] for user in users]}
+        found: list[dict[str, Any]] = (await client.post(f"{USERS}/batch/find", json=body)).json()["found"]
+        return found
+
+    for _ in range(FETCHES_TO_EXPECT_CACHED + 1):
+        assert await find() == users
+
+    async with recorded(application) as queries:
+        assert await find() == users
+        users[1] = (await client.patch(user_url(users[1]), json={"given_name": "Grace"})).json()
+        await asyncio.sleep(0.01)
+        del queries[:]
+        changed = [await find() for _ in range(2)]
+        await client.delete(user_url(users[2]))
+        assert await find() == users[:2]
+
+    finds = ["personal" in query for query in queries if query.startswith("WITH found AS MATERIALIZED")]
+    assert changed == [users, users]
+    assert finds == [False, True, True, True]
+
+
+async def test_a_find_that_wants_no_cache_reads_the_content(
+    application: Application, client: httpx.AsyncClient
+) -> None:
+    user = await make_user(client)
+    body, headers = {"emails": [user["email"]]}, {"Cache-Control": "no-cache"}
+    for _ in range(FETCHES_TO_EXPECT_CACHED + 2):
+        await client.post(f"{USERS}/batch/find", json=body)
+
+    async with recorded(application) as queries:
+        assert (await client.post(f"{USERS}/batch/find", json=body, headers=headers)).json()["found"] == [user]
+
+    assert ["personal" in query for query in queries] == [True]
 
 
 async def test_concurrent_finds_share_statements(application: Application, client: httpx.AsyncClient) -> None:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from user_service.postgres.connector import Connection, Connector
 from user_service.postgres.failures import is_transient
+from user_service.values.time_limits import TimeLimit
 
 RETRY_PAUSE_SECONDS: Final = 0.1
 IDLE_SECONDS: Final = 300.0
@@ -74,7 +75,7 @@ class Connections:
         if connection is not None and not self.connector.is_due(connection):
             return connection
         try:
-            async with asyncio.timeout(seconds):
+            with TimeLimit(seconds):
                 while True:
                     if connection is None:
                         connection = await self.wait()

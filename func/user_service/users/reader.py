@@ -4,8 +4,7 @@ A read asks the cache in this process, then Redis, then PostgreSQL; the last two
 concurrent reads share round trips.
 """
 
-from asyncio import timeout
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final, TypeVar
@@ -21,24 +20,35 @@ from user_service.postgres.clock import DatabaseClock
 from user_service.postgres.pool import ReadPool
 from user_service.users.encrypted_columns import ID_PLACE, SELECT_LIST, VERSION_PLACE, decode_row
 from user_service.values.ids import parse_id
+from user_service.values.time_limits import TimeLimit
 
 # In the order of the parameters of SELECT_BY_KEYS.
 IDENTIFIER_KINDS: Final = (EMAIL, EXTERNAL_ID, USERNAME)
 SELECT_BY_IDS: Final = (
     f"SELECT {SELECT_LIST}, extract(epoch FROM statement_timestamp())::float8 FROM users WHERE id = ANY($1::uuid[])"  # noqa: S608
 )
-# By id, deleted users too; by identifier, living users. Behind the columns of `decode_row` is what found the user.
-# The identifiers are read first, and the users by their ids, which is what a database of several servers can do.
-SELECT_BY_KEYS: Final = (
-    "WITH found AS MATERIALIZED ("  # noqa: S608
-    + " UNION ALL ".join(
+
+
+def select_by_keys(columns: str) -> str:
+    """Selects by id, deleted users too, and by identifier, living users. Behind the columns is what found the user.
+
+    The identifiers are read first, and the users by their ids, which is what a database of several servers can do.
+    """
+    found = " UNION ALL ".join(
         f"SELECT user_id, kind, index FROM identifiers WHERE kind = {kind} AND index = ANY(${place}::bytea[])"  # noqa: S608
         for place, kind in enumerate(IDENTIFIER_KINDS, 2)
     )
-    + f") SELECT {SELECT_LIST}, NULL::smallint AS kind, NULL::bytea AS index FROM users WHERE id = ANY($1::uuid[])"  # noqa: S608
-    f" UNION ALL SELECT {SELECT_LIST}, kind, index FROM users JOIN found ON id = user_id"
-)
+    return (
+        f"WITH found AS MATERIALIZED ({found}) "  # noqa: S608
+        f"SELECT {columns}, NULL::smallint AS kind, NULL::bytea AS index FROM users WHERE id = ANY($1::uuid[])"
+        f" UNION ALL SELECT {columns}, kind, index FROM users JOIN found ON id = user_id"
+    )
 
+
+SELECT_BY_KEYS: Final = select_by_keys(SELECT_LIST)
+SELECT_VERSIONS_BY_KEYS: Final = select_by_keys("id, version")
+# After so many fetches in a row whose users were all cached, the next one reads versions first.
+FETCHES_TO_EXPECT_CACHED: Final = 8
 
 # Sets of at most so many keys share a statement, and so many sets one.
 SHARED_KEYS: Final = 20
@@ -83,6 +93,8 @@ class UserReader:
         self.cached: DataLoader[UUID, Entry] = DataLoader(cache.get)
         self.stored: DataLoader[UUID, Entry] = DataLoader(self.fetch)
         self.sets: DataLoader[KeySet, Found] = DataLoader(self.fetch_sets, batch=SHARED_SETS)
+        # The number of last fetches of sets that found all of their users in this process's cache.
+        self.cached_fetches = 0
 
     def get_local(self, user_id: str) -> Entry | None:
         """A user in the cache of this process, deleted or not, by the id as `str` writes it."""
@@ -123,7 +135,7 @@ class UserReader:
 
     async def wait(self, loading: Awaitable[T]) -> T:
         try:
-            async with timeout(self.pool.seconds):
+            with TimeLimit(self.pool.seconds):
                 return await loading
         except TimeoutError as error:
             raise DatabaseUnavailable from error
@@ -133,7 +145,7 @@ class UserReader:
         rows = await self.pool.fetch(SELECT_BY_IDS, ids)
         if rows:
             self.clock.observe(sent, rows[0][-1])
-        return await self.read_entries({row[0]: row[:-1] for row in rows}, sent, fresh=True)
+        return await self.read_entries({row[0]: row[:-1] for row in rows}, sent)
 
     async def warm(self, ids: Sequence[UUID]) -> int:
         """Reads users into the cache, in small batches so that other tasks run in between; returns their number.
@@ -170,39 +182,50 @@ class UserReader:
         return Found({**found.entries, **cached}, found.by_identifier) if cached else found
 
     async def fetch_sets(self, sets: Sequence[KeySet]) -> Mapping[KeySet, Found]:
-        """What all of the sets find together, for each of them."""
-        sent = monotonic()
-        ids = {user_id for keys in sets for user_id in keys.ids}
-        indexes = [{index for keys in sets for index in keys.indexes.get(kind, ())} for kind in IDENTIFIER_KINDS]
-        rows = await self.pool.fetch(SELECT_BY_KEYS, list(ids), *map(list, indexes))
-        fresh = any(keys.fresh for keys in sets)
-        entries = await self.read_entries({row[0]: row[:-2] for row in rows}, sent, fresh=fresh)
-        return dict.fromkeys(sets, Found(entries, {(row[-2], row[-1]): row[0] for row in rows}))
+        """What all of the sets find together, for each of them.
 
-    async def read_entries(
-        self, rows: Mapping[UUID, Any], as_of: float, *, fresh: bool
-    ) -> dict[UUID, Entry | Exception]:
+        Where this process's cache is expected to have all of the users, versions are read alone. If one is missing,
+        nothing of this reading is used: all are read with their content.
+        """
+        sent = monotonic()
+        ids = {user_id for wanted in sets for user_id in wanted.ids}
+        indexes = [{index for wanted in sets for index in wanted.indexes.get(kind, ())} for kind in IDENTIFIER_KINDS]
+        keys = [list(ids), *map(list, indexes)]
+        fresh = any(wanted.fresh for wanted in sets)
+        if not fresh and self.cached_fetches >= FETCHES_TO_EXPECT_CACHED:
+            rows = await self.pool.fetch(SELECT_VERSIONS_BY_KEYS, *keys)
+            cached = self.find_versions((row[0], row[1]) for row in rows)
+            if all(row[0] in cached for row in rows):
+                return dict.fromkeys(sets, Found(cached, {(row[2], row[3]): row[0] for row in rows}))
+        rows = await self.pool.fetch(SELECT_BY_KEYS, *keys)
+        cached = {} if fresh else self.find_versions((row[ID_PLACE], row[VERSION_PLACE]) for row in rows)
+        others = {row[ID_PLACE]: row[:-2] for row in rows if row[ID_PLACE] not in cached}
+        self.cached_fetches = 0 if others else self.cached_fetches + 1
+        entries = {**cached, **await self.read_entries(others, sent)} if others else cached
+        return dict.fromkeys(sets, Found(entries, {(row[-2], row[-1]): row[ID_PLACE] for row in rows}))
+
+    async def read_entries(self, rows: Mapping[UUID, Any], as_of: float) -> dict[UUID, Entry | Exception]:
         """The entries of rows that were requested at `as_of`, and the errors of those that can't be decrypted.
 
-        Those that this process has in their version are used as they are, unless `fresh`. The others are cached.
+        The entries are cached.
         """
-        entries: dict[UUID, Entry | Exception] = {}
+        errors: dict[UUID, Exception] = {}
         new: dict[UUID, Entry] = {}
         for user_id, row in rows.items():
-            entry = None if fresh else self.find_version(row)
-            if entry is None:
-                try:
-                    user = decode_row(row, self.cipher)
-                except DecryptionError as error:
-                    entries[user_id] = error
-                    continue
-                entry = new[user_id] = Entry(user.version, user.is_deleted, user.to_json(), as_of)
-            entries[user_id] = entry
+            try:
+                user = decode_row(row, self.cipher)
+            except DecryptionError as error:
+                errors[user_id] = error
+            else:
+                new[user_id] = Entry(user.version, user.is_deleted, user.to_json(), as_of)
         if new:
             await self.cache.put(new)
-        return entries
+        return {**new, **errors}
 
-    def find_version(self, row: Any) -> Entry | None:
-        """The entry of a row in this process's cache, in the row's version: it saves decrypting the row."""
-        entry = self.cache.get_local(str(row[ID_PLACE]))
-        return entry if entry is not None and entry.version == row[VERSION_PLACE] else None
+    def find_versions(self, versions: Iterable[tuple[UUID, int]]) -> dict[UUID, Entry]:
+        """The entries of users that this process's cache has in these versions: they save decrypting the rows."""
+        return {
+            user_id: entry
+            for user_id, version in versions
+            if (entry := self.cache.get_local(str(user_id))) is not None and entry.version == version
+        }

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from user_service.bootstrap import Resources
 from user_service.values.deferred import Deferred
 from user_service.web.bulkhead import Bulkhead
-from user_service.web.dependencies import ApiParts
+from user_service.web.dependencies import ApiParts, ServiceApi
 from user_service.web.fast_path import FastPath
 from user_service.web.health import Health
 from user_service.web.openapi_document import add_openapi
@@ -58,8 +58,8 @@ class Api:
 
 
 def create_api(resources: Resources, fast_path: FastPath, health: Health, bulkhead: Bulkhead) -> Api:
-    """The API. `app.state.parts` is for its own routes."""
-    app = FastAPI(
+    """The API, whose `parts` are for its own routes."""
+    app = ServiceApi(
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -68,7 +68,7 @@ def create_api(resources: Resources, fast_path: FastPath, health: Health, bulkhe
     services = resources.open_services()
     exposition = Deferred(partial(probes.open_exposition, resources, services.database))
     directory = Deferred(partial(scim.open_scim, services.database, resources.keys))
-    app.state.parts = ApiParts(resources, services, fast_path, health, bulkhead, exposition, directory)
+    app.parts = ApiParts(resources, services, fast_path, health, bulkhead, exposition, directory)
     # `include_router` would make each route again at the first request, and match each twice from then on.
     routers = [*ROUTERS[resources.settings.serve], *OPEN_ROUTERS]
     if resources.settings.has_admin_page:

@@ -55,11 +55,11 @@ class Arguments:
         self.headers = [Parameter(field, "header") for field in dependant.header_params]
         self.body: Any = dependant.body_params[0] if dependant.body_params else None
 
-    async def resolve(self, request: Request, headers: Mapping[bytes, bytes], body: object) -> dict[str, Any]:
+    async def resolve(
+        self, request: Request, query: Mapping[str, str], headers: Mapping[bytes, bytes], body: object
+    ) -> dict[str, Any]:
         """The arguments by name. `body` is the parsed document, or NO_BODY. Raises ValidationFailed."""
         faults: list[Any] = []
-        # A dictionary: a look-up of an absent parameter in Starlette's mapping raises and catches an error.
-        query = dict(request.query_params.multi_items()) if request.scope["query_string"] else {}
         values = await self.collect(request, query, headers, faults, {})
         if self.body is not None:
             values[self.body.name] = self.check_body(body, faults)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, FastAPI, Header, Query, Request
 from pydantic import BeforeValidator
 
 from user_service.bootstrap import Resources, Services
@@ -44,8 +44,14 @@ class ApiParts:
     scim: "Deferred[ScimApplication]"
 
 
+class ServiceApi(FastAPI):
+    """FastAPI with what its routes work with: its own `state` takes ten times as long to read."""
+
+    parts: ApiParts
+
+
 def get_parts(request: Request) -> ApiParts:
-    parts: ApiParts = request.app.state.parts
+    parts: ApiParts = request.scope["app"].parts
     return parts
 
 

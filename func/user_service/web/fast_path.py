@@ -7,7 +7,6 @@ their layers. The route in routes/users.py documents the read and calls `read_us
 
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import parse_qsl
 from uuid import UUID
 
 from user_service.bootstrap import Resources
@@ -16,7 +15,7 @@ from user_service.errors import FieldError, UserNotFound, ValidationFailed
 from user_service.values.ids import parse_id
 from user_service.web.health import LIVE, Health
 from user_service.web.preconditions import IF_MATCH, IF_NONE_MATCH, is_unchanged
-from user_service.web.request_checks import check_encoding, check_names
+from user_service.web.request_checks import check_encoding, check_names, parse_query
 from user_service.web.request_context import RequestContext
 from user_service.web.responses import RawResponse
 
@@ -92,7 +91,7 @@ def bypasses_cache(headers: Mapping[bytes, bytes]) -> bool:
 def includes_deleted(query: bytes) -> bool:
     """Whether the query is `include=deleted`. Raises BadRequest, and ValidationFailed for any other."""
     check_encoding(query)
-    parameters = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    parameters = parse_query(query)
     check_names([name for name, _ in parameters], "include".__eq__)
     if parameters not in ([], [("include", "deleted")]):
         raise ValidationFailed(errors=[FieldError("?include", "literal_error", "must be `deleted`")])

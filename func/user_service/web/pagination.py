@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 import orjson
 from fastapi import Depends, Query, Request
@@ -20,6 +20,7 @@ from user_service.web.fast_path import bypasses_cache
 from user_service.web.problems import request_context
 from user_service.web.query_types import Flag, QueryPhone, Timestamp, strict_integer
 from user_service.web.responses import Headers, RawResponse, make_response
+from user_service.web.routing import JsonRequest
 
 METADATA_PARAMETER_PREFIX: Final = "metadata."
 # In the style `form`, exploded, an object's keys are the names of the parameters.
@@ -46,7 +47,7 @@ PAGE_PARAMETERS: Final = frozenset({"cursor", "limit", "fields", "count"})
 
 
 async def parse_filters(
-    request: Request,
+    request: JsonRequest,
     email: Annotated[Email | None, Query(description="The e-mail address or an alias")] = None,
     email_domain: Annotated[
         EmailDomain | None, Query(description="The domain of the e-mail address or of an alias")
@@ -82,7 +83,7 @@ Filters = Annotated[SearchQuery, Depends(parse_filters)]
 
 
 async def parse_user_query(
-    request: Request,
+    request: JsonRequest,
     filters: Filters,
     sort: Annotated[Literal["created_at", "-created_at", "updated_at", "-updated_at"], Query()] = "created_at",
     limit: Annotated[PageSize, Query()] = 50,
@@ -101,11 +102,11 @@ async def parse_user_query(
 UserQuery = Annotated[SearchQuery, Depends(parse_user_query)]
 
 
-def metadata_filters(request: Request) -> dict[str, str]:
+def metadata_filters(request: JsonRequest) -> dict[str, str]:
     """The `metadata.<key>=<value>` parameters. Raises ValidationFailed for one without a key."""
     filters = {
         name.removeprefix(METADATA_PARAMETER_PREFIX): value
-        for name, value in request.query_params.items()
+        for name, value in request.parameters.items()
         if name.startswith(METADATA_PARAMETER_PREFIX)
     }
     if "" in filters:
@@ -152,18 +153,18 @@ def is_fresh(request: Request) -> bool:
     return bypasses_cache(request_context(request).headers)
 
 
-def names_one_key(request: Request) -> bool:
+def names_one_key(request: JsonRequest) -> bool:
     """Whether a list request finds by one unique key, without a filter, a cursor or a choice of fields."""
-    names = request.query_params.keys() - {"limit", "sort"}
+    names = request.parameters.keys() - {"limit", "sort"}
     return len(names) == 1 and names <= KEY_PARAMETERS
 
 
-def list_parameters(request: Request) -> dict[str, str]:
+def list_parameters(request: JsonRequest) -> dict[str, str]:
     """The parameters that the pages of one list have in common; a cursor is valid for them only."""
-    return {name: value for name, value in request.query_params.items() if name not in PAGE_PARAMETERS}
+    return {name: value for name, value in request.parameters.items() if name not in PAGE_PARAMETERS}
 
 
-async def find_page(request: Request, query: SearchQuery) -> RawResponse:
+async def find_page(request: JsonRequest, query: SearchQuery) -> RawResponse:
     """The page of a query that names one key: concurrent ones share a round trip. Raises DatabaseUnavailable."""
     ((kind, key, _),) = get_database(request).named(query)
     entry = await get_resources(request).reader.find_one(kind, key)
@@ -173,7 +174,7 @@ async def find_page(request: Request, query: SearchQuery) -> RawResponse:
 
 
 async def read_page(
-    request: Request, database: UserDatabase, query: SearchQuery, fields: Sequence[str] | None
+    request: JsonRequest, database: UserDatabase, query: SearchQuery, fields: Sequence[str] | None
 ) -> RawResponse:
     """The page of a query with these fields, None for all. Raises DatabaseUnavailable, Contended, DecryptionError."""
     if fields is None and not is_fresh(request):
@@ -183,7 +184,7 @@ async def read_page(
     return page_response(request, page._replace(users=users))
 
 
-def page_response(request: Request, page: SearchPage[bytes]) -> RawResponse:
+def page_response(request: JsonRequest, page: SearchPage[bytes]) -> RawResponse:
     request_context(request).rows = len(page.users)
     next_cursor = (
         cursor_codec(request).encode(page.next, query=list_parameters(request)) if page.next is not None else None
@@ -193,9 +194,16 @@ def page_response(request: Request, page: SearchPage[bytes]) -> RawResponse:
     return make_response(200, body, page_headers(request, next_cursor))
 
 
-def page_headers(request: Request, next_cursor: str | None) -> Headers:
+def page_headers(request: JsonRequest, next_cursor: str | None) -> Headers:
     """`Link` (RFC 8288) leads to the next page, if there is one: another query of the same path."""
     if next_cursor is None:
         return PAGE_HEADERS
-    parameters = {**request.query_params, "cursor": next_cursor}
-    return (*PAGE_HEADERS, (b"link", f'<?{urlencode(parameters)}>; rel="next"'.encode()))
+    others = "".join(
+        f"{encode_text(name)}={encode_text(value)}&" for name, value in request.parameters.items() if name != "cursor"
+    )
+    return (*PAGE_HEADERS, (b"link", f'<?{others}cursor={next_cursor}>; rel="next"'.encode()))
+
+
+def encode_text(text: str) -> str:
+    """A name or a value in a query."""
+    return text if text.isalnum() and text.isascii() else quote_plus(text)

@@ -1,7 +1,7 @@
 """Checks of the URL that the fast path and the API share; without a framework."""
 
 from collections.abc import Callable, Sequence
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from user_service.errors import BadRequest, FieldError, ValidationFailed
 
@@ -14,6 +14,14 @@ def check_encoding(url: bytes) -> None:
         unquote_to_bytes(url).decode()
     except UnicodeDecodeError:
         raise BadRequest("The URL is not UTF-8 after percent-decoding.") from None
+
+
+def parse_query(query: bytes) -> list[tuple[str, str]]:
+    """The parameters in their order, decoded as forms are."""
+    text = query.decode("latin-1")
+    if "%" in text or "+" in text:
+        return parse_qsl(text, keep_blank_values=True)
+    return [(name, value) for name, _, value in (part.partition("=") for part in text.split("&") if part)]
 
 
 def check_names(names: Sequence[str], is_known: Callable[[str], bool]) -> None:

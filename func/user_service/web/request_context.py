@@ -1,6 +1,5 @@
 """One request, from its head to the end of its response: ids, principal, rate limit, metrics, log line and span."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Final
@@ -12,6 +11,7 @@ from user_service.observability.tracing import RequestSpan, Tracing
 from user_service.security.principals import Principal
 from user_service.security.rate_limits import Allowance
 from user_service.users.change_log import Origin
+from user_service.values.time_limits import TimeLimit
 from user_service.web.change_reason import CHANGE_REASON, parse_reason
 from user_service.web.responses import RawResponse, render_problem, render_scim_error
 
@@ -64,7 +64,7 @@ class RequestContext:
         self.is_scim = False
         self.principal: Principal | None = None
         self.allowance: Allowance | None = None
-        self.deadline: asyncio.Timeout | None = None
+        self.deadline: TimeLimit | None = None
         self.route = UNMATCHED
         self.status = 500
         self.response_started = False
@@ -108,7 +108,7 @@ class RequestContext:
     def lift_deadline(self) -> None:
         """Lifts the request's time limit, for streams: the server bounds the pace of their sender instead."""
         if self.deadline is not None:
-            self.deadline.reschedule(None)
+            self.deadline.lift()
 
     def finish(self, resources: Resources) -> None:
         """Counts the request, logs it and ends its span."""

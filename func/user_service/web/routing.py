@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from inspect import signature
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -19,7 +20,7 @@ from user_service.values.media_types import parse_media_type
 from user_service.web.arguments import NO_BODY, Arguments, is_resolvable, parse_json
 from user_service.web.openapi import JSON, Responses, problems
 from user_service.web.problems import request_context, to_response
-from user_service.web.request_checks import check_encoding, check_names
+from user_service.web.request_checks import check_encoding, check_names, parse_query
 from user_service.web.responses import RawResponse
 from user_service.web.route_table import RESERVED_SEGMENTS
 
@@ -28,6 +29,7 @@ OPEN_QUERY: Final = "x-open-query-prefix"
 LARGE_BODY_BYTES: Final = 2 * 1024 * 1024
 # Bodies up to this size do not enter the bulkhead.
 SMALL_BODY_BYTES: Final = 64 * 1024
+NO_PARAMETERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class TextConvertor(Convertor[str]):
@@ -61,6 +63,8 @@ class JsonRequest(Request):
     def __init__(self, scope: Scope, receive: Receive, limit: int) -> None:
         super().__init__(scope, limited(receive, limit))
         self.content: bytes | None = None
+        # The query parameters by name, once none is repeated.
+        self.parameters: Mapping[str, str] = NO_PARAMETERS
 
     async def body(self) -> bytes:
         if self.content is None:
@@ -117,7 +121,7 @@ class StrictRoute(APIRoute):
         """
         request = JsonRequest(scope, receive, self.max_body_bytes)
         headers = request_context(request).headers
-        check_query(request, self.known_parameters, self.open_prefix)
+        request.parameters = read_query(request, self.known_parameters, self.open_prefix)
         check_single_key(request)
         check_length(headers, self.max_body_bytes)
         check_content_encoding(headers)
@@ -127,7 +131,7 @@ class StrictRoute(APIRoute):
         # Read before FastAPI reads it, which would report a body that is too large as malformed.
         body = await request.body() if takes_json or self.uses_bulkhead else b""
         if self.uses_bulkhead and len(body) > SMALL_BODY_BYTES:
-            async with request.app.state.parts.bulkhead.entered():
+            async with request.app.parts.bulkhead.entered():
                 return await self.run(request, headers, body)
         return await self.run(request, headers, body)
 
@@ -136,7 +140,7 @@ class StrictRoute(APIRoute):
             return await self.handle_resolved(request)
         document = parse_json(body) if self.body_field is not None else NO_BODY
         response: Response | RawResponse = await self.endpoint(
-            **await self.arguments.resolve(request, headers, document)
+            **await self.arguments.resolve(request, request.parameters, headers, document)
         )
         return response
 
@@ -214,14 +218,22 @@ def query_names(dependant: Dependant) -> set[str]:
     return own.union(*(query_names(inner) for inner in dependant.dependencies))
 
 
-def check_query(request: Request, known: set[str], prefix: str | None) -> None:
-    """Raises BadRequest, and ValidationFailed for names other than `known` and those that begin with `prefix`."""
+def read_query(request: Request, known: set[str], prefix: str | None) -> Mapping[str, str]:
+    """The query parameters.
+
+    Raises BadRequest, and ValidationFailed for names that are repeated, and others than `known` and those that begin
+    with `prefix`.
+    """
     query = request.scope["query_string"]
     check_encoding((request.scope.get("raw_path") or b"") + b"?" + query)
     if not query:
-        return
-    names = [name for name, _ in request.query_params.multi_items()]
-    check_names(names, lambda name: name in known or (prefix is not None and name.startswith(prefix)))
+        return NO_PARAMETERS
+    pairs = parse_query(query)
+    parameters = dict(pairs)
+    if len(parameters) < len(pairs) or not known.issuperset(parameters):
+        names = [name for name, _ in pairs]
+        check_names(names, lambda name: name in known or (prefix is not None and name.startswith(prefix)))
+    return parameters
 
 
 def check_single_key(request: Request) -> None:

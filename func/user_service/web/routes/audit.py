@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Final, Literal
 
 import orjson
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Query
 from pydantic import BaseModel, Field
 
 from user_service.users.audit_log import AuditLog, AuditQuery
@@ -17,7 +17,7 @@ from user_service.web.pagination import PageSize, cursor_codec, list_parameters,
 from user_service.web.problems import request_context
 from user_service.web.query_types import Timestamp
 from user_service.web.responses import RawResponse, make_response
-from user_service.web.routing import make_router
+from user_service.web.routing import JsonRequest, make_router
 
 router = make_router("audit", prefix="/api/v1/audit", responses=COMMON_PROBLEMS)
 # Sets this list's cursors apart from those of others.
@@ -53,7 +53,7 @@ class AuditPage(BaseModel):
 
 @router.get("", response_model=AuditPage, dependencies=[Depends(requires("audit:read"))])
 async def read_audit(
-    request: Request,
+    request: JsonRequest,
     actor: Annotated[str | None, Query(max_length=255, description="Such as `api-key:billing`")] = None,
     type: Annotated[EntryType | None, Query()] = None,  # noqa: A002 - the parameter's name
     user_id: Annotated[UserId | None, Query()] = None,

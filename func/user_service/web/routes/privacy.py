@@ -17,7 +17,7 @@ from user_service.web.openapi import COMMON_PROBLEMS, problems
 from user_service.web.pagination import PageSize, cursor_codec, page_headers
 from user_service.web.problems import request_context
 from user_service.web.responses import RawResponse, empty_response, make_response
-from user_service.web.routing import make_router
+from user_service.web.routing import JsonRequest, make_router
 from user_service.web.streams import ClosingResponse
 
 router = make_router("privacy", prefix="/api/v1/users", responses=COMMON_PROBLEMS)
@@ -119,7 +119,7 @@ class PersonalExportRead(BaseModel):
 
 @router.get("/{user_id:user}/audit", response_model=ChangePage, dependencies=reading, responses=problems(404))
 async def read_audit_trail(
-    request: Request,
+    request: JsonRequest,
     user_id: UserId,
     limit: Annotated[PageSize, Query()] = 50,
     cursor: Annotated[str | None, Query(max_length=200)] = None,

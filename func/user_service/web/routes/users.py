@@ -36,7 +36,7 @@ from user_service.web.pagination import (
 from user_service.web.preconditions import is_unchanged
 from user_service.web.problems import request_context
 from user_service.web.responses import RawResponse, empty_response, make_response
-from user_service.web.routing import MERGE_PATCH, OPEN_QUERY, make_router
+from user_service.web.routing import MERGE_PATCH, OPEN_QUERY, JsonRequest, make_router
 
 
 async def one(outcomes: Awaitable[Sequence[Outcome]]) -> User:
@@ -86,7 +86,7 @@ async def create_user(body: UserCreate, changes: Changes) -> RawResponse:
     dependencies=reading,
     openapi_extra={OPEN_QUERY: METADATA_PARAMETER_PREFIX, "parameters": [METADATA_PARAMETER]},
 )
-async def list_users(request: Request, query: UserQuery, fields: Fields, lists: Lists) -> RawResponse:
+async def list_users(request: JsonRequest, query: UserQuery, fields: Fields, lists: Lists) -> RawResponse:
     """List and find users, page by page. Further parameters: `metadata.<key>=<value>`."""
     if names_one_key(request) and not is_fresh(request):
         return await find_page(request, query)
