@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -189,6 +189,57 @@ async def test_a_locked_user_does_not_hold_back_the_others(service: BatchService
         assert not waiting.done()
     assert (await waiting).status_code == 204
     assert (await service.user(locked))["version"] == 2
+
+
+@asynccontextmanager
+async def held_addresses(service: BatchService, database: UserDatabase, *emails: str) -> AsyncIterator[None]:
+    """Another transaction has claimed these addresses meanwhile, and is rolled back."""
+    async with service.database.acquire() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        for email in emails:
+            await connection.execute("INSERT INTO identifiers VALUES (1, $1, $2)", database.index.email(email), uuid4())
+        try:
+            yield
+        finally:
+            await transaction.rollback()
+
+
+async def test_those_that_ask_for_held_addresses_do_not_hold_back_the_others(
+    service: BatchService, database: UserDatabase
+) -> None:
+    users = await service.make(4)
+    emails = [unique_email() for _ in range(2)]
+
+    async with held_addresses(service, database, *emails):
+        waiting = []
+        for email in emails:
+            waiting.append(asyncio.create_task(service.client.post(USERS, json={"email": email})))
+            await service.wait_for_lock_waiters(count=len(waiting))
+        responses = await asyncio.gather(*(service.client.post(f"{USERS}/{user_id}/login") for user_id in users))
+        assert [response.status_code for response in responses] == [204] * 4
+        assert not any(task.done() for task in waiting)
+    assert [(await task).status_code for task in waiting] == [201, 201]
+
+
+async def test_a_write_that_asks_for_a_held_address_is_left_to_a_transaction(
+    service: BatchService, database: UserDatabase
+) -> None:
+    asking = new_write(database)
+
+    async with held_addresses(service, database, asking.change.user.email):
+        assert await write(database, asking) == [False]
+        assert await write(database, asking, new_write(database)) == [False, False]
+
+    assert await write(database, asking) == [True]
+
+
+async def test_what_one_write_causes_does_not_fail_one_that_was_left_out(
+    database: UserDatabase, service: BatchService
+) -> None:
+    bad = new_write(database, timezone="\0")
+
+    assert await write(database, bad, replace(bad)) == [False, False]
 
 
 async def test_what_one_write_causes_is_left_to_transactions(database: UserDatabase, service: BatchService) -> None:

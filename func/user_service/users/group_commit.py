@@ -6,6 +6,7 @@
    free, and an Idempotency-Key must be new. A write that finds it otherwise is left out, and the others are written.
 3. Two writes of a group never ask for the same user, identifier or key: the later one is left out.
 4. Where the statement fails for what one of several writes may have caused, nothing is written, and all are left out.
+   It fails soon where an open transaction has claimed an identifier: later writes of the worker wait for the group.
 5. What is left out is written alone, in a transaction that waits for locks and finds out what is wrong.
 """
 
@@ -29,6 +30,8 @@ from user_service.users.repository import OUTBOX_PARTITION
 from user_service.values.ids import new_id
 
 MAX_WRITES: Final = 50
+# How long a group waits for a transaction that has claimed an identifier.
+MAX_WAIT_MILLISECONDS: Final = 100
 # What one write of a group may cause: a constraint, a value that PostgreSQL refuses, a lock that is not free in time.
 CAUSED_BY_ONE: Final = (
     asyncpg.IntegrityConstraintViolationError,
@@ -36,6 +39,8 @@ CAUSED_BY_ONE: Final = (
     asyncpg.LockNotAvailableError,
     asyncpg.TransactionRollbackError,
 )
+# What a transaction may do better: it waits longer for locks, and finds out which identifier is taken.
+CURED_ALONE: Final = (asyncpg.IntegrityConstraintViolationError, asyncpg.LockNotAvailableError)
 
 ROW_TYPES: Final = COLUMN_TYPES | {
     "event_id": "uuid",
@@ -81,6 +86,8 @@ TAKEN: Final = (
 IS_LOCKED: Final = "(writes.version = 1 OR writes.id IN (SELECT id FROM locked))"
 IS_FREE: Final = "writes.place NOT IN (SELECT place FROM taken)"
 IS_FIRST: Final = "writes.place NOT IN (SELECT place FROM repeated)"
+# Limits the waits of this statement; only its claims wait for other changes.
+WAITS_BRIEFLY: Final = f"(SELECT set_config('lock_timeout', '{MAX_WAIT_MILLISECONDS}ms', true)) IS NOT NULL"
 INSERTED: Final = (
     f"inserted AS (INSERT INTO users ({', '.join(COLUMN_TYPES)})"  # noqa: S608
     f" SELECT {VALUES} FROM go WHERE go.version = 1)"
@@ -152,7 +159,7 @@ async def write_group(
         try:
             written = await session.execute(with_parts(parts), values)
         except CAUSED_BY_ONE as error:
-            if len(group) == 1 and not isinstance(error, asyncpg.IntegrityConstraintViolationError):
+            if len(writes) == 1 and not isinstance(error, CURED_ALONE):
                 raise
             return {}
     return {group[place - 1]: True for place in written.scalars()}
@@ -198,7 +205,7 @@ def collect(group: Sequence[Write], cipher: Cipher, index: BlindIndex) -> tuple[
         parts.append(UPDATED)
     if any(write.claimed or write.freed for write in group):
         gate.append(TAKEN)
-        conditions.append(IS_FREE)
+        conditions += (IS_FREE, WAITS_BRIEFLY)
         parts += (CLAIMED, FREED) if has_changed else (CLAIMED,)
         values |= identifier_arrays("claimed", [(key, place) for place, write in places for key in write.claimed])
         values |= identifier_arrays("freed", [(key, place) for place, write in places for key in write.freed])
