@@ -3,6 +3,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from support.waiting import eventually
 from user_service.cache.dataloader import DataLoader
 
 
@@ -104,6 +105,62 @@ async def test_a_cancelled_caller_does_not_affect_the_others(source: Source, can
 
     assert isinstance(values.pop(cancelled), asyncio.CancelledError)
     assert values == [7, 7]
+
+
+async def test_a_key_whose_loads_were_all_cancelled_before_its_fetch_is_not_fetched(source: Source) -> None:
+    loader = DataLoader(source.fetch, width=1)
+    first, cancelled, shared = (uuid4() for _ in range(3))
+
+    running = loader.load(first)
+    await asyncio.sleep(0.01)
+    loader.load(cancelled).cancel()
+    loader.load(shared).cancel()
+    waiting = loader.load(shared)
+    source.may_answer.set()
+    await asyncio.gather(running, waiting)
+    loader.load(cancelled).cancel()
+    await asyncio.sleep(0.01)
+
+    assert source.fetches == [[first], [shared]]
+
+
+async def test_a_fetch_that_takes_long_does_not_hold_up_others(source: Source) -> None:
+    loader = DataLoader(source.fetch, width=1, batch=1, patience=0.01)
+    ids = [uuid4() for _ in range(3)]
+
+    loads = [loader.load(user_id) for user_id in ids]
+
+    async def are_all_fetched() -> bool:
+        return len(source.fetches) == len(ids)
+
+    await eventually(are_all_fetched)
+    source.may_answer.set()
+
+    assert await asyncio.gather(*loads) == [None] * 3
+    await asyncio.sleep(0)
+    assert (loader.waiting, loader.running, loader.slow) == ({}, set(), set())
+
+
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_fetch_that_takes_long_is_cancelled_with_the_last_of_its_loads(source: Source, number: int) -> None:
+    loader = DataLoader(source.fetch, patience=0.01)
+
+    loads = [loader.load(user_id) for user_id in [uuid4(), uuid4()]]
+
+    async def is_slow() -> bool:
+        return bool(loader.slow)
+
+    await eventually(is_slow)
+    (task,) = loader.slow
+    for future in loads[:number]:
+        future.cancel()
+    await asyncio.sleep(0.01)
+
+    assert task.cancelled() == (number == len(loads))
+    source.may_answer.set()
+    assert await asyncio.gather(*loads[number:]) == [None] * (len(loads) - number)
+    await asyncio.sleep(0)
+    assert loader.slow == set()
 
 
 async def test_a_load_after_a_commit_sees_it_although_a_fetch_of_before_is_under_way(source: Source) -> None:

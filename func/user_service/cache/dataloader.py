@@ -3,9 +3,10 @@
 An idle service fetches at once. A busy one makes one round trip for the look-ups that arrive during a fetch.
 """
 
-from asyncio import Future, Task, get_running_loop
+from asyncio import Future, Task, TimerHandle, get_running_loop
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -17,6 +18,9 @@ class DataLoader(Generic[K, V]):
 
     A key that `fetch` does not return has no value. An exception in place of a value is raised for that key only. A
     fetch starts after every `load` that it serves, so that a load sees what was committed before it.
+
+    A key whose loads were all cancelled is not fetched. With `patience`, a fetch that takes longer than these seconds
+    is not among the `width`, so that it does not hold up others, and is cancelled when all its loads are.
     """
 
     def __init__(
@@ -25,12 +29,15 @@ class DataLoader(Generic[K, V]):
         *,
         width: int = 2,
         batch: int = 500,
+        patience: float | None = None,
     ) -> None:
         self.fetch = fetch
         self.width = width
         self.batch = batch
+        self.patience = patience
         self.waiting: dict[K, list[Future[V | None]]] = {}
         self.running: set[Task[None]] = set()
+        self.slow: set[Task[None]] = set()
         self.scheduled = False
         # Of the first load that waits, so that a fetch belongs to the trace of one of its loads.
         self.context: Context | None = None
@@ -50,15 +57,41 @@ class DataLoader(Generic[K, V]):
     def start(self) -> None:
         self.scheduled = False
         while self.waiting and len(self.running) < self.width:
-            keys = list(self.waiting)[: self.batch]
+            loads = self.take_batch()
             context, self.context = self.context, None
-            work = self.run({key: self.waiting.pop(key) for key in keys})
-            task = get_running_loop().create_task(work, context=context)
+            if not loads:
+                continue
+            loop = get_running_loop()
+            task = loop.create_task(self.run(loads), context=context)
             self.running.add(task)
-            task.add_done_callback(self.finish)
+            timer = loop.call_later(self.patience, self.set_aside, task, loads) if self.patience is not None else None
+            task.add_done_callback(partial(self.finish, timer))
 
-    def finish(self, task: Task[None]) -> None:
+    def take_batch(self) -> dict[K, list[Future[V | None]]]:
+        """Takes keys off those that wait, without those whose loads were all cancelled."""
+        taken = [(key, self.waiting.pop(key)) for key in list(self.waiting)[: self.batch]]
+        return {key: futures for key, futures in taken if not all(future.done() for future in futures)}
+
+    def set_aside(self, task: Task[None], loads: dict[K, list[Future[V | None]]]) -> None:
+        """Starts others beside a fetch that takes long, and cancels it as soon as all its loads are cancelled."""
         self.running.discard(task)
+        self.slow.add(task)
+        left = {future for futures in loads.values() for future in futures}
+
+        def forget(future: Future[V | None]) -> None:
+            left.discard(future)
+            if future.cancelled() and not left:
+                task.cancel()
+
+        for future in list(left):
+            future.add_done_callback(forget)
+        self.start()
+
+    def finish(self, timer: TimerHandle | None, task: Task[None]) -> None:
+        if timer is not None:
+            timer.cancel()
+        self.running.discard(task)
+        self.slow.discard(task)
         self.start()
 
     async def run(self, loads: dict[K, list[Future[V | None]]]) -> None:

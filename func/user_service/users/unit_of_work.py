@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 # How long a caller waits at least while every connection of the pool is in use.
 MIN_WAIT_SECONDS: Final = 3.0
 ATTEMPTS: Final = 6
+# How long a group of changes may take before further ones are written beside it.
+GROUP_SECONDS: Final = 0.2
 FIRST_PAUSE_SECONDS: Final = 0.02
 
 T = TypeVar("T")
@@ -85,7 +87,7 @@ class UserDatabase:
         self.primary = Database(connector, metrics, size=size - replica_size, seconds=seconds, traced=traced)
         # What changes of single users begin with: concurrent ones share a round trip.
         self.current: DataLoader[UUID, Row] = DataLoader(partial(fetch_rows, self.primary))
-        self.writes: DataLoader[Write, bool] = DataLoader(self.write_group, batch=MAX_WRITES)
+        self.writes: DataLoader[Write, bool] = DataLoader(self.write_group, batch=MAX_WRITES, patience=GROUP_SECONDS)
         self.replica: Database | None = None
         if replica_size:
             read_connector = Connector(
