@@ -1,4 +1,5 @@
 import asyncio
+from contextvars import ContextVar
 from uuid import UUID, uuid4
 
 import pytest
@@ -185,3 +186,22 @@ async def test_nothing_is_left_behind(source: Source) -> None:
     await asyncio.sleep(0)
 
     assert (loader.waiting, loader.running, loader.scheduled) == ({}, set(), False)
+
+
+async def test_a_fetch_has_the_context_of_the_first_of_its_loads() -> None:
+    caller: ContextVar[int] = ContextVar("caller")
+    seen: list[tuple[int, list[int]]] = []
+
+    async def fetch(keys: list[int]) -> dict[int, int | Exception]:
+        seen.append((caller.get(), keys))
+        return {}
+
+    loader: DataLoader[int, int] = DataLoader(fetch, batch=2)
+
+    async def load(number: int) -> None:
+        caller.set(number)
+        await loader.load(number)
+
+    await asyncio.gather(*(load(number) for number in range(5)))
+
+    assert seen == [(0, [0, 1]), (2, [2, 3]), (4, [4])]

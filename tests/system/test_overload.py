@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -55,6 +55,17 @@ def change(server: LiveServer, url: str) -> tuple[int, str, str | None]:
     return response.status_code, response.json()["code"], response.headers.get("retry-after")
 
 
+def hold(
+    pool: ThreadPoolExecutor, server: LiveServer, urls: list[str], postgres: PostgresServer, database: str
+) -> list[Future[tuple[int, str, str | None]]]:
+    """Changes that hang, each in a statement of its own: those that begin together would share one."""
+    held = []
+    for number, url in enumerate(urls, 1):
+        held.append(pool.submit(change, server, url))
+        wait_for_active(postgres, database, number)
+    return held
+
+
 def test_a_request_past_its_deadline_is_given_up_down_to_its_statement(
     postgres: PostgresServer, database: str, tmp_path: Path
 ) -> None:
@@ -81,8 +92,7 @@ def test_requests_over_the_bound_are_shed_and_probes_are_not(
 
     with live(settings) as server, ThreadPoolExecutor(3) as pool:
         urls = [make(server) for _ in range(3)]
-        held = [pool.submit(change, server, url) for url in urls]
-        wait_for_active(postgres, database, 3)
+        held = hold(pool, server, urls, postgres, database)
         shed = change(server, urls[0])
         with server.client() as client:
             probes = [client.get(f"/api/health/{probe}").status_code for probe in ("live", "ready")]
@@ -108,8 +118,7 @@ def test_cached_reads_go_on_while_as_many_writes_as_are_allowed_hang(
         urls = [make(server) for _ in range(4)]
         other = urls.pop()
         assert status_of_read(server, urls[0]) == 200
-        held = [pool.submit(change, server, url) for url in urls]
-        wait_for_active(postgres, database, 3)
+        held = hold(pool, server, urls, postgres, database)
         cached = [status_of_read(server, urls[0]) for _ in range(5)]
         uncached = status_of_read(server, other)
         with server.client() as client:

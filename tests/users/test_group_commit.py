@@ -1,7 +1,8 @@
 """Changes of single users that one statement writes together."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,9 +14,11 @@ import pytest
 from support.api import USERS, expect_problem, unique_email, user_url
 from support.batch_service import BatchService
 from user_service.encryption.blind_index import BlindIndex
+from user_service.idempotency.requests import KeyedResponse
+from user_service.postgres.pool import PLANNER
 from user_service.users import rules
 from user_service.users.change_log import Change, Origin
-from user_service.users.group_commit import Write, write_group
+from user_service.users.group_commit import Write, collect, with_parts, write_group
 from user_service.users.identifiers import identifiers, search_terms
 from user_service.users.model import User
 from user_service.users.schemas import UserCreate, UserUpdate
@@ -253,18 +256,22 @@ async def test_what_one_write_causes_is_left_to_transactions(database: UserDatab
     assert await write(database, good) == [True]
 
 
+def changed(database: UserDatabase, user: User) -> Write:
+    after = replace(user, given_name="Ada", version=2)
+    change = Change(after, "updated", ("given_name",))
+    return Write(change, origin(), datetime.now(UTC), database.index, (), (), (), ())
+
+
 async def test_an_overtaken_change_leaves_the_others(database: UserDatabase, service: BatchService) -> None:
     first, second = [await create(database, number) for number in range(2)]
     async with service.database.acquire() as connection:
         await connection.execute("UPDATE users SET version = version + 1 WHERE id = $1", first.id)
 
-    def changed(user: User) -> Write:
-        after = replace(user, given_name="Ada", version=2)
-        return Write(
-            Change(after, "updated", ("given_name",)), origin(), datetime.now(UTC), database.index, (), (), (), ()
-        )
-
-    assert await write(database, changed(first), changed(second), new_write(database)) == [False, True, True]
+    assert await write(database, changed(database, first), changed(database, second), new_write(database)) == [
+        False,
+        True,
+        True,
+    ]
 
     assert [version for version, _ in await service.read_changes(str(first.id))] == [1]
     assert [version for version, _ in await service.read_changes(str(second.id))] == [1, 2]
@@ -291,3 +298,98 @@ async def test_a_taken_address_is_refused_and_the_others_of_its_group_are_writte
     expect_problem(responses[0], 409, "email_taken")
     found = (await service.client.get(USERS, params={"email": email})).json()["items"]
     assert [user["id"] for user in found] == [holder]
+
+
+async def test_an_address_that_an_open_transaction_has_claimed_holds_back_its_own_create_only(
+    service: BatchService,
+) -> None:
+    email = unique_email()
+    (holder,) = await service.make(1, email=email)
+
+    async with service.database.acquire() as connection:
+        row = await connection.fetchrow("DELETE FROM identifiers WHERE user_id = $1 RETURNING kind, index", holder)
+        async with connection.transaction():
+            await connection.execute("INSERT INTO identifiers (kind, index, user_id) VALUES ($1, $2, $3)", *row, holder)
+            waiting = asyncio.create_task(service.client.post(USERS, json={"email": email}))
+            others = await asyncio.gather(
+                *(service.client.post(USERS, json={"email": unique_email()}) for _ in range(8))
+            )
+            assert [response.status_code for response in others] == [201] * 8
+            await service.wait_for_lock_waiters()
+            assert not waiting.done()
+        response = await waiting
+
+    expect_problem(response, 409, "email_taken")
+    assert await service.count("users") == 9
+
+
+async def test_what_was_written_is_published_although_its_caller_was_cancelled(
+    database: UserDatabase, service: BatchService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await create(database, 1)
+    told: list[str] = []
+    invalidated: list[Any] = []
+    invalidate = database.cache.invalidate
+
+    async def note(versions: Any) -> None:
+        invalidated.append(dict(versions))
+        await invalidate(versions)
+
+    monkeypatch.setattr(database, "after_change", lambda: told.append("changed"))
+    monkeypatch.setattr(database.cache, "invalidate", note)
+    loads = [database.writes.load(one) for one in (changed(database, user), new_write(database))]
+    await asyncio.sleep(0)
+    loads[0].cancel()
+
+    assert await loads[1]
+
+    assert invalidated[0][user.id] == 2
+    assert told == ["changed"]
+    assert [version for version, _ in await service.read_changes(str(user.id))] == [1, 2]
+
+
+SHAPES = [
+    [kind for kind, is_there in zip(("create", "change"), there, strict=True) if is_there]
+    for there in ((1, 0), (0, 1), (1, 1))
+]
+
+
+def scans(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The nodes of a plan that read a table."""
+    if "Relation Name" in plan and plan["Node Type"] != "ModifyTable":
+        yield plan
+    for inner in plan.get("Plans", ()):
+        yield from scans(inner)
+
+
+@pytest.mark.parametrize("kinds", SHAPES, ids="-".join)
+@pytest.mark.parametrize("number", [1, 3])
+async def test_a_plan_of_empty_tables_finds_rows_by_their_keys(
+    database: UserDatabase, service: BatchService, kinds: list[str], number: int
+) -> None:
+    """Such a plan stays in use while the tables fill, until PostgreSQL analyses them."""
+    group = []
+    for kind in kinds:
+        for _ in range(number):
+            write = new_write(database, **({"version": 2} if kind == "change" else {}))
+            freed = [b"\x01" + b"x" * 16] if kind == "change" else []
+            key = KeyedResponse(write.change.user.id.bytes, b"fingerprint", b"response")
+            group.append(replace(write, freed=freed, removed=[1, 2], keyed=key))
+    parts, values = collect(group, database.cipher, database.index)
+    statement = with_parts(parts)
+    async with service.database.acquire() as connection:
+        await connection.execute("VACUUM ANALYZE users, identifiers, user_terms, idempotency_keys")
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        for name, value in PLANNER.items():
+            await connection.execute(f"SET {name} = '{value}'")
+        (row,) = await connection.fetch(f"EXPLAIN (FORMAT JSON) {statement.sql}", *statement.arguments(values))
+        await connection.execute("RESET ALL")
+
+    read = list(scans(json.loads(row[0])[0]["Plan"]))
+    assert read
+    for node in read:
+        by_key = node.get("Index Cond", "")
+        by_key += "".join(inner.get("Index Cond", "") for inner in node.get("Plans", ()))
+        assert node["Node Type"] == "Tid Scan" or by_key, node
+        if node["Relation Name"] in {"user_terms", "identifiers"} and node["Node Type"] != "Tid Scan":
+            assert by_key.count("=") == 2, node

@@ -1,6 +1,6 @@
-"""Collects single look-ups that run concurrently, and fetches them as one set.
+"""Collects single look-ups or writes that run concurrently, and runs them as one set.
 
-An idle service fetches at once. A busy one makes one round trip for the look-ups that arrive during a fetch.
+An idle service runs them at once. A busy one makes one round trip for those that arrive during another.
 """
 
 from asyncio import Future, Task, TimerHandle, get_running_loop
@@ -35,20 +35,20 @@ class DataLoader(Generic[K, V]):
         self.width = width
         self.batch = batch
         self.patience = patience
-        self.waiting: dict[K, list[Future[V | None]]] = {}
+        # With the context of the first load of the key, so that a fetch belongs to the trace of one of its loads.
+        self.waiting: dict[K, tuple[Context, list[Future[V | None]]]] = {}
         self.running: set[Task[None]] = set()
         self.slow: set[Task[None]] = set()
         self.scheduled = False
-        # Of the first load that waits, so that a fetch belongs to the trace of one of its loads.
-        self.context: Context | None = None
 
     def load(self, key: K) -> Future[V | None]:
         """The value of a key, None if it has none, or the error of the fetch."""
         loop = get_running_loop()
         future: Future[V | None] = loop.create_future()
-        self.waiting.setdefault(key, []).append(future)
-        if self.context is None:
-            self.context = copy_context()
+        if key in self.waiting:
+            self.waiting[key][1].append(future)
+        else:
+            self.waiting[key] = copy_context(), [future]
         if not self.scheduled and len(self.running) < self.width:
             self.scheduled = True
             loop.call_soon(self.start)
@@ -57,20 +57,21 @@ class DataLoader(Generic[K, V]):
     def start(self) -> None:
         self.scheduled = False
         while self.waiting and len(self.running) < self.width:
-            loads = self.take_batch()
-            context, self.context = self.context, None
-            if not loads:
+            taken = self.take_batch()
+            if not taken:
                 continue
+            loads = {key: futures for key, (_, futures) in taken.items()}
+            context, _ = next(iter(taken.values()))
             loop = get_running_loop()
             task = loop.create_task(self.run(loads), context=context)
             self.running.add(task)
             timer = loop.call_later(self.patience, self.set_aside, task, loads) if self.patience is not None else None
             task.add_done_callback(partial(self.finish, timer))
 
-    def take_batch(self) -> dict[K, list[Future[V | None]]]:
+    def take_batch(self) -> dict[K, tuple[Context, list[Future[V | None]]]]:
         """Takes keys off those that wait, without those whose loads were all cancelled."""
         taken = [(key, self.waiting.pop(key)) for key in list(self.waiting)[: self.batch]]
-        return {key: futures for key, futures in taken if not all(future.done() for future in futures)}
+        return {key: loads for key, loads in taken if not all(future.done() for future in loads[1])}
 
     def set_aside(self, task: Task[None], loads: dict[K, list[Future[V | None]]]) -> None:
         """Starts others beside a fetch that takes long, and cancels it as soon as all its loads are cancelled."""

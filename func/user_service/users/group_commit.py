@@ -5,8 +5,7 @@
 2. A changed user must be unlocked and still have the version that was read, each identifier that is asked for must be
    free, and an Idempotency-Key must be new. A write that finds it otherwise is left out, and the others are written.
 3. Two writes of a group never ask for the same user, identifier or key: the later one is left out.
-4. Where the statement fails for what one of several writes may have caused, nothing is written, and all are left out.
-   It fails soon where an open transaction has claimed an identifier: later writes of the worker wait for the group.
+4. Where the statement fails for what one write may have caused, nothing is written, and all are left out.
 5. What is left out is written alone, in a transaction that waits for locks and finds out what is wrong.
 """
 
@@ -30,17 +29,18 @@ from user_service.users.repository import OUTBOX_PARTITION
 from user_service.values.ids import new_id
 
 MAX_WRITES: Final = 50
-# How long a group waits for a transaction that has claimed an identifier.
-MAX_WAIT_MILLISECONDS: Final = 100
-# What one write of a group may cause: a constraint, a value that PostgreSQL refuses, a lock that is not free in time.
+# How long a group waits for a transaction that has claimed one of its identifiers and is still open.
+LOCK_TIMEOUT: Final = "100ms"
+# What one write of a group may cause: a constraint, a value or a size that PostgreSQL refuses, a lock that is not free
+# in time. Nothing was written.
 CAUSED_BY_ONE: Final = (
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.DataError,
+    asyncpg.ProgramLimitExceededError,
     asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
     asyncpg.TransactionRollbackError,
 )
-# What a transaction may do better: it waits longer for locks, and finds out which identifier is taken.
-CURED_ALONE: Final = (asyncpg.IntegrityConstraintViolationError, asyncpg.LockNotAvailableError)
 
 ROW_TYPES: Final = COLUMN_TYPES | {
     "event_id": "uuid",
@@ -73,8 +73,8 @@ FREED_ROWS: Final = (
 ADDED_ROWS: Final = "unnest(CAST(:added_terms AS bigint[]), CAST(:added_places AS integer[])) AS v(term, place)"
 REMOVED_ROWS: Final = "unnest(CAST(:removed_terms AS bigint[]), CAST(:removed_places AS integer[])) AS v(term, place)"
 
-# Lateral with a limit, so that rows are found by the primary keys, whatever the planner expects: a plan that was made
-# for empty tables may stay in use after they have filled.
+# Each part finds rows by a whole key: laterally with a limit, by an array of keys, or by an array of row addresses.
+# A plan that was made for empty tables may stay in use after they have filled, and a join might read all of a table.
 LOCKED: Final = (
     "locked AS MATERIALIZED (SELECT u.id FROM writes CROSS JOIN LATERAL"
     " (SELECT id FROM users WHERE id = writes.id AND version = writes.version - 1 LIMIT 1 FOR UPDATE SKIP LOCKED) u)"
@@ -85,16 +85,16 @@ TAKEN: Final = (
 )
 IS_LOCKED: Final = "(writes.version = 1 OR writes.id IN (SELECT id FROM locked))"
 IS_FREE: Final = "writes.place NOT IN (SELECT place FROM taken)"
+# For this statement alone, which is a transaction; in force before anything is claimed.
+WAITS_BRIEFLY: Final = f"(SELECT set_config('lock_timeout', '{LOCK_TIMEOUT}', true)) IS NOT NULL"
 IS_FIRST: Final = "writes.place NOT IN (SELECT place FROM repeated)"
-# Limits the waits of this statement; only its claims wait for other changes.
-WAITS_BRIEFLY: Final = f"(SELECT set_config('lock_timeout', '{MAX_WAIT_MILLISECONDS}ms', true)) IS NOT NULL"
 INSERTED: Final = (
     f"inserted AS (INSERT INTO users ({', '.join(COLUMN_TYPES)})"  # noqa: S608
     f" SELECT {VALUES} FROM go WHERE go.version = 1)"
 )
 UPDATED: Final = (
-    f"updated AS (UPDATE users SET ({', '.join(COLUMN_TYPES)}) = ROW({VALUES})"  # noqa: S608
-    " FROM go WHERE users.id = go.id)"
+    f"updated AS (UPDATE users SET ({', '.join(COLUMN_TYPES)}) ="  # noqa: S608
+    f" (SELECT {VALUES} FROM go WHERE go.id = users.id) WHERE users.id = ANY(ARRAY(SELECT id FROM go)))"
 )
 # In the order in which all transactions claim identifiers.
 CLAIMED: Final = (
@@ -103,16 +103,18 @@ CLAIMED: Final = (
     " ORDER BY v.kind, length(v.index), v.index)"
 )
 FREED: Final = (
-    f"freed AS (DELETE FROM identifiers AS i USING go, {FREED_ROWS}"  # noqa: S608
-    " WHERE v.place = go.place AND i.kind = v.kind AND i.index = v.index AND i.user_id = go.id)"
+    "freed AS (DELETE FROM identifiers WHERE ctid = ANY(ARRAY("  # noqa: S608
+    f"SELECT i.ctid FROM go JOIN {FREED_ROWS} ON v.place = go.place CROSS JOIN LATERAL"
+    " (SELECT ctid FROM identifiers WHERE kind = v.kind AND index = v.index AND user_id = go.id LIMIT 1) i)))"
 )
 ADDED_TERMS: Final = (
     f"added AS (INSERT INTO user_terms (term, user_id) SELECT v.term, go.id FROM go JOIN {ADDED_ROWS}"  # noqa: S608
     " ON v.place = go.place ORDER BY v.term ON CONFLICT DO NOTHING)"
 )
 REMOVED_TERMS: Final = (
-    f"removed AS (DELETE FROM user_terms USING go, {REMOVED_ROWS}"  # noqa: S608
-    " WHERE v.place = go.place AND user_terms.term = v.term AND user_terms.user_id = go.id)"
+    "removed AS (DELETE FROM user_terms WHERE ctid = ANY(ARRAY("  # noqa: S608
+    f"SELECT t.ctid FROM go JOIN {REMOVED_ROWS} ON v.place = go.place CROSS JOIN LATERAL"
+    " (SELECT ctid FROM user_terms WHERE term = v.term AND user_id = go.id LIMIT 1) t)))"
 )
 LOGGED: Final = (
     f"logged AS (INSERT INTO user_changes ({CHANGE_COLUMNS}) SELECT id, version, event_id, type, status,"  # noqa: S608
@@ -158,9 +160,7 @@ async def write_group(
     async with database.session() as session:
         try:
             written = await session.execute(with_parts(parts), values)
-        except CAUSED_BY_ONE as error:
-            if len(writes) == 1 and not isinstance(error, CURED_ALONE):
-                raise
+        except CAUSED_BY_ONE:
             return {}
     return {group[place - 1]: True for place in written.scalars()}
 

@@ -1,7 +1,7 @@
 """Units of work: PostgreSQL transactions, and the cache invalidation that follows a commit."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from random import uniform
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 # How long a caller waits at least while every connection of the pool is in use.
 MIN_WAIT_SECONDS: Final = 3.0
-ATTEMPTS: Final = 6
-# How long a group of changes may take before further ones are written beside it.
+# How long a group of changes, or of reads before them, may take before further ones run beside it.
 GROUP_SECONDS: Final = 0.2
+ATTEMPTS: Final = 6
 FIRST_PAUSE_SECONDS: Final = 0.02
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class UserDatabase:
         self.search = Deferred(load_search)
         self.primary = Database(connector, metrics, size=size - replica_size, seconds=seconds, traced=traced)
         # What changes of single users begin with: concurrent ones share a round trip.
-        self.current: DataLoader[UUID, Row] = DataLoader(partial(fetch_rows, self.primary))
+        self.current: DataLoader[UUID, Row] = DataLoader(partial(fetch_rows, self.primary), patience=GROUP_SECONDS)
         self.writes: DataLoader[Write, bool] = DataLoader(self.write_group, batch=MAX_WRITES, patience=GROUP_SECONDS)
         self.replica: Database | None = None
         if replica_size:
@@ -139,7 +139,7 @@ class UserDatabase:
         finally:
             # A commit may have succeeded although its response was lost.
             if service is not None and done:
-                await self.publish(service)
+                await self.publish(service.changed_versions)
 
     @asynccontextmanager
     async def single_statement(self, origin: Origin) -> AsyncIterator[tuple[UserService, StatementRepository]]:
@@ -148,33 +148,33 @@ class UserDatabase:
 
         Raises NotAtOnce where that is not possible: nothing was changed, use `unit_of_work`.
         """
-        service: UserService | None = None
-        done = False
-        try:
-            if await self.primary.is_distributed():
-                raise NotAtOnce
-            repository = StatementRepository(
-                self.primary, self.cipher, self.index, load=self.current.load, commit=self.writes.load
-            )
-            service = UserService(repository, origin)
-            yield service, repository
-            done = True
-            try:
-                await repository.write()
-            except NotAtOnce:
-                done = False
-                raise
-        finally:
-            if service is not None and done:
-                await self.publish(service)
+        if await self.primary.is_distributed():
+            raise NotAtOnce
+        repository = StatementRepository(
+            self.primary, self.cipher, self.index, load=self.current.load, commit=self.writes.load
+        )
+        service = UserService(repository, origin)
+        yield service, repository
+        await repository.write()
+        # What was written is published already. An earlier write of an unchanged user may not have reached the cache.
+        if not service.logged:
+            await self.publish(service.changed_versions)
 
     async def write_group(self, writes: Sequence[Write]) -> dict[Write, bool]:
-        return await write_group(self.primary, writes, self.cipher, self.index)
+        """Those that were written, which the cache and the relay know of, whether or not their callers still wait."""
+        # A commit may have succeeded although its response was lost.
+        changed: Collection[Write] = writes
+        try:
+            written = await write_group(self.primary, writes, self.cipher, self.index)
+            changed = written
+        finally:
+            await self.publish({write.change.user.id: write.change.user.version for write in changed})
+        return written
 
-    async def publish(self, service: UserService) -> None:
-        """Invalidates what a service has changed in the cache, and wakes the relay."""
-        await self.cache.invalidate(service.changed_versions)
-        if service.changed_versions and self.after_change is not None:
+    async def publish(self, versions: Mapping[UUID, int]) -> None:
+        """Invalidates changed users in the cache, by their new versions, and wakes the relay."""
+        await self.cache.invalidate(versions)
+        if versions and self.after_change is not None:
             self.after_change()
 
     def transaction(self, begin: str = BEGIN) -> AbstractAsyncContextManager[Session]:

@@ -1,4 +1,4 @@
-"""Changes of one user: each whole or not at all, and once for an `Idempotency-Key`, whose response is stored with it."""
+"""Changes of one user, each whole or not at all; once for an `Idempotency-Key`, whose response is stored with it."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
