@@ -102,6 +102,31 @@ def test_json_values_that_python_may_take_for_equal_differ(one: Any, other: Any)
 
 
 @pytest.mark.parametrize("schema", [UserCreate, ProvisionedUser])
+def test_a_new_user_has_what_a_document_gives_in_any_order(schema: type[UserCreate]) -> None:
+    document = {
+        "metadata": {"plan": "pro"},
+        "preferences": {"theme": "dark"},
+        "status": "pending",
+        "timezone": "Europe/Berlin",
+        "locale": "en-GB",
+        "phone": "+4930123456",
+        "display_name": "Ada L.",
+        "family_name": "King",
+        "given_name": "Ada",
+        "username": "ada",
+        "aliases": ["countess@example.org"],
+        "email_verified": True,
+        "email": "ada@example.org",
+        "external_id": "crm-7",
+    }
+    assert document.keys() == UserCreate.model_fields.keys()
+
+    for body in (document, dict(reversed(document.items()))):
+        user = new_user(schema.model_validate(body))
+        assert {name: getattr(user, name) for name in document} == document
+
+
+@pytest.mark.parametrize("schema", [UserCreate, ProvisionedUser])
 def test_a_new_user_has_each_field_of_its_body(schema: type[UserCreate]) -> None:
     values = {name: name for name in reversed(schema.model_fields)}
 

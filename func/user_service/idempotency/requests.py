@@ -29,7 +29,8 @@ VALUES: Final = (
     f"CAST(:key AS bytea), CAST(:fingerprint AS bytea), CAST(:response AS bytea), now(), now() + {interval(RETENTION)},"
     " CAST(:traceparent AS text), CAST(:mentions AS uuid[])"
 )
-# Each new key removes a few expired ones, so that the table holds about one day's requests.
+# Each new key removes a few expired ones, so that the table holds about one day's requests; so does each group of new
+# keys, which has up to 50.
 REMOVED_AT_ONCE: Final = 10
 REMOVED_BY_GROUP: Final = 100
 REMOVE_OLD_REQUESTS: Final = delete_batch(

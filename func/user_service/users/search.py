@@ -85,7 +85,7 @@ class UserSearch:
         rows = await self.read(compile_page(shape, brief=brief), values, shape)
         found = rows[: query.limit]
         total = await self.count(query, seconds=COUNT_SECONDS) if query.counted else None
-        return SearchPage(found, end_of(found[-1], shape) if len(rows) > query.limit else None, total)
+        return SearchPage(found, make_cursor(found[-1], shape) if len(rows) > query.limit else None, total)
 
     async def count(self, query: SearchQuery, *, seconds: float) -> int | None:
         """The number of users that match the filters; None where counting takes longer."""
@@ -173,7 +173,7 @@ def compile_page(shape: Shape, *, brief: bool = False) -> Statement:
     return compile_select(page)
 
 
-def end_of(row: Row, shape: Shape) -> Cursor:
+def make_cursor(row: Row, shape: Shape) -> Cursor:
     """The cursor behind a row. The order of ids needs no time."""
     return Cursor(row["updated_at"] if shape.by_update else EPOCH, row["id"])
 

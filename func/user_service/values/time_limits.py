@@ -1,4 +1,7 @@
-"""Time limits of waits that are many and short: those of the same duration share one timer of the event loop."""
+"""Time limits of waits that are many and short: those of the same duration share one timer of the event loop.
+
+For processes in which one event loop runs at a time.
+"""
 
 from asyncio import AbstractEventLoop, CancelledError, Task, TimerHandle, current_task, get_running_loop
 from types import TracebackType

@@ -55,6 +55,7 @@ class UserChanges:
                 # The request may come again, after a change: the transaction finds the response of the first time.
                 raise NotAtOnce from error
             if self.key is not None:
+                # What is stored must be linked to each user in it. A statement links it to the change that it writes.
                 if users.unlogged():
                     raise NotAtOnce
                 repository.keyed = self.key.keyed_response(to_stored(response))

@@ -199,11 +199,13 @@ def page_headers(request: JsonRequest, next_cursor: str | None) -> Headers:
     if next_cursor is None:
         return PAGE_HEADERS
     others = "".join(
-        f"{encode_text(name)}={encode_text(value)}&" for name, value in request.parameters.items() if name != "cursor"
+        f"{quote_parameter(name)}={quote_parameter(value)}&"
+        for name, value in request.parameters.items()
+        if name != "cursor"
     )
     return (*PAGE_HEADERS, (b"link", f'<?{others}cursor={next_cursor}>; rel="next"'.encode()))
 
 
-def encode_text(text: str) -> str:
+def quote_parameter(text: str) -> str:
     """A name or a value in a query."""
     return text if text.isalnum() and text.isascii() else quote_plus(text)

@@ -1,7 +1,7 @@
 """The feed can keep the changes of a set in one row.
 
-Release 0.1.0 can't read such rows, and may run on this schema during a rollout or after a rollback. So they are written
-where the database is new, and elsewhere once a later release's migration says so.
+Release 0.1.0 leaves out all but the last change of such a row, and may run on this schema during a rollout or after a
+rollback. So they are written where the database is new, and elsewhere once an operator sets `feed_state.has_sets`.
 """
 
 from alembic import op
