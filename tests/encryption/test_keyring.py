@@ -1,6 +1,7 @@
 """Derived keys: databases were written with them, so they must never change."""
 
 import base64
+import hmac
 from pathlib import Path
 
 import pytest
@@ -34,4 +35,7 @@ def test_each_key_of_a_keyring_is_derived_for_its_purpose(tmp_path: Path) -> Non
     derived = {name: derive_key(keys.blind_index, name.encode()) for name in ("cursor", "principal", "idempotency")}
 
     assert keys.blind_index.hex() == DERIVED[b"blind-index"]
-    assert {"cursor": keys.cursor, "principal": keys.principal, "idempotency": keys.idempotency} == derived
+    assert {"cursor": keys.cursor, "principal": keys.principal} == {
+        name: derived[name] for name in ("cursor", "principal")
+    }
+    assert keys.idempotency.digest(b"request") == hmac.digest(derived["idempotency"], b"request", "sha256")

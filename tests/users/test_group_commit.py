@@ -15,6 +15,7 @@ from support.api import USERS, expect_problem, unique_email, user_url
 from support.batch_service import BatchService
 from user_service.encryption.blind_index import BlindIndex
 from user_service.idempotency.requests import KeyedResponse
+from user_service.idempotency.stored_responses import StoredResponse
 from user_service.postgres.pool import PLANNER
 from user_service.users import rules
 from user_service.users.change_log import Change, Origin
@@ -373,7 +374,7 @@ async def test_a_plan_of_empty_tables_finds_rows_by_their_keys(
         for _ in range(number):
             write = new_write(database, **({"version": 2} if kind == "change" else {}))
             freed = [b"\x01" + b"x" * 16] if kind == "change" else []
-            key = KeyedResponse(write.change.user.id.bytes, b"fingerprint", b"response")
+            key = KeyedResponse(write.change.user.id.bytes, b"fingerprint", StoredResponse(204, (), b""))
             group.append(replace(write, freed=freed, removed=[1, 2], keyed=key))
     parts, values = collect(group, database.cipher, database.index)
     statement = with_parts(parts)

@@ -12,6 +12,7 @@ from typing import Final
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from user_service.encryption.blind_index import PrefixedHmac
 from user_service.encryption.cipher import Cipher, FindKeys, find_none
 from user_service.errors import ConfigurationError
 from user_service.settings import Settings
@@ -25,6 +26,11 @@ BLIND_INDEX_PURPOSE: Final = b"blind-index"
 def derive_key(key: bytes, purpose: bytes) -> bytes:
     """A 32-byte key for one purpose: HKDF-SHA-256 (RFC 5869)."""
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=DERIVATION_SALT, info=purpose).derive(key)
+
+
+@lru_cache(maxsize=16)
+def derive_hmac(key: bytes, purpose: bytes) -> PrefixedHmac:
+    return PrefixedHmac(derive_key(key, purpose), b"")
 
 
 @dataclass(slots=True, repr=False)
@@ -69,9 +75,9 @@ class Keyring:
         return derive_key(self.blind_index, b"principal")
 
     @property
-    def idempotency(self) -> bytes:
-        """The key of the HMACs that identify idempotent requests."""
-        return derive_key(self.blind_index, b"idempotency")
+    def idempotency(self) -> PrefixedHmac:
+        """The HMACs that identify idempotent requests."""
+        return derive_hmac(self.blind_index, b"idempotency")
 
     def activate(self, *, blind_index: bytes, active_id: str) -> None:
         """Uses the keys that the database is written with."""

@@ -97,22 +97,28 @@ def lock_number(name: bytes) -> int:
 
 
 class KeyedResponse(NamedTuple):
-    """The encrypted response to a request with an Idempotency-Key, to be stored by `STORE_RESPONSES`."""
+    """The response to a request with an Idempotency-Key, to be stored by `STORE_RESPONSES`."""
 
     id: bytes
     fingerprint: bytes
-    response: bytes
+    response: StoredResponse
 
     @staticmethod
-    def arrays(stored: Sequence[tuple["KeyedResponse", int]]) -> dict[str, Sequence[Any]]:
+    def arrays(stored: Sequence[tuple["KeyedResponse", int]], cipher: Cipher) -> dict[str, Sequence[Any]]:
         """The parameters of `CHECK_KEYS` and `STORE_RESPONSES`, for responses and their places."""
+        keys = [(one.id,) for one, _ in stored]
+        contents = [(encode_head(one.response), one.response.body) for one, _ in stored]
         return {
             "key_places": [place for _, place in stored],
             "key_numbers": [lock_number(one.id) for one, _ in stored],
             "key_ids": [one.id for one, _ in stored],
             "fingerprints": [one.fingerprint for one, _ in stored],
-            "responses": [one.response for one, _ in stored],
+            "responses": IDEMPOTENCY_KEYS.seal_all(cipher, keys, contents),
         }
+
+
+def encode_head(response: StoredResponse) -> bytes:
+    return orjson.dumps([response.status, response.headers])
 
 
 class IdempotentRequest:
@@ -126,10 +132,9 @@ class IdempotentRequest:
         """`request` is what distinguishes requests besides the body: method, address, conditions."""
         self.cipher: Cipher = keys.cipher
         self.index = index
-        secret = keys.idempotency
-        self.id = hmac.digest(secret, orjson.dumps([principal, key]), "sha256")[:ID_BYTES]
+        self.id = keys.idempotency.digest(orjson.dumps([principal, key]))[:ID_BYTES]
         content = orjson.dumps([principal, *request, sha256(body).hexdigest()])
-        self.fingerprint = hmac.digest(secret, content, "sha256")
+        self.fingerprint = keys.idempotency.digest(content)
 
     async def before(self, session: Session) -> StoredResponse | None:
         """Raises IdempotencyInProgress at once while another transaction has the key, IdempotencyKeyReused, and
@@ -152,16 +157,12 @@ class IdempotentRequest:
         return response
 
     async def after(self, session: Session, response: StoredResponse, links: Links) -> None:
-        id_, fingerprint, sealed = self.keyed_response(response)
-        values = {"key": id_, "fingerprint": fingerprint, "response": sealed, **links.columns}
+        sealed = IDEMPOTENCY_KEYS.seal(self.cipher, (self.id,), encode_head(response), response.body)
+        values = {"key": self.id, "fingerprint": self.fingerprint, "response": sealed, **links.columns}
         await session.execute(STORE_REQUEST, values)
 
     def keyed_response(self, response: StoredResponse) -> KeyedResponse:
-        return KeyedResponse(self.id, self.fingerprint, self.seal(response))
-
-    def seal(self, response: StoredResponse) -> bytes:
-        head = orjson.dumps([response.status, response.headers])
-        return IDEMPOTENCY_KEYS.seal(self.cipher, (self.id,), head, response.body)
+        return KeyedResponse(self.id, self.fingerprint, response)
 
     def open(self, token: bytes) -> StoredResponse:
         head, body = IDEMPOTENCY_KEYS.open(self.cipher, (self.id,), token)

@@ -60,7 +60,12 @@ class ResponseTable(EncryptedColumn):
         return f"unnest({arrays}) AS k({self.key_columns})"
 
     def seal(self, cipher: Cipher, key: RowKey, head: bytes, body: bytes) -> bytes:
-        return cipher.seal(head + b"\n" + body, purpose=self.purpose, user_id=self.binding(key))
+        return self.seal_all(cipher, [key], [(head, body)])[0]
+
+    def seal_all(self, cipher: Cipher, keys: Sequence[RowKey], responses: Sequence[tuple[bytes, bytes]]) -> list[bytes]:
+        """The tokens of heads and bodies, for the keys at the same positions."""
+        contents = [head + b"\n" + body for head, body in responses]
+        return cipher.seal_all(contents, purpose=self.purpose, user_ids=map(self.binding, keys))
 
     def open(self, cipher: Cipher, key: RowKey, token: bytes) -> tuple[bytes, bytes]:
         """The head and the body. Raises DecryptionError."""

@@ -217,7 +217,7 @@ def collect(group: Sequence[Write], cipher: Cipher, index: BlindIndex) -> tuple[
         gate.append(CHECK_KEYS)
         conditions.append(IS_FIRST)
         parts += STORE_RESPONSES
-        values |= KeyedResponse.arrays(keyed)
+        values |= KeyedResponse.arrays(keyed, cipher)
     go = f"go AS MATERIALIZED (SELECT * FROM writes WHERE {' AND '.join(conditions) or 'true'})"  # noqa: S608
     rows = ROWS
     if len(group) == 1:

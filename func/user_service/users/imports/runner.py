@@ -5,7 +5,6 @@ records from the start; those up to the position are skipped. A chunk is applied
 two requests that continue one import at once can't apply a record twice.
 """
 
-import hmac
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -207,12 +206,12 @@ class ImportRunner:
             await session.execute(SET_STATE, {"id": import_id, "state": state})
 
     def key_hash(self, actor: str, key: str) -> bytes:
-        return hmac.digest(self.keys.idempotency, orjson.dumps([actor, key]), "sha256")
+        return self.keys.idempotency.digest(orjson.dumps([actor, key]))
 
     def fingerprint(self, records: Sequence[NumberedRecord]) -> bytes:
         """Identifies the first records of a file; a keyed hash, since they are personal data."""
         content = FINGERPRINT_PREFIX + orjson.dumps([record for _, record in records])
-        return hmac.digest(self.keys.idempotency, content, "sha256")
+        return self.keys.idempotency.digest(content)
 
 
 def failure_line(row: Any) -> bytes:
