@@ -16,6 +16,7 @@ from benchmarks import (
     lists,
     memory,
     operations,
+    outbox,
     overload,
     reads,
     report,
@@ -38,6 +39,7 @@ MEASUREMENTS: dict[str, Callable[[Bench, Plan], list[report.Row]]] = {
     "imports": imports.measure,
     "events": events.measure,
     "feed": feed.measure,
+    "outbox": outbox.measure,
     "overload": overload.measure,
 }
 LONGEST_SECONDS = 3_600

@@ -70,6 +70,7 @@ GOALS = {
     "events.structured": Goal(Judged.AT_LEAST, limit=0.9, aim=0.95, bound=0.6),
     "feed.rate": Goal(Judged.AT_LEAST, limit=10_000, aim=10_000, bound=4_000, unit="changes/s"),
     "feed.lag": Goal(Judged.AT_MOST, limit=1000, aim=500, bound=3000, unit="ms"),
+    "outbox.rate": Goal(Judged.AT_LEAST, limit=2_500, aim=2_500, bound=1_000, unit="events/s"),
     "list.depth": Goal(Judged.AT_MOST, limit=1.2, aim=1.2, bound=2.4),
     "memory.idle": Goal(Judged.AT_MOST, limit=80, aim=70, bound=105, unit="MiB"),
     "memory.loaded": Goal(Judged.AT_MOST, limit=150, aim=150, bound=220, unit="MiB"),
