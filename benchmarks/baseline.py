@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
+
+from benchmarks.bare_server import serve
 
 app = FastAPI()
 users: dict[str, dict[str, Any]] = {}
@@ -54,15 +55,7 @@ async def change_user(user_id: str, body: Body) -> dict[str, Any]:
 
 def main(port: str, file: str) -> None:
     users.update(json.loads(Path(file).read_bytes()))
-    uvicorn.run(
-        app,
-        host="127.0.0.1",
-        port=int(port),
-        http="httptools",
-        loop="uvloop",
-        access_log=False,
-        log_level="warning",
-    )
+    serve(app, port)
 
 
 if __name__ == "__main__":

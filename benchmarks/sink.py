@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-import uvicorn
+from benchmarks.bare_server import serve
 
 EMPTY = {"events": 0, "first": 0.0, "last": 0.0}
 seen: dict[str, float] = dict(EMPTY)
@@ -33,16 +33,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 
 def main(port: str) -> None:
-    uvicorn.run(
-        app,
-        host="127.0.0.1",
-        port=int(port),
-        http="httptools",
-        loop="uvloop",
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-    )
+    serve(app, port)
 
 
 if __name__ == "__main__":
