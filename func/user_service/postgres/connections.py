@@ -17,6 +17,8 @@ from user_service.postgres.failures import is_transient
 from user_service.values.time_limits import TimeLimit
 
 RETRY_PAUSE_SECONDS: Final = 0.1
+# How long the end waits for attempts to open a connection.
+ATTEMPT_GRACE_SECONDS: Final = 1.0
 IDLE_SECONDS: Final = 300.0
 MAX_AGE_SECONDS: Final = 1800.0
 # Open before the service is ready, and not closed when they are idle: a request that meets a server or a resolver that
@@ -186,7 +188,7 @@ class Connections:
         The requests that wait fail when trying again is pointless: the URI is wrong, or there is no connection at all
         and the circuit breaker is open.
         """
-        while self.waiters:
+        while self.waiters and not self.closing:
             self.attempts += 1
             try:
                 connection = await self.connector.connect()
@@ -225,6 +227,9 @@ class Connections:
     async def close(self, *, seconds: float) -> None:
         """Closes every connection. Those in use have `seconds` to be given back."""
         self.closing = True
+        if self.opening:
+            # An attempt that is cancelled in the middle may leave an error in asyncpg that nothing retrieves.
+            await asyncio.wait(list(self.opening), timeout=ATTEMPT_GRACE_SECONDS)
         for task in self.opening:
             task.cancel()
         self.discard_idle()
